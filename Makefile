@@ -1,0 +1,45 @@
+# The commands of the house. Everything runs inside .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGE_FILES := $(shell find src -name '*.py' | LC_ALL=C sort)
+STAMP := .make/installed-$(shell echo $(PACKAGE_FILES) $(CURDIR) | cksum | cut -d' ' -f1)
+
+.PHONY: dev demo test test-interop lint types bench coverage clean
+
+dev: $(STAMP)
+
+# The strict editable install lists the files of the package, so it is repeated when that list changes.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=strict
+	mkdir -p .make && rm -f .make/installed-* && touch $@
+
+demo: dev
+	$(BIN)/python demo/run.py
+
+test: dev
+	$(BIN)/python -m pytest
+
+test-interop: dev
+	$(BIN)/python -m pytest tests/interop
+
+coverage: dev
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+lint: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: dev
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: dev
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .make build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,633 @@
+"""Policy: what a client says next, and what the replies meant.
+
+What lives here: opening a session (greeting, EHLO, STARTTLS, AUTH), taking mails one after the other, ending it, and
+the law of answers. What does not: what may be said (:mod:`smtpcore._connection`), and what replies mean for the
+recipients of a mail (:mod:`smtpcore._transaction`).
+
+How it works
+============
+
+``next_event()`` turns one wheel: hand out what is ready; else hear what the connection has heard; else say what may be
+said next; else tell the driver what to wait for. Hearing comes before saying, so that a 421 which arrived while a
+session was parked is heard before MAIL is said. Where the session stands while it opens is not stored: it follows from
+the state of the connection and from what is known (capabilities, TLS, authentication).
+
+**The law of answers:** every ``send`` is answered by exactly one report, with exactly one outcome per recipient, before
+:class:`Disconnect`, whatever happens.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from smtpcore._body import DataEncoder, LineEnds
+from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
+from smtpcore._errors import (
+    AuthDeclined,
+    AuthExchangeFailed,
+    AuthRequired,
+    BodyError,
+    ConnectionLost,
+    EhloRequired,
+    LocalProtocolError,
+    PeerTimeout,
+    RemoteProtocolError,
+    ServiceRefused,
+    SessionAborted,
+    SessionError,
+    SmtpError,
+    TlsFailed,
+    TlsRequired,
+)
+from smtpcore._events import (
+    BeginTls,
+    Command,
+    Disconnect,
+    DisconnectReason,
+    Envelope,
+    Event,
+    Idle,
+    Mail,
+    NeedBody,
+    NeedMail,
+    Reply,
+    Report,
+    SendBody,
+    SendLine,
+    Timeout,
+    TlsInfo,
+    Transcript,
+    Verb,
+)
+from smtpcore._extensions import (
+    NO_CAPABILITIES,
+    Capabilities,
+    mail_command,
+    missing_extension,
+    rcpt_command,
+)
+from smtpcore._grammar import check_host_name, decode_base64
+from smtpcore._limits import DEFAULT_LIMITS, Limits
+from smtpcore._state import State
+from smtpcore._transaction import Transaction
+from smtpcore.sasl import Mechanism
+
+__all__ = ["Client", "ClientSnapshot", "Pipelining", "TlsPolicy"]
+
+
+class TlsPolicy(enum.Enum):
+    """Whether and how a session is encrypted."""
+
+    #: Never; STARTTLS is not said.
+    NEVER = "never"
+    #: STARTTLS when offered (RFC 7435).
+    OPPORTUNISTIC = "opportunistic"
+    #: STARTTLS, or no mail (RFC 3207 §4.1).
+    REQUIRED = "required"
+    #: TLS before the greeting (RFC 8314 §3.3).
+    IMPLICIT = "implicit"
+    #: The transport is secure already, by means that the core does not see.
+    SECURED = "secured"
+
+
+class Pipelining(enum.Enum):
+    """How far commands run ahead of their replies (RFC 2920)."""
+
+    #: One command at a time, whatever the peer offers.
+    NONE = "none"
+    #: Within one mail, when the peer offers it.
+    WITHIN = "within"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSnapshot:
+    """The state of a :class:`Client`, for comparison."""
+
+    connection: ConnectionSnapshot
+    capabilities: Capabilities
+    tls: TlsInfo | None
+    authenticated: bool
+    #: Mails that wait for their turn.
+    queued: int
+    current: Mail | None
+    reports: int
+    open: bool
+    quitting: bool
+    ending: Disconnect | None
+    over: Disconnect | None
+
+
+class _Step(NamedTuple):
+    """What a command of a transaction is about: ``recipient`` is the index of its recipient, or -1."""
+
+    transaction: Transaction
+    recipient: int
+
+
+_IDLE: Final = Idle()
+_NEED_MAIL: Final = NeedMail()
+_BEGIN_TLS: Final = BeginTls()
+_EVERYTHING: Final = Capabilities("", {"SIZE": (), "8BITMIME": ()})
+
+
+class Client:
+    """A client's session: facts in, orders and reports out.
+
+    ``helo_name`` is the name that EHLO gives: a domain or an address literal (RFC 5321 §4.1.1.1). ``credentials`` are
+    mechanisms in order of preference; they make TLS required, for they are never said in clear.
+
+    Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
+    """
+
+    def __init__(
+        self,
+        helo_name: str,
+        *,
+        tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC,
+        credentials: Sequence[Mechanism] = (),
+        pipelining: Pipelining = Pipelining.WITHIN,
+        line_ends: LineEnds = LineEnds.NORMALISE,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        check_host_name(helo_name)
+        if credentials and tls is TlsPolicy.NEVER:
+            raise LocalProtocolError("credentials are never said without TLS; choose another TlsPolicy", tls)
+        self._helo_name = helo_name
+        self._tls_policy = TlsPolicy.REQUIRED if credentials and tls is TlsPolicy.OPPORTUNISTIC else tls
+        self._credentials = tuple(credentials)
+        self._pipelining = pipelining
+        self._line_ends = line_ends
+        self._limits = limits
+        self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT)
+
+        self._capabilities = NO_CAPABILITIES
+        self._hello = Verb.EHLO
+        self._tls: TlsInfo | None = None
+        self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
+        self._mechanism: Mechanism | None = None
+        self._initial_response: bytes | None = None
+        self._auth_steps = 0
+        self._auth_error: AuthExchangeFailed | None = None
+        self._authenticated = False
+        self._open = False
+
+        self._queue: deque[tuple[Mail, list[Command]]] = deque()
+        self._transaction: Transaction | None = None
+        self._encoder = DataEncoder(line_ends)
+        self._reports: deque[Report] = deque()
+        self._no_mail = False
+        self._quitting = False
+        self._write_failed: str | None = None
+        self._last_words: Timeout | None = None
+        #: What the end will be once QUIT is answered.
+        self._ending: Disconnect | None = None
+        self._over: Disconnect | None = None
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the peer offers, as its last EHLO reply said; empty before, and after HELO."""
+        return self._capabilities
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What the TLS handshake agreed on, or ``None`` in clear."""
+        return self._tls
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the peer accepted the credentials."""
+        return self._authenticated
+
+    @property
+    def transcript(self) -> Transcript:
+        """The last lines of the dialogue, secrets masked."""
+        return self._connection.transcript
+
+    def snapshot(self) -> ClientSnapshot:
+        """The whole state, comparable."""
+        return ClientSnapshot(
+            connection=self._connection.snapshot(),
+            capabilities=self._capabilities,
+            tls=self._tls,
+            authenticated=self._authenticated,
+            queued=len(self._queue),
+            current=None if self._transaction is None else self._transaction.mail,
+            reports=len(self._reports),
+            open=self._open,
+            quitting=self._quitting,
+            ending=self._ending,
+            over=self._over,
+        )
+
+    # --- wishes ----------------------------------------------------------------------------------------------------
+
+    def send(self, envelope: Envelope) -> Mail:
+        """Ask for a mail to be sent; the handle comes back in :class:`NeedBody` and in the report.
+
+        Raises ``LocalProtocolError`` for an envelope beyond the limits, and after ``quit()`` or the end of the session.
+        """
+        if self._quitting or self._ending is not None or self._over is not None:
+            raise LocalProtocolError("the session is over, or about to be: it takes no more mail")
+        envelope.check_limits(self._limits)
+        mail_command(envelope, _EVERYTHING, self._limits)
+        commands = [rcpt_command(recipient, self._limits) for recipient in envelope.recipients]
+        mail = Mail(envelope)
+        self._queue.append((mail, commands))
+        self._no_mail = False
+        return mail
+
+    def no_mail(self) -> None:
+        """Answer :class:`NeedMail`: there is none at present."""
+        self._no_mail = True
+
+    def send_body(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Answer :class:`NeedBody` with the next octets of the body, or with none at its end.
+
+        Raises ``LocalProtocolError`` when no body is due, and for bare CR or LF under ``LineEnds.REFUSE``.
+        """
+        transaction = self._transaction
+        if transaction is None or not self._connection.body_open:
+            raise LocalProtocolError("no body is due")
+        data = bytes(chunk)
+        canonical = transaction.mail.envelope.body.canonical
+        if not data:
+            self._connection.end_data(b".\r\n" if canonical else self._encoder.end())
+            transaction.end_body()
+            return
+        encoded = data if canonical else self._encoder.feed(data)
+        transaction.body_offset += len(data)
+        if encoded:
+            self._connection.send_data(encoded)
+
+    def quit(self) -> None:
+        """End the session once the mails asked for are answered."""
+        self._quitting = True
+
+    def abort(self) -> None:
+        """Give the session up at once; what is unanswered is answered without any further word to the peer."""
+        self._fail(DisconnectReason.ABORTED, SessionAborted("the application gave the session up"))
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Octets from the peer, in any division."""
+        self._connection.receive_data(data)
+
+    def receive_eof(self) -> None:
+        """The peer closed its side."""
+        self._connection.receive_eof()
+
+    def receive_timeout(self) -> None:
+        """The deadline of the last :class:`Timeout`, or of a write, expired."""
+        if self._write_failed is not None:
+            self._lost()
+            return
+        timeout = self._connection.timeout
+        what = "writing" if timeout is None or timeout.waiting_for is None else timeout.waiting_for.value
+        self._fail(DisconnectReason.TIMEOUT, PeerTimeout(f"the peer was silent beyond the deadline for {what}"))
+
+    def send_failed(self, error: Exception | str = "") -> None:
+        """A write failed. What the peer said before is read on briefly: its last words are the outcome."""
+        self._write_failed = str(error) or "a write failed"
+        self._last_words = None
+        self._connection.drop_orders()
+        if self._ending is not None:
+            self._lost()
+
+    def body_failed(self, error: Exception | str = "") -> None:
+        """The source of the body that is due broke; the connection is closed, for the body cannot be ended."""
+        if self._transaction is None or not self._connection.body_open:
+            raise LocalProtocolError("no body is due")
+        broken = BodyError(f"the body could not be read: {error}")
+        broken.__cause__ = error if isinstance(error, Exception) else None
+        self._break_off(broken, None)
+        self._fail(DisconnectReason.BODY, SessionAborted(str(broken)))
+
+    def tls_started(self, info: TlsInfo) -> None:
+        """The handshake that :class:`BeginTls` asked for succeeded. All that was known is forgotten (RFC 3207 §4.2)."""
+        try:
+            self._connection.tls_started()
+        except RemoteProtocolError as violation:
+            self._fail(DisconnectReason.PROTOCOL, violation)
+        self._tls = info
+        self._capabilities = NO_CAPABILITIES
+        self._hello = Verb.EHLO
+
+    def tls_failed(self, error: Exception | str) -> None:
+        """The handshake failed: the session is over."""
+        failed = error if isinstance(error, TlsFailed) else TlsFailed(str(error))
+        self._fail(DisconnectReason.TLS, failed)
+
+    # --- the wheel -------------------------------------------------------------------------------------------------
+
+    def next_event(self) -> Event:
+        """What the driver is to do next, or what became of a mail. Never raises for anything that the peer does."""
+        while True:
+            if self._reports:
+                return self._reports.popleft()
+            if self._over is not None:
+                return self._over
+            try:
+                heard = self._connection.next_event()
+            except RemoteProtocolError as violation:
+                self._fail(DisconnectReason.PROTOCOL, violation)
+                continue
+            if isinstance(heard, (SendLine, SendBody)):
+                return heard
+            if isinstance(heard, Replied):
+                self._hear(heard)
+            elif isinstance(heard, PeerClosed):
+                self._closed_by_peer()
+            elif not self._speak():
+                return self._wait()
+
+    def _wait(self) -> Event:
+        if self._connection.body_open and self._write_failed is None:
+            transaction = self._transaction
+            assert transaction is not None
+            return NeedBody(transaction.mail, transaction.body_offset)
+        if self._connection.state is State.TLS:
+            return _BEGIN_TLS
+        if self._write_failed is not None:
+            if self._last_words is None:
+                timeout = self._connection.timeout
+                verb = None if timeout is None else timeout.waiting_for
+                self._last_words = Timeout(verb, self._limits.deadlines.last_words)
+            return self._last_words
+        timeout = self._connection.timeout
+        if timeout is not None:
+            return timeout
+        return _IDLE if self._no_mail else _NEED_MAIL
+
+    # --- hearing ---------------------------------------------------------------------------------------------------
+
+    def _hear(self, heard: Replied) -> None:
+        reply = heard.reply
+        verb = None if heard.command is None else heard.command.verb
+        if self._ending is not None:
+            self._over = replace(self._ending, clean=True)
+        elif isinstance(heard.about, _Step):
+            self._hear_transaction(heard.about, verb, heard)
+        elif reply.code == 421:
+            self._refused(reply, polite=False)
+        elif verb is Verb.EHLO:
+            self._hear_ehlo(reply)
+        elif verb is Verb.STARTTLS:
+            self._hear_starttls(reply)
+        elif verb in {Verb.AUTH, Verb.AUTH_ANSWER}:
+            self._hear_auth(reply)
+        elif not reply.positive:
+            # The greeting, HELO or RSET: without it nothing can go on.
+            self._refused(reply)
+
+    def _hear_ehlo(self, reply: Reply) -> None:
+        if reply.positive:
+            self._capabilities = Capabilities.from_reply(reply)
+            within = self._pipelining is Pipelining.WITHIN and "PIPELINING" in self._capabilities
+            self._connection.allow_pipelining(within)
+        elif not reply.permanent:
+            self._refused(reply)
+        elif self._needs_ehlo:
+            self._fail(
+                DisconnectReason.REFUSED,
+                EhloRequired(f"TLS or authentication needs EHLO, and the peer refused it: {reply}", reply=reply),
+                polite=True,
+            )
+        else:
+            self._hello = Verb.HELO
+
+    @property
+    def _needs_ehlo(self) -> bool:
+        return self._tls_policy is TlsPolicy.REQUIRED or bool(self._credentials)
+
+    def _hear_starttls(self, reply: Reply) -> None:
+        if reply.positive:
+            return
+        if self._tls_policy is TlsPolicy.REQUIRED:
+            self._fail(
+                DisconnectReason.TLS,
+                TlsRequired(f"TLS is required, and the peer refused STARTTLS: {reply}", reply=reply),
+                polite=True,
+            )
+        self._tls_given_up = True
+
+    def _refused(self, reply: Reply, *, polite: bool = True) -> None:
+        error = ServiceRefused(f"the peer refuses service: {reply}", reply=reply)
+        self._fail(DisconnectReason.REFUSED, error, polite=polite)
+
+    def _closed_by_peer(self) -> None:
+        if self._ending is not None:
+            self._over = replace(self._ending, clean=True)
+        else:
+            self._lost()
+
+    def _lost(self) -> None:
+        self._fail(DisconnectReason.LOST, ConnectionLost(self._write_failed or "the peer closed the connection"))
+
+    # --- authentication (RFC 4954) ---------------------------------------------------------------------------------
+
+    def _hear_auth(self, reply: Reply) -> None:
+        if self._connection.state is State.AUTH:
+            self._answer_challenge(reply)
+        elif reply.code == 235:
+            self._authenticated = True
+        else:
+            error: SessionError | None = self._auth_error
+            if error is None:
+                error = AuthDeclined(f"the peer refused the credentials: {reply}", reply=reply)
+            self._fail(DisconnectReason.AUTH, error, polite=True)
+
+    def _answer_challenge(self, reply: Reply) -> None:
+        assert self._mechanism is not None
+        if self._auth_error is not None:
+            self._fail(DisconnectReason.AUTH, self._auth_error)
+            return
+        self._auth_steps += 1
+        try:
+            if self._auth_steps > self._limits.auth_steps:
+                raise AuthExchangeFailed(f"more than {self._limits.auth_steps} challenges")
+            challenge = decode_base64("".join(reply.lines))
+            if self._initial_response is not None:
+                answer, self._initial_response = self._initial_response, None
+            else:
+                answer = self._mechanism.answer(challenge)
+            line = base64.b64encode(answer)
+            if len(line) + 2 > self._limits.auth_line:
+                raise AuthExchangeFailed(f"a response of more than {self._limits.auth_line} octets")
+            self._connection.send(Command(Verb.AUTH_ANSWER, line, secret=bool(line)))
+        except (AuthExchangeFailed, RemoteProtocolError) as error:
+            self._auth_error = AuthExchangeFailed(str(error), reply=reply)
+            self._connection.send(Command(Verb.AUTH_ANSWER, b"*"))
+
+    def _say_auth(self) -> None:
+        offered = self._capabilities.auth_mechanisms
+        mechanism = next((m for m in self._credentials if m.name.upper() in offered), None)
+        if mechanism is None:
+            ours = ", ".join(m.name for m in self._credentials)
+            error = AuthRequired(f"no common mechanism: we have {ours}; the peer offers {', '.join(offered) or 'none'}")
+            self._fail(DisconnectReason.AUTH, error, polite=True)
+            return
+        self._mechanism = mechanism
+        initial = mechanism.start()
+        line = f"AUTH {mechanism.name}".encode("ascii")
+        whole = line if initial is None else line + b" " + (base64.b64encode(initial) or b"=")
+        if len(whole) + 2 > self._limits.auth_line:
+            # RFC 4954 §4: too long for the line, so it waits for an empty challenge.
+            self._initial_response, whole = initial, line
+        self._connection.send(Command(Verb.AUTH, whole, secret=whole is not line and bool(initial)))
+
+    # --- speaking --------------------------------------------------------------------------------------------------
+
+    def _speak(self) -> bool:
+        """Say the next thing, if there is one and it may be said."""
+        if self._ending is not None or self._write_failed is not None:
+            return False
+        if self._transaction is not None:
+            return self._say_of(self._transaction)
+        if self._open:
+            return self._begin_mail()
+        if self._quitting and not self._queue:
+            return self._say_quit()
+        return self._say_opening()
+
+    def _say_opening(self) -> bool:
+        """One step from the greeting to the first mail."""
+        if self._connection.can_send(self._hello) and self._connection.state is State.GREETED:
+            self._connection.send(Command(self._hello, f"{self._hello.value} {self._helo_name}".encode("ascii")))
+        elif not self._connection.can_send(Verb.MAIL):
+            return False
+        elif self._tls is None and not self._tls_given_up:
+            self._say_starttls()
+        elif self._credentials and not self._authenticated:
+            self._say_auth()
+        else:
+            self._open = True
+        return True
+
+    def _say_starttls(self) -> None:
+        if "STARTTLS" in self._capabilities:
+            self._connection.send(Command(Verb.STARTTLS, b"STARTTLS"))
+        elif self._tls_policy is TlsPolicy.REQUIRED:
+            error = TlsRequired("TLS is required, and the peer does not offer STARTTLS")
+            self._fail(DisconnectReason.TLS, error, polite=True)
+        else:
+            self._tls_given_up = True
+
+    def _say_quit(self) -> bool:
+        if self._connection.in_flight or not self._connection.can_send(Verb.QUIT):
+            return False
+        self._connection.send(Command(Verb.QUIT, b"QUIT"))
+        self._ending = Disconnect(DisconnectReason.QUIT, None, clean=False)
+        return True
+
+    def _begin_mail(self) -> bool:
+        if not self._queue:
+            return self._quitting and self._say_quit()
+        if self._connection.anticipated in {State.MAIL, State.RCPT}:
+            # What a failed transaction left behind; the next MAIL may follow in the same group.
+            if not self._connection.can_send(Verb.RSET):
+                return False
+            self._connection.send(Command(Verb.RSET, b"RSET"))
+            return True
+        if not self._connection.can_send(Verb.MAIL):
+            return False
+        mail, commands = self._queue.popleft()
+        transaction = self._transaction = Transaction(mail, commands)
+        missing = missing_extension(mail.envelope, self._capabilities)
+        if missing is not None:
+            transaction.refuse(missing)
+            self._report(transaction)
+        return True
+
+    def _say_of(self, transaction: Transaction) -> bool:
+        verb = transaction.next_verb
+        if verb is not None and self._connection.can_send(verb):
+            if verb is Verb.MAIL:
+                command = mail_command(transaction.mail.envelope, self._capabilities, self._limits)
+            elif verb is Verb.RCPT:
+                command = transaction.rcpt_command()
+            else:
+                command = Command(Verb.DATA, b"DATA")
+            self._connection.send(command, _Step(transaction, transaction.say()))
+            return True
+        if transaction.unanswered or self._connection.in_flight:
+            return False
+        self._transaction_over(transaction)
+        return True
+
+    # --- transactions ----------------------------------------------------------------------------------------------
+
+    def _hear_transaction(self, step: _Step, verb: Verb | None, heard: Replied) -> None:
+        transaction, reply = step.transaction, heard.reply
+        transaction.unanswered -= 1
+        if verb is Verb.END_OF_DATA:
+            self._hear_verdict(transaction, heard)
+        elif reply.code == 421:
+            self._refused(reply, polite=False)
+        elif verb is Verb.MAIL:
+            transaction.mail_reply(reply)
+        elif verb is Verb.RCPT:
+            transaction.rcpt_reply(step.recipient, reply)
+        elif reply.positive:
+            self._begin_body(transaction)
+        else:
+            transaction.data_reply(reply)
+
+    def _begin_body(self, transaction: Transaction) -> None:
+        transaction.begin_body()
+        self._encoder = DataEncoder(self._line_ends)
+        if not transaction.accepted:
+            # RFC 2920 §3.1: DATA was said ahead, nobody was accepted, and 354 came nevertheless.
+            self._connection.end_data(b".\r\n")
+
+    def _hear_verdict(self, transaction: Transaction, heard: Replied) -> None:
+        transaction.data_reply(heard.reply)
+        if heard.reply.code == 421:
+            self._refused(heard.reply, polite=False)
+        elif heard.early:
+            error = ServiceRefused(f"the peer refused the message before its end: {heard.reply}", reply=heard.reply)
+            self._fail(DisconnectReason.BODY, error)
+
+    def _transaction_over(self, transaction: Transaction) -> None:
+        if not transaction.begin_again():
+            self._report(transaction)
+
+    def _report(self, transaction: Transaction) -> None:
+        self._reports.append(transaction.report(self._connection.transcript))
+        if transaction is self._transaction:
+            self._transaction = None
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _fail(self, reason: DisconnectReason, error: SessionError, *, polite: bool = False) -> None:
+        """The session cannot go on: answer every mail, then end it; ``polite`` says QUIT first, if it may be said."""
+        if self._over is not None:
+            return
+        if self._ending is not None:
+            # All mails are answered and QUIT is said; its fate changes nothing.
+            self._over = self._ending
+            return
+        error.transcript = error.transcript or self._connection.transcript
+        self._break_off(error, error.reply)
+        while self._queue:
+            transaction = Transaction(*self._queue.popleft())
+            transaction.break_off(error, error.reply)
+            self._report(transaction)
+        end = Disconnect(reason, error, clean=False)
+        self._connection.drop_orders()
+        if polite and self._say_quit():
+            self._ending = end
+        else:
+            self._over = end
+
+    def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
+        if self._transaction is not None:
+            self._transaction.break_off(error, reply, self._connection.in_doubt)
+            self._report(self._transaction)

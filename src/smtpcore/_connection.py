@@ -1,0 +1,361 @@
+"""The law, applied: one end of an SMTP connection that says only what may be said, and pairs replies with commands.
+
+What lives here: the queue of commands in flight, the stored state, the assembly of replies, the transcript. What does
+not: any choice. Whoever holds a ``Connection`` decides what to say; :class:`smtpcore.Client` is one who does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from smtpcore._buffer import LineBuffer
+from smtpcore._errors import LocalProtocolError, RemoteProtocolError
+from smtpcore._events import MASKED, Command, Reply, SendBody, SendLine, Timeout, Transcript, Verb, masked
+from smtpcore._grammar import parse_reply_line
+from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
+from smtpcore._state import ENDS_GROUP, LEGAL, State, anticipated, leads
+
+__all__ = ["Connection", "ConnectionSnapshot", "PeerClosed", "Replied"]
+
+_GREETING: Final = Command(Verb.CONNECT, b"")
+_END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
+
+#: Which row of RFC 5321 §4.5.3.2 is running while a command waits for its reply.
+_ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
+    Verb.CONNECT: lambda row: row.greeting,
+    Verb.EHLO: lambda row: row.ehlo,
+    Verb.HELO: lambda row: row.ehlo,
+    Verb.STARTTLS: lambda row: row.starttls,
+    Verb.AUTH: lambda row: row.auth,
+    Verb.AUTH_ANSWER: lambda row: row.auth,
+    Verb.MAIL: lambda row: row.mail,
+    Verb.RCPT: lambda row: row.rcpt,
+    Verb.DATA: lambda row: row.data_initiation,
+    Verb.END_OF_DATA: lambda row: row.data_termination,
+    Verb.QUIT: lambda row: row.quit,
+}
+
+
+def _seconds(verb: Verb, deadlines: Deadlines) -> float:
+    row = _ROW.get(verb)
+    return deadlines.other if row is None else row(deadlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """``reply`` answers ``command``; ``about`` is what the command was said with.
+
+    ``command`` is ``None`` for a 421 that nobody asked for. ``early`` marks a verdict on a message that came before the
+    end of the message was said: nothing can follow it but the end of the connection.
+    """
+
+    command: Command | None
+    reply: Reply
+    about: object = None
+    early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClosed:
+    """The peer closed its side and everything that it said before has been reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSnapshot:
+    """The whole state of a :class:`Connection`, for comparison."""
+
+    state: State
+    in_flight: tuple[Verb, ...]
+    #: Commands said, the connection itself and each end of data among them.
+    said: int
+    #: Replies consumed.
+    replied: int
+    unread_octets: int
+    unsent_orders: int
+    body_open: bool
+    pipelining: bool
+    peer_closed: bool
+
+
+Heard: TypeAlias = SendLine | SendBody | Replied | PeerClosed | None
+
+
+class Connection:
+    """The client's end of one connection.
+
+    ``implicit_tls`` says that TLS comes before the greeting. A refused call raises ``LocalProtocolError`` and changes
+    nothing; :meth:`next_event` raises ``RemoteProtocolError`` when the peer breaks the protocol, and then the
+    connection is good for nothing but closing.
+    """
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, implicit_tls: bool = False) -> None:
+        self._limits = limits
+        self._state = State.TLS if implicit_tls else State.CONNECTED
+        self._in_flight: deque[tuple[Command, object]] = deque([(_GREETING, None)])
+        self._said = 1
+        self._replied = 0
+        self._pipelining = False
+        self._window_full = False
+        self._body_open = False
+        self._body_octets = 0
+        self._buffer = LineBuffer(limits.reply_line)
+        self._reply_code = 0
+        self._reply_lines: list[str] = []
+        self._peer_closed = False
+        self._orders: deque[SendLine | SendBody] = deque()
+        self._timeout: Timeout | None = None
+        self._timeout_of: tuple[int, int] | None = None
+        self._transcript: deque[tuple[bool, bytes | Reply]] = deque(maxlen=limits.transcript_lines)
+        self._secrets: list[str] = []
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where the session stands as far as replies are known."""
+        return self._state
+
+    @property
+    def anticipated(self) -> State:
+        """Where it will stand once everything in flight has succeeded."""
+        return anticipated(self._state, (command.verb for command, _ in reversed(self._in_flight)))
+
+    @property
+    def in_flight(self) -> int:
+        """How many commands wait for their replies."""
+        return len(self._in_flight)
+
+    @property
+    def body_open(self) -> bool:
+        """Whether octets of a message may be said."""
+        return self._body_open
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the end of a message left and its verdict did not come (RFC 1047)."""
+        return self._state is State.DATA and not self._body_open and not self._orders
+
+    @property
+    def transcript(self) -> Transcript:
+        """The last lines of the dialogue, secrets masked."""
+        return Transcript(tuple(self._transcript))
+
+    @property
+    def timeout(self) -> Timeout | None:
+        """The deadline that runs now; the same object while it is the same deadline (RFC 5321 §4.5.3.2)."""
+        if self._in_flight:
+            verb = self._in_flight[0][0].verb
+        elif self._unread:
+            verb = None
+        else:
+            return None
+        key = (self._replied, self._body_octets)
+        if self._timeout is None or self._timeout_of != key or self._timeout.waiting_for is not verb:
+            deadlines = self._limits.deadlines
+            self._timeout = Timeout(verb, deadlines.other if verb is None else _seconds(verb, deadlines))
+            self._timeout_of = key
+        return self._timeout
+
+    def snapshot(self) -> ConnectionSnapshot:
+        """The whole state, comparable."""
+        return ConnectionSnapshot(
+            state=self._state,
+            in_flight=tuple(command.verb for command, _ in self._in_flight),
+            said=self._said,
+            replied=self._replied,
+            unread_octets=len(self._buffer),
+            unsent_orders=len(self._orders),
+            body_open=self._body_open,
+            pipelining=self._pipelining,
+            peer_closed=self._peer_closed,
+        )
+
+    @property
+    def _unread(self) -> bool:
+        return bool(self._reply_lines) or len(self._buffer) > 0
+
+    # --- wishes ----------------------------------------------------------------------------------------------------
+
+    def allow_pipelining(self, allowed: bool) -> None:
+        """Whether commands may be said while others wait for their replies (RFC 2920)."""
+        self._pipelining = allowed
+
+    def can_send(self, verb: Verb) -> bool:
+        """Whether a command may be said now.
+
+        It must be legal in the anticipated state. While anything is in flight it must be allowed to join the pipelined
+        group, and the window must have room: once full, it opens again when half of it is answered.
+        """
+        in_flight = self._in_flight
+        if self._body_open or self._peer_closed:
+            return False
+        if not in_flight:
+            return not self._unread and verb in LEGAL[self._state]
+        last = in_flight[-1][0].verb
+        if not self._pipelining or last in ENDS_GROUP or self._window_full:
+            return False
+        return verb in LEGAL[self.anticipated]
+
+    def send(self, command: Command, about: object = None) -> None:
+        """Say a command; ``about`` comes back with its reply.
+
+        Raises ``LocalProtocolError`` if it may not be said now, or if its line could be read as more than one.
+        """
+        line = command.line
+        if b"\r" in line or b"\n" in line or b"\0" in line:
+            raise LocalProtocolError("a command line may not hold CR, LF or NUL", command)
+        if not self.can_send(command.verb):
+            raise LocalProtocolError(
+                f"{command.verb.value} may not be said in state {self._state.value!r} "
+                f"with {len(self._in_flight)} commands in flight"
+            )
+        self._in_flight.append((command, about))
+        self._said += 1
+        self._window_full = len(self._in_flight) >= self._limits.commands_in_flight
+        if command.secret:
+            self._secrets.append(line.rpartition(b" ")[2].decode("ascii"))
+        self._transcript.append((True, masked(line, command.secret)))
+        seconds = _seconds(command.verb, self._limits.deadlines)
+        self._orders.append(SendLine(line + b"\r\n", command.secret, seconds))
+
+    def send_data(self, data: bytes) -> None:
+        """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
+        if not self._body_open:
+            raise LocalProtocolError("no message is open: its octets may flow after 354 and before its end")
+        self._body_octets += len(data)
+        self._orders.append(SendBody(data, self._limits.deadlines.data_block))
+
+    def end_data(self, data: bytes) -> None:
+        """Say the end of the message: ``data`` is the line with the dot and what must stand before it."""
+        if not self._body_open:
+            raise LocalProtocolError("no message is open: its end may be said once, after 354")
+        self._body_open = False
+        self._transcript.append((True, b"(%d octets of message)" % self._body_octets))
+        self._transcript.append((True, b"."))
+        self._body_octets += len(data)
+        self._orders.append(SendLine(data, False, self._limits.deadlines.data_block))
+
+    def drop_orders(self) -> None:
+        """Forget what was said and not yet taken: the way out is broken."""
+        self._orders.clear()
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Octets from the peer, in any division."""
+        if self._peer_closed:
+            raise LocalProtocolError("octets cannot come after the end of the stream")
+        self._buffer.append(data)
+
+    def receive_eof(self) -> None:
+        """The peer closed its side."""
+        self._peer_closed = True
+
+    def tls_started(self) -> None:
+        """The handshake succeeded: the session begins anew, but for the greeting (RFC 3207 §4.2).
+
+        Raises ``RemoteProtocolError`` if octets came in clear meanwhile.
+        """
+        if self._state is not State.TLS:
+            raise LocalProtocolError(f"no TLS handshake was due in state {self._state.value!r}")
+        if self._unread:
+            raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
+        self._state = State.CONNECTED if self._in_flight else State.GREETED
+        self._pipelining = False
+
+    def next_event(self) -> Heard:
+        """An order to write, a reply, the end of the stream, or ``None``: nothing until more is said or heard.
+
+        Raises ``RemoteProtocolError``.
+        """
+        if self._orders:
+            return self._orders.popleft()
+        if self._state is State.CLOSED:
+            return None
+        if self._state is State.TLS and self._unread:
+            raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
+        reply = self._next_reply()
+        if reply is not None:
+            return self._pair(reply)
+        return PeerClosed() if self._peer_closed else None
+
+    # --- replies ---------------------------------------------------------------------------------------------------
+
+    def _violation(self, message: str, reply: Reply | None = None) -> RemoteProtocolError:
+        return RemoteProtocolError(message, reply=reply, transcript=self.transcript)
+
+    def _next_reply(self) -> Reply | None:
+        """The next whole reply (RFC 5321 §4.2.1)."""
+        while True:
+            line = self._next_line()
+            if line is None:
+                return None
+            code, last, text = self._parse(line)
+            if self._reply_lines and code != self._reply_code:
+                raise self._violation(f"a reply with two codes: {self._reply_code} and {code}")
+            self._reply_code = code
+            self._reply_lines.append(text)
+            if last:
+                break
+            if len(self._reply_lines) >= self._limits.reply_lines:
+                raise self._violation(f"a reply of more than {self._limits.reply_lines} lines")
+        reply = Reply(code, tuple(self._reply_lines))
+        self._reply_lines = []
+        return reply
+
+    def _next_line(self) -> bytes | None:
+        if not self._in_flight and self._buffer and not self._reply_lines:
+            # Only a 421 may come unasked, so anything else is refused before it is complete.
+            begun = self._buffer.peek(3)
+            if not b"421".startswith(begun):
+                raise self._violation(f"octets that nobody asked for: {self._buffer.peek(80)!r}")
+        try:
+            return self._buffer.next_line()
+        except RemoteProtocolError as error:
+            error.transcript = self.transcript
+            raise
+
+    def _parse(self, line: bytes) -> tuple[int, bool, str]:
+        try:
+            code, last, text = parse_reply_line(line)
+        except RemoteProtocolError as error:
+            self._transcript.append((False, line[:80]))
+            error.transcript = self.transcript
+            raise
+        if self._secrets:
+            # A peer may echo what it was sent; its words are shown to people.
+            for secret in self._secrets:
+                text = text.replace(secret, MASKED.decode("ascii"))
+        return code, last, text
+
+    def _pair(self, reply: Reply) -> Replied:
+        """Give ``reply`` to the oldest command in flight and move the state."""
+        self._transcript.append((False, reply))
+        self._replied += 1
+        command, about = self._in_flight.popleft() if self._in_flight else (None, None)
+        if self._window_full:
+            self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
+        if reply.code == 421:
+            self._state = State.CLOSED
+            return Replied(command, reply, about)
+        if command is None:
+            raise self._violation(f"a reply that nobody asked for: {reply}", reply)
+        early = command.verb is Verb.END_OF_DATA and self._body_open
+        state = leads(self._state, command.verb, reply.code)
+        if state is None or (early and reply.positive):
+            raise self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
+        self._state = State.CLOSED if early else state
+        if state is State.DATA and command.verb is Verb.DATA:
+            self._open_body(about)
+        elif state is State.TLS and self._unread:
+            raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
+        return Replied(command, reply, about, early)
+
+    def _open_body(self, about: object) -> None:
+        self._body_open = True
+        self._body_octets = 0
+        self._in_flight.append((_END_OF_DATA, about))
+        self._said += 1

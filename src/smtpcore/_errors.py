@@ -1,0 +1,153 @@
+"""Whose fault: every exception of smtpcore, as one tree.
+
+What lives here: the exception types and the facts they carry. What does not: the decision when one is due.
+
+::
+
+    SmtpError
+    ├── LocalProtocolError      the caller misused a machine, or handed in a value that may not be sent
+    ├── BodyError               the source of a message body broke while it was being read
+    ├── ExtensionRequired       the mail needs a service extension that the peer does not offer
+    ├── DeliveryFailed          a driver's ``send`` found that no recipient accepted the mail
+    └── SessionError            the session with the peer failed
+        ├── ConnectFailed           no connection could be made
+        ├── ConnectionLost          the peer, or the network, closed the connection
+        ├── PeerTimeout             the peer was silent beyond a deadline
+        ├── RemoteProtocolError     the peer broke the protocol
+        ├── ServiceRefused          the peer said that it will not serve (greeting, EHLO, RSET, 421)
+        ├── SessionAborted          the application gave the session up
+        ├── EhloRequired            TLS or AUTH is wanted, and the peer speaks HELO only
+        ├── TlsRequired             TLS is required, and the peer does not offer it or refused it
+        ├── TlsFailed               the TLS handshake failed
+        ├── AuthRequired            authentication is wanted, and no mechanism is common to both
+        ├── AuthExchangeFailed      the peer sent a challenge that makes no sense
+        └── AuthDeclined            the peer refused the credentials
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smtpcore._events import MailRefused, Reply, Transcript
+
+__all__ = [
+    "AuthDeclined",
+    "AuthExchangeFailed",
+    "AuthRequired",
+    "BodyError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "DeliveryFailed",
+    "EhloRequired",
+    "ExtensionRequired",
+    "LocalProtocolError",
+    "PeerTimeout",
+    "RemoteProtocolError",
+    "ServiceRefused",
+    "SessionAborted",
+    "SessionError",
+    "SmtpError",
+    "TlsFailed",
+    "TlsRequired",
+]
+
+
+class SmtpError(Exception):
+    """The root of everything that smtpcore raises or reports."""
+
+
+class LocalProtocolError(SmtpError):
+    """The caller misused a machine; nothing changed and nothing reached the wire.
+
+    ``value`` is what was refused (``None`` when the call itself came at the wrong time), ``rule`` the rule it breaks.
+    """
+
+    def __init__(self, rule: str, value: object = None) -> None:
+        super().__init__(rule if value is None else f"{value!r}: {rule}")
+        self.rule = rule
+        self.value = value
+
+
+class BodyError(SmtpError):
+    """The source of a message body broke while it was read; the end of data was not said."""
+
+
+class SessionError(SmtpError):
+    """The session with the peer failed.
+
+    ``reply`` is the reply that ended it, when there was one. ``transcript`` holds the last lines of the dialogue, with
+    secrets masked; it is ``None`` where no dialogue was kept.
+    """
+
+    def __init__(self, message: str, *, reply: Reply | None = None, transcript: Transcript | None = None) -> None:
+        super().__init__(message)
+        self.reply = reply
+        self.transcript = transcript
+
+
+class ConnectFailed(SessionError):
+    """No connection could be made to any address of the host."""
+
+
+class ConnectionLost(SessionError):
+    """The connection ended before the session did."""
+
+
+class PeerTimeout(SessionError):
+    """The peer was silent beyond the deadline of RFC 5321 §4.5.3.2 that was running."""
+
+
+class RemoteProtocolError(SessionError):
+    """The peer broke the protocol; nothing it says later can be trusted."""
+
+
+class ServiceRefused(SessionError):
+    """The peer will not serve this session: a refused greeting, EHLO or RSET, or 421 at any time."""
+
+
+class SessionAborted(SessionError):
+    """The application gave the session up (a cancelled task, a call of ``abort()``)."""
+
+
+class EhloRequired(SessionError):
+    """TLS or authentication is wanted, and the peer refused EHLO."""
+
+
+class TlsRequired(SessionError):
+    """TLS is required, and the peer does not offer STARTTLS or refused it (RFC 3207 §4.1)."""
+
+
+class TlsFailed(SessionError):
+    """The TLS handshake failed: a certificate, a version, an alert, or octets that are not TLS."""
+
+
+class AuthRequired(SessionError):
+    """Authentication is wanted, and the peer offers no mechanism that the caller has (RFC 4954 §4)."""
+
+
+class AuthExchangeFailed(SessionError):
+    """A challenge was not base64, or the mechanism cannot answer it; the exchange was cancelled."""
+
+
+class AuthDeclined(SessionError):
+    """The peer refused the credentials or the mechanism (RFC 4954 §6)."""
+
+
+class DeliveryFailed(SmtpError):
+    """No recipient accepted the mail; ``report`` holds one outcome per recipient."""
+
+    def __init__(self, report: MailRefused) -> None:
+        super().__init__("; ".join(str(outcome) for outcome in report.outcomes))
+        self.report = report
+
+
+class ExtensionRequired(SmtpError):
+    """The mail needs more than the peer offers; it was refused here, before MAIL.
+
+    ``enhanced`` is the enhanced status code that says so (RFC 3463).
+    """
+
+    def __init__(self, message: str, enhanced: str) -> None:
+        super().__init__(message)
+        self.enhanced = enhanced

@@ -1,0 +1,399 @@
+"""What crosses the borders of the machines: commands and replies, envelopes, orders, outcomes, reports.
+
+What lives here: frozen values without behaviour beyond showing themselves. What does not: any rule about their order.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
+from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status
+from smtpcore._limits import Limits
+
+__all__ = [
+    "BeginTls",
+    "BodyFacts",
+    "Command",
+    "Disconnect",
+    "DisconnectReason",
+    "Envelope",
+    "Event",
+    "Idle",
+    "Mail",
+    "MailRefused",
+    "MailSent",
+    "NeedBody",
+    "NeedMail",
+    "Outcome",
+    "Reply",
+    "Report",
+    "SendBody",
+    "SendLine",
+    "Stage",
+    "Timeout",
+    "TlsInfo",
+    "Transcript",
+    "Verb",
+    "Verdict",
+]
+
+MASKED: Final = b"********"
+
+
+class Verb(enum.Enum):
+    """What a reply can answer: the commands of SMTP, and three things that are answered though they are no commands."""
+
+    #: The connection itself, answered by the greeting.
+    CONNECT = "connect"
+    EHLO = "EHLO"
+    HELO = "HELO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    #: One answer within an authentication exchange (RFC 4954 §4).
+    AUTH_ANSWER = "AUTH answer"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    #: The line with the single dot.
+    END_OF_DATA = "end of data"
+    RSET = "RSET"
+    NOOP = "NOOP"
+    VRFY = "VRFY"
+    EXPN = "EXPN"
+    HELP = "HELP"
+    QUIT = "QUIT"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its verb, and its line without CRLF. ``secret`` marks a line that holds credentials."""
+
+    verb: Verb
+    line: bytes
+    secret: bool = False
+
+    def __repr__(self) -> str:
+        return f"Command({self.verb.name}, {masked(self.line, self.secret)!r})"
+
+
+def masked(line: bytes, secret: bool) -> bytes:
+    """``line`` as it may be shown: of a secret line only ``AUTH MECHANISM`` survives."""
+    if not secret:
+        return line
+    words = line.split(b" ", 2)
+    return b" ".join([*words[:2], MASKED]) if words[0].upper() == b"AUTH" else MASKED
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: its code and the texts of its lines, without codes (RFC 5321 §4.2)."""
+
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The lines joined by newlines."""
+        return "\n".join(self.lines)
+
+    @property
+    def enhanced(self) -> str | None:
+        """The enhanced status code (RFC 3463), such as ``5.1.1``, or ``None``."""
+        return enhanced_status(self.code, self.lines[0])
+
+    @property
+    def positive(self) -> bool:
+        return self.code < 400
+
+    @property
+    def permanent(self) -> bool:
+        return self.code >= 500
+
+    def __str__(self) -> str:
+        return f"{self.code} {' / '.join(self.lines)}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The last lines of a dialogue, oldest first: ``(True, octets)`` was said, ``(False, reply)`` was heard."""
+
+    entries: tuple[tuple[bool, bytes | Reply], ...] = ()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One text per line: ``>>>`` said, ``<<<`` heard."""
+        lines: list[str] = []
+        for said, what in self.entries:
+            if isinstance(what, Reply):
+                last = len(what.lines) - 1
+                lines += [f"<<< {what.code}{' ' if i == last else '-'}{t}" for i, t in enumerate(what.lines)]
+            else:
+                lines.append(f"{'>>>' if said else '<<<'} {what.decode('utf-8', 'backslashreplace')}")
+        return tuple(lines)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyFacts:
+    """What is known of a body before it is read; ``None`` means unknown.
+
+    ``size`` is in octets, with CRLF line ends and without dot-stuffing (RFC 1870 §3). ``eight_bit`` says whether octets
+    above 127 occur. ``repeatable`` says that the body can be read again from its beginning, as a further transaction
+    for the same mail needs it. ``canonical`` declares that every line end is CRLF already, that the last line has one,
+    and that no line begins with a dot: such a body passes through untouched.
+    """
+
+    size: int | None = None
+    eight_bit: bool | None = None
+    repeatable: bool = False
+    canonical: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 0:
+            raise LocalProtocolError("a body has 0 octets or more", self.size)
+
+
+_UNKNOWN_BODY: Final = BodyFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Where a mail comes from and goes to (RFC 5321 §2.3.1).
+
+    ``reverse_path`` is a mailbox, or empty for the null reverse-path; ``recipients`` are mailboxes, at least one.
+    Mailboxes come without angle brackets. Raises ``LocalProtocolError`` for whatever may not be sent.
+    """
+
+    reverse_path: str
+    recipients: tuple[str, ...]
+    body: BodyFacts = field(default=_UNKNOWN_BODY, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipients, str):  # type: ignore[unreachable]  # callers without a type checker
+            raise LocalProtocolError("recipients must be a sequence of mailboxes, not one str", self.recipients)
+        object.__setattr__(self, "recipients", tuple(self.recipients))
+        if not self.recipients:
+            raise LocalProtocolError("a mail needs at least one recipient")
+        check_reverse_path(self.reverse_path)
+        for recipient in self.recipients:
+            check_forward_path(recipient)
+
+    def check_limits(self, limits: Limits) -> None:
+        """Raise ``LocalProtocolError`` if there are too many recipients or a path is too long (RFC 5321 §4.5.3.1)."""
+        if len(self.recipients) > limits.recipients:
+            raise LocalProtocolError(
+                f"a mail has at most {limits.recipients} recipients (Limits.recipients)", len(self.recipients)
+            )
+        for path in (self.reverse_path, *self.recipients):
+            if len(path) + 2 > limits.path:
+                raise LocalProtocolError(
+                    f"a path has at most {limits.path} octets with its brackets (RFC 5321 §4.5.3.1.3)", path
+                )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mail:
+    """The handle of one ``send``: :class:`NeedBody` and the reports carry it. Compared by identity."""
+
+    envelope: Envelope
+
+
+class Verdict(enum.Enum):
+    """What became of one recipient."""
+
+    DELIVERED = "delivered"
+    #: Not now: worth another attempt.
+    LATER = "later"
+    #: Refused for good.
+    NEVER = "never"
+
+
+class Stage(enum.IntEnum):
+    """How far a mail got on the wire."""
+
+    #: Not even MAIL was said: no attempt was spent.
+    NOT_STARTED = 0
+    STARTED = 1
+    BODY_BEGUN = 2
+    #: The end of data was said.
+    BODY_ENDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer for one recipient.
+
+    ``reply`` is the reply that decided; ``error`` says why there was none. ``in_doubt`` stands beside ``LATER`` when the
+    connection ended between the end of data and its reply: the peer may have the mail (RFC 1047).
+    """
+
+    recipient: str
+    verdict: Verdict
+    reply: Reply | None = None
+    error: SmtpError | None = None
+    in_doubt: bool = False
+
+    @property
+    def code(self) -> int | None:
+        return None if self.reply is None else self.reply.code
+
+    @property
+    def enhanced(self) -> str | None:
+        if self.reply is not None:
+            return self.reply.enhanced
+        return self.error.enhanced if isinstance(self.error, ExtensionRequired) else None
+
+    @property
+    def text(self) -> str:
+        """The peer's own words, or what kept it from speaking."""
+        return self.reply.text if self.reply is not None else str(self.error or "")
+
+    def __str__(self) -> str:
+        doubt = " (in doubt)" if self.in_doubt else ""
+        said = self.reply if self.reply is not None else self.error
+        return f"{self.recipient} {self.verdict.value}{doubt}: {said}"
+
+
+# --- Orders: what the driver is to do -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendLine:
+    """Write ``data``, one line with its CRLF, within ``seconds``; ``secret`` marks credentials."""
+
+    data: bytes
+    secret: bool
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"SendLine({masked(self.data, self.secret)!r}, seconds={self.seconds})"
+
+
+@dataclass(frozen=True, slots=True)
+class SendBody:
+    """Write ``data``, octets of a body, within ``seconds`` (RFC 5321 §4.5.3.2.5)."""
+
+    data: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMail:
+    """Another mail could be begun: answer with ``send(envelope)`` or ``no_mail()``, without blocking."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedBody:
+    """The body of ``mail`` may flow: answer with ``send_body(chunk)``, an empty chunk at its end.
+
+    ``offset`` counts the octets handed in so far. It falls back to 0 when a repeatable body is to be read again from
+    its beginning, for a further transaction of the same mail.
+    """
+
+    mail: Mail
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginTls:
+    """Begin the TLS handshake as the client; answer with ``tls_started(info)`` or ``tls_failed(error)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """Nothing to do until the peer speaks, for at most ``seconds``; then ``receive_timeout()``.
+
+    The same object again means the same running deadline. ``waiting_for`` is ``None`` when nothing was asked: a line
+    that may become a 421 has begun to arrive.
+    """
+
+    waiting_for: Verb | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TlsInfo:
+    """What a handshake agreed on, and whether the certificate was verified against the host name."""
+
+    version: str
+    cipher: str
+    verified: bool
+
+
+# --- Reports: what became of the wishes -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MailSent:
+    """The transactions of ``mail`` are over and at least one recipient accepted it.
+
+    One outcome per recipient, in the order of the envelope. ``reply`` is the last reply to an end of data.
+    """
+
+    mail: Mail
+    outcomes: tuple[Outcome, ...]
+    reply: Reply
+    stage: Stage
+    transcript: Transcript = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MailRefused:
+    """The transactions of ``mail`` are over, or were never reached, and no recipient accepted it."""
+
+    mail: Mail
+    outcomes: tuple[Outcome, ...]
+    stage: Stage
+    transcript: Transcript = field(repr=False)
+
+
+Report: TypeAlias = MailSent | MailRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The session is open, nothing is in flight and nothing is to be said."""
+
+
+class DisconnectReason(enum.Enum):
+    """Why a session ended."""
+
+    #: The application asked for it and QUIT was said.
+    QUIT = "quit"
+    #: The peer would not serve: greeting, EHLO, RSET or 421.
+    REFUSED = "refused"
+    #: TLS could not be had though it is required.
+    TLS = "tls"
+    #: Authentication could not be had, or was declined.
+    AUTH = "auth"
+    #: The peer, or the network, closed the connection.
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    #: The peer broke the protocol.
+    PROTOCOL = "protocol"
+    #: The end of data was answered before it was said, or a body source broke.
+    BODY = "body"
+    #: The application gave up.
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close the connection; always the last event, repeated for ever.
+
+    ``error`` is ``None`` when nothing went wrong. ``clean`` says that the peer answered QUIT, or had closed already.
+    """
+
+    reason: DisconnectReason
+    error: SessionError | None
+    clean: bool
+
+
+Event: TypeAlias = (
+    SendLine | SendBody | NeedMail | NeedBody | BeginTls | Timeout | MailSent | MailRefused | Idle | Disconnect
+)

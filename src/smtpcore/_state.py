@@ -1,0 +1,162 @@
+"""The law of an SMTP session as two tables, and the theory behind them.
+
+What lives here: the states of a session, which command is legal in which, and where a reply leads. What does not: the
+queue of commands in flight to which the tables are applied (:mod:`smtpcore._connection`), and every opinion about what
+*should* be said (:mod:`smtpcore._client`).
+
+Theory of operation
+===================
+
+A session is a conversation of commands and replies, and both ends keep a picture of it. There is **one** stored state.
+It says where the conversation stands as far as *replies* are known; commands that were said and not yet answered stand
+in a first-in-first-out queue beside it. Three rules make everything else follow:
+
+1. **Only a reply moves the state.** A reply belongs to the oldest command in flight. :data:`LEADS` says, for that
+   command and that reply code, what the next state is. The most specific row wins: the exact code, then its first
+   digit. A code of 4yz or 5yz without a row leaves the state as it was; any other code without a row is a violation:
+   a peer that answers MAIL with 354, or DATA with 250, has lost step, and what it says next cannot be trusted.
+
+2. **The connection itself is a command.** The queue begins with ``CONNECT``, and the greeting is its reply. So the
+   greeting needs no special case, and neither does waiting for it.
+
+3. **What may be said now depends on the state as it will be once everything in flight has succeeded.** With
+   pipelining (RFC 2920) RCPT is said before the reply to MAIL is known. That anticipated state is not stored; it is a
+   fold of :data:`LEADS` over the queue (:func:`anticipated`). Hence a refusal needs no rollback: the reply moves the
+   one stored state, or does not, and the fold over what is still in flight comes out differently by itself.
+
+A client that knows nothing of pipelining is the special case in which the queue never holds more than one command.
+
+Commands in :data:`ENDS_GROUP` may be said only as the last of a pipelined group (RFC 2920 §3.1; STARTTLS: RFC 3207
+§4; AUTH: RFC 4954 §4): while one of them is in flight nothing else may follow. The end of data is not among them. It
+*may* be followed at once by the next MAIL; whether that is wise is a matter of policy.
+
+Two traps for the reader
+========================
+
+* ``DATA`` leads to the state ``DATA`` already by the *reply*, and in that very moment ``END_OF_DATA`` joins the queue,
+  though the dot is yet to be written. A peer may refuse a message in the middle of its body, and such an early verdict
+  must find the command that it answers.
+* ``421`` is in no row. It ends the session whatever it answers, and may come when nothing was asked (RFC 5321 §3.8).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from smtpcore._events import Verb
+
+__all__ = ["ENDS_GROUP", "LEADS", "LEGAL", "State", "anticipated", "leads"]
+
+
+class State(enum.Enum):
+    """Where a session stands, as far as replies are known."""
+
+    #: The greeting has not come.
+    CONNECTED = "connected"
+    #: Greeted; neither EHLO nor HELO accepted.
+    GREETED = "greeted"
+    #: Between mail transactions.
+    READY = "ready"
+    #: STARTTLS accepted; the next octets are TLS.
+    TLS = "tls"
+    #: Inside an authentication exchange: a challenge waits for its answer.
+    AUTH = "auth"
+    #: A mail transaction with a reverse-path and no accepted recipient.
+    MAIL = "mail"
+    #: A mail transaction with at least one accepted recipient.
+    RCPT = "rcpt"
+    #: The octets of a message flow.
+    DATA = "data"
+    #: QUIT was answered, or the connection is gone.
+    CLOSED = "closed"
+
+
+_ANY_TIME: Final = frozenset({Verb.NOOP, Verb.VRFY, Verb.EXPN, Verb.HELP, Verb.RSET, Verb.QUIT})
+
+#: What may be said in a state (RFC 5321 §4.1.4). VRFY, EXPN, HELP, NOOP, RSET and QUIT are legal before EHLO as well.
+LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
+    {
+        State.CONNECTED: frozenset(),
+        State.GREETED: _ANY_TIME | {Verb.EHLO, Verb.HELO},
+        State.READY: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.AUTH, Verb.MAIL},
+        State.TLS: frozenset(),
+        State.AUTH: frozenset({Verb.AUTH_ANSWER}),
+        State.MAIL: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT},
+        State.RCPT: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT, Verb.DATA},
+        State.DATA: frozenset(),
+        State.CLOSED: frozenset(),
+    }
+)
+
+#: Where a reply to a command leads: by its exact code, or by its first digit. ``None`` stays where it is.
+LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
+    {
+        Verb.CONNECT: {220: State.GREETED},
+        Verb.EHLO: {2: State.READY},
+        Verb.HELO: {2: State.READY},
+        Verb.STARTTLS: {220: State.TLS},
+        Verb.AUTH: {235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY},
+        Verb.AUTH_ANSWER: {235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY},
+        Verb.MAIL: {2: State.MAIL},
+        Verb.RCPT: {2: State.RCPT},
+        Verb.DATA: {354: State.DATA},
+        Verb.END_OF_DATA: {2: State.READY, 4: State.READY, 5: State.READY},
+        Verb.RSET: {2: State.READY},
+        Verb.NOOP: {2: None},
+        Verb.VRFY: {2: None},
+        Verb.EXPN: {2: None},
+        Verb.HELP: {2: None},
+        Verb.QUIT: {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED},
+    }
+)
+
+#: Commands that must be the last of a pipelined group.
+ENDS_GROUP: Final = frozenset(
+    {
+        Verb.CONNECT,
+        Verb.EHLO,
+        Verb.HELO,
+        Verb.STARTTLS,
+        Verb.AUTH,
+        Verb.AUTH_ANSWER,
+        Verb.DATA,
+        Verb.NOOP,
+        Verb.VRFY,
+        Verb.EXPN,
+        Verb.HELP,
+        Verb.QUIT,
+    }
+)
+
+
+def _success(rows: Mapping[int, State | None]) -> State | None:
+    """The state behind the first row: success comes first in :data:`LEADS`."""
+    return next(iter(rows.values()))
+
+
+_SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
+
+
+def leads(state: State, verb: Verb, code: int) -> State | None:
+    """The state after ``code`` has answered ``verb`` in ``state``; ``None`` if no row allows that answer."""
+    rows = LEADS[verb]
+    for key in (code, code // 100):
+        if key in rows:
+            return rows[key] or state
+    return state if code >= 400 else None
+
+
+def anticipated(state: State, in_flight: Iterable[Verb]) -> State:
+    """The state once everything in flight, given newest first, has succeeded.
+
+    Each success but a neutral one (NOOP and its like) leads to a state that does not depend on what was before, so the
+    fold needs only the newest command that is not neutral.
+    """
+    for verb in in_flight:
+        success = _SUCCESS[verb]
+        if success is not None:
+            return success
+    return state

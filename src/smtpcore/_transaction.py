@@ -1,0 +1,195 @@
+"""One mail on its way: its transactions, and the outcome of each recipient.
+
+What lives here: what a reply to MAIL, RCPT, DATA or the end of data means for the recipients of one mail, and the report
+at the end. What does not: when a command is said (:mod:`smtpcore._client`), and whether it may be
+(:mod:`smtpcore._connection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smtpcore._errors import SmtpError
+from smtpcore._events import (
+    Command,
+    Mail,
+    MailRefused,
+    MailSent,
+    Outcome,
+    Reply,
+    Report,
+    Stage,
+    Transcript,
+    Verb,
+    Verdict,
+)
+
+__all__ = ["Transaction"]
+
+
+def _host_fault(reply: Reply) -> bool:
+    """Whether a refusal of MAIL is about this client and not about the mail: 530 and 53x (RFC 4954 §6)."""
+    return 530 <= reply.code <= 539
+
+
+def _too_many(reply: Reply) -> bool:
+    """Whether a refusal of RCPT may mean "no more in this transaction" (RFC 5321 §4.5.3.1.10)."""
+    return reply.code in {452, 552}
+
+
+class Transaction:
+    """The current mail transaction of one mail, and what earlier transactions of the same mail brought.
+
+    A mail needs a further transaction when the peer took some recipients and put the rest off as too many at once.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_outcomes",
+        "_put_off",
+        "_rcpt_commands",
+        "_reply",
+        "_said",
+        "_stage",
+        "_to_say",
+        "body_offset",
+        "mail",
+        "refused",
+        "unanswered",
+    )
+
+    def __init__(self, mail: Mail, rcpt_commands: Sequence[Command]) -> None:
+        self.mail = mail
+        self._rcpt_commands = rcpt_commands
+        self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
+        self._reply: Reply | None = None
+        self._stage = Stage.NOT_STARTED
+        #: Octets of the body handed in so far, in this transaction.
+        self.body_offset = 0
+        self._begin(range(len(rcpt_commands)))
+
+    def _begin(self, recipients: Sequence[int]) -> None:
+        self._to_say = recipients
+        self._said = -1
+        self._accepted: list[int] = []
+        self._put_off: list[tuple[int, Reply]] = []
+        self.body_offset = 0
+        #: Commands of this transaction that wait for their replies.
+        self.unanswered = 0
+        #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
+        self.refused = False
+
+    # --- what comes next -------------------------------------------------------------------------------------------
+
+    @property
+    def next_verb(self) -> Verb | None:
+        """The command that comes next, or ``None`` if the transaction has no more to say before its body."""
+        if self.refused:
+            return None
+        if self._said < 0:
+            return Verb.MAIL
+        if self._said < len(self._to_say):
+            return Verb.RCPT
+        return Verb.DATA if self._said == len(self._to_say) else None
+
+    def say(self) -> int:
+        """Note that the next command is said; returns the index of the recipient it speaks of, or -1."""
+        index = self._to_say[self._said] if 0 <= self._said < len(self._to_say) else -1
+        self._said += 1
+        self.unanswered += 1
+        self._stage = max(self._stage, Stage.STARTED)
+        return index
+
+    def rcpt_command(self) -> Command:
+        """The RCPT that comes next."""
+        return self._rcpt_commands[self._to_say[self._said]]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a recipient of this transaction was accepted, so that its body is worth sending."""
+        return bool(self._accepted)
+
+    def begin_body(self) -> None:
+        self.unanswered += 1
+        self._stage = max(self._stage, Stage.BODY_BEGUN)
+
+    def end_body(self) -> None:
+        self._stage = Stage.BODY_ENDED
+
+    def begin_again(self) -> bool:
+        """Begin a further transaction for the recipients that were put off; false if there are none.
+
+        Only after a transaction that brought its body over, and only with a body that can be read again: each further
+        transaction then settles at least one recipient.
+        """
+        if not self._put_off or not self._delivered() or not self.mail.envelope.body.repeatable:
+            return False
+        self._begin([index for index, _ in self._put_off])
+        return True
+
+    def _delivered(self) -> bool:
+        return any((o := self._outcomes[i]) is not None and o.verdict is Verdict.DELIVERED for i in self._accepted)
+
+    # --- what replies mean -----------------------------------------------------------------------------------------
+
+    def mail_reply(self, reply: Reply) -> None:
+        if not reply.positive:
+            self.refused = True
+            self._decide(self._to_say, reply, may_be_never=not _host_fault(reply))
+
+    def rcpt_reply(self, index: int, reply: Reply) -> None:
+        if self.refused:
+            return
+        if reply.positive:
+            self._accepted.append(index)
+        elif self._accepted and _too_many(reply):
+            self._put_off.append((index, reply))
+        else:
+            self._decide([index], reply)
+
+    def data_reply(self, reply: Reply) -> None:
+        """A refusal of DATA, or a verdict on the message."""
+        if not self.refused:
+            self._decide(self._accepted, reply)
+            if reply.positive and self._accepted:
+                self._reply = reply
+
+    def _decide(self, recipients: Sequence[int], reply: Reply, may_be_never: bool = True) -> None:
+        if reply.positive:
+            verdict = Verdict.DELIVERED
+        else:
+            verdict = Verdict.NEVER if reply.permanent and may_be_never else Verdict.LATER
+        for index in recipients:
+            self._outcomes[index] = Outcome(self.mail.envelope.recipients[index], verdict, reply)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def break_off(self, error: SmtpError, reply: Reply | None, in_doubt: bool = False) -> None:
+        """The transaction cannot go on: whoever has no outcome is to be tried later.
+
+        ``in_doubt`` says that the end of data was said and not answered: those accepted may have the mail.
+        """
+        doubtful = set(self._accepted) if in_doubt else set[int]()
+        self._put_off_later()
+        for index, outcome in enumerate(self._outcomes):
+            if outcome is None:
+                recipient = self.mail.envelope.recipients[index]
+                self._outcomes[index] = Outcome(recipient, Verdict.LATER, reply, error, index in doubtful)
+
+    def refuse(self, error: SmtpError) -> None:
+        """The mail cannot be said to this peer at all."""
+        recipients = self.mail.envelope.recipients
+        self._outcomes = [Outcome(recipient, Verdict.NEVER, None, error) for recipient in recipients]
+
+    def _put_off_later(self) -> None:
+        for index, reply in self._put_off:
+            if self._outcomes[index] is None:
+                self._outcomes[index] = Outcome(self.mail.envelope.recipients[index], Verdict.LATER, reply)
+
+    def report(self, transcript: Transcript) -> Report:
+        """The answer to ``send``, once every recipient has an outcome."""
+        self._put_off_later()
+        outcomes = tuple(outcome for outcome in self._outcomes if outcome is not None)
+        if self._reply is not None:
+            return MailSent(self.mail, outcomes, self._reply, self._stage, transcript)
+        return MailRefused(self.mail, outcomes, self._stage, transcript)
