@@ -60,6 +60,7 @@ from smtpcore._grammar import (
     check_mailbox,
     check_reverse_path,
     domain_of,
+    printable,
 )
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
 from smtpcore._state import LEADS, LEGAL, State
@@ -130,4 +131,5 @@ __all__ = [
     "check_mailbox",
     "check_reverse_path",
     "domain_of",
+    "printable",
 ]

@@ -294,12 +294,15 @@ class Client:
         self._fail(DisconnectReason.TIMEOUT, PeerTimeout(f"the peer was silent beyond the deadline for {what}"))
 
     def send_failed(self, error: Exception | str = "") -> None:
-        """A write failed. What the peer said before is read on briefly: its last words are the outcome."""
-        self._write_failed = str(error) or "a write failed"
-        self._last_words = None
-        self._connection.drop_orders()
-        if self._ending is not None:
+        """A write or a read failed. What the peer said before is read on briefly: its last words are the outcome.
+
+        A second failure ends the session.
+        """
+        if self._write_failed is not None or self._ending is not None:
             self._lost()
+            return
+        self._write_failed = str(error) or "a write failed"
+        self._connection.drop_orders()
 
     def body_failed(self, error: Exception | str = "") -> None:
         """The source of the body that is due broke; the connection is closed, for the body cannot be ended."""

@@ -228,8 +228,8 @@ class Stage(enum.IntEnum):
 class Outcome:
     """The answer for one recipient.
 
-    ``reply`` is the reply that decided; ``error`` says why there was none. ``in_doubt`` stands beside ``LATER`` when the
-    connection ended between the end of data and its reply: the peer may have the mail (RFC 1047).
+    ``reply`` is the reply that decided; ``error`` says why there was none. ``in_doubt`` stands beside ``LATER`` when
+    the connection ended between the end of data and its reply: the peer may have the mail (RFC 1047).
     """
 
     recipient: str
@@ -270,8 +270,13 @@ class SendLine:
     secret: bool
     seconds: float
 
+    @property
+    def shown(self) -> str:
+        """The line as it may be shown: without CRLF, credentials masked."""
+        return masked(self.data.rstrip(b"\r\n"), self.secret).decode("utf-8", "backslashreplace")
+
     def __repr__(self) -> str:
-        return f"SendLine({masked(self.data, self.secret)!r}, seconds={self.seconds})"
+        return f"SendLine({self.shown!r}, seconds={self.seconds})"
 
 
 @dataclass(frozen=True, slots=True)

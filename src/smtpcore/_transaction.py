@@ -1,7 +1,7 @@
 """One mail on its way: its transactions, and the outcome of each recipient.
 
-What lives here: what a reply to MAIL, RCPT, DATA or the end of data means for the recipients of one mail, and the report
-at the end. What does not: when a command is said (:mod:`smtpcore._client`), and whether it may be
+What lives here: what a reply to MAIL, RCPT, DATA or the end of data means for the recipients of one mail, and the
+report at the end. What does not: when a command is said (:mod:`smtpcore._client`), and whether it may be
 (:mod:`smtpcore._connection`).
 """
 

@@ -1,0 +1,179 @@
+"""Message bodies as the drivers read them: one face for bytes, files, paths, iterables and email objects.
+
+What lives here: reading a source piece by piece, again from its beginning when asked, and what is known of it before.
+What does not: line ends and dots, which are the core's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from email.message import Message
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+
+from smtpcore import BodyFacts, LocalProtocolError
+from smtpcore.mime import flatten
+
+__all__ = ["AsyncBody", "AsyncSource", "Body", "Source", "make_async_body", "make_body"]
+
+#: What the blocking driver takes as a message.
+Source: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[bytes] | Message[Any, Any]"
+#: What the async drivers take.
+AsyncSource: TypeAlias = "Source | AsyncIterable[bytes]"
+
+
+class Body(Protocol):
+    """A body that can be read: ``read(offset)`` is the next piece, empty at the end; ``offset`` 0 begins anew."""
+
+    @property
+    def facts(self) -> BodyFacts: ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading can neither block nor fail."""
+        ...
+
+    def read(self, offset: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class MemoryBody:
+    """Octets that are there already."""
+
+    in_memory = True
+
+    def __init__(self, octets: bytes, piece: int, facts: BodyFacts | None = None) -> None:
+        self._octets = octets
+        self._piece = piece
+        self.facts = facts or BodyFacts(size=_canonical_size(octets), eight_bit=not octets.isascii(), repeatable=True)
+
+    def read(self, offset: int) -> bytes:
+        if not offset and len(self._octets) <= self._piece:
+            return self._octets
+        return self._octets[offset : offset + self._piece]
+
+    def close(self) -> None:
+        return
+
+
+def _canonical_size(octets: bytes) -> int:
+    """How many octets there are once every line end is CRLF and the last line has one (RFC 1870 §3)."""
+    pairs = octets.count(b"\r\n")
+    bare = octets.count(b"\r") + octets.count(b"\n") - 2 * pairs
+    unfinished = bool(octets) and octets[-1] not in b"\r\n"
+    return len(octets) + bare + 2 * unfinished
+
+
+class FileBody:
+    """A binary file, from where it stands, or a path, opened when the first octet is needed."""
+
+    in_memory = False
+
+    def __init__(self, source: Path | BinaryIO, piece: int) -> None:
+        self._path = source if isinstance(source, Path) else None
+        self._file = None if isinstance(source, Path) else source
+        self._piece = piece
+        self._start = 0
+        seekable = self._file is None or self._file.seekable()
+        if self._file is not None and seekable:
+            self._start = self._file.tell()
+        self.facts = BodyFacts(repeatable=seekable)
+
+    def read(self, offset: int) -> bytes:
+        if self._file is None:
+            assert self._path is not None
+            self._file = self._path.open("rb")
+        elif not offset and self.facts.repeatable:
+            self._file.seek(self._start)
+        octets = self._file.read(self._piece)
+        if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError("the file was opened as text; open it in binary mode", type(octets).__name__)
+        return octets
+
+    def close(self) -> None:
+        """Close a file that was opened here; the caller's own stays open."""
+        if self._path is not None and self._file is not None:
+            self._file.close()
+
+
+class IterableBody:
+    """Pieces of octets; repeatable unless it is an iterator, which gives its pieces once."""
+
+    in_memory = False
+
+    def __init__(self, source: Iterable[bytes]) -> None:
+        self._source = source
+        self._pieces: Iterator[bytes] = iter(())
+        self.facts = BodyFacts(repeatable=not isinstance(source, Iterator))
+
+    def read(self, offset: int) -> bytes:
+        if not offset:
+            self._pieces = iter(self._source)
+        return next((piece for piece in self._pieces if piece), b"")
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def make_body(source: object, piece: int) -> Body:
+    """A body out of whatever the caller has; ``piece`` is how many octets are read at a time.
+
+    Raises ``LocalProtocolError`` for what is no message.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return MemoryBody(bytes(cast("bytes", source)), piece)
+    if isinstance(source, Message):
+        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(source, Path):
+        return FileBody(source, piece)
+    if hasattr(source, "read"):
+        return FileBody(cast("BinaryIO", source), piece)
+    if isinstance(source, Iterable) and not isinstance(source, str):
+        return IterableBody(cast("Iterable[bytes]", source))
+    raise LocalProtocolError(
+        "not a message: give bytes, a pathlib.Path, a binary file, an iterable of bytes, or an email object", source
+    )
+
+
+class AsyncBody:
+    """A body for an async driver: what may block is read in a worker thread."""
+
+    def __init__(
+        self, body: Body | AsyncIterable[bytes], in_thread: Callable[[Callable[[int], bytes], int], Awaitable[bytes]]
+    ) -> None:
+        self._body = body if not isinstance(body, AsyncIterable) else None
+        self._source = body if isinstance(body, AsyncIterable) else None
+        self._pieces: AsyncIterator[bytes] | None = None
+        self._in_thread = in_thread
+        self.in_memory = self._body is not None and self._body.in_memory
+        self.facts = (
+            BodyFacts(repeatable=not isinstance(body, AsyncIterator)) if self._body is None else self._body.facts
+        )
+
+    async def read(self, offset: int) -> bytes:
+        if self._body is not None:
+            return self._body.read(offset) if self.in_memory else await self._in_thread(self._body.read, offset)
+        assert self._source is not None
+        if not offset or self._pieces is None:
+            self._pieces = aiter(self._source)
+        async for piece in self._pieces:
+            if piece:
+                return piece
+        return b""
+
+    async def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+        close = getattr(self._pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def make_async_body(
+    source: AsyncSource, piece: int, in_thread: Callable[[Callable[[int], bytes], int], Awaitable[bytes]]
+) -> AsyncBody:
+    """As :func:`make_body`, with async iterables; ``in_thread`` runs a function in a worker thread."""
+    return AsyncBody(source if isinstance(source, AsyncIterable) else make_body(source, piece), in_thread)

@@ -1,0 +1,228 @@
+"""TLS as a floor of its own, between a client and the driver that carries its octets.
+
+What lives here: ``ssl.SSLObject`` over two memory buffers, behind the same face as the client's. No socket, no clock:
+certificates that do not fit, handshakes that hang and octets in clear where TLS should be are all tested in memory.
+What does not: whether TLS is wanted, which is the client's policy.
+
+How it works
+============
+
+The floor is in one of three states. *Clear*: orders and octets pass through untouched, until the client says
+:class:`smtpcore.BeginTls`. *Shaking hands*: octets from the peer go to the TLS object, and what it wants to say goes
+out, until both sides agree; the wait has one deadline however many messages it takes. *Secure*: what the client says
+is gathered and encrypted in records of up to 16 KiB, and **no event of another kind passes before the octets that were
+said ahead of it**: an application that is told of a wait must be able to trust that the peer has been asked.
+
+Ciphertext leaves as :class:`smtpcore.SendBody`: octets to be written which no log should show.
+"""
+
+from __future__ import annotations
+
+import enum
+import ssl
+from typing import Final
+
+from smtpcore import (
+    DEFAULT_LIMITS,
+    BeginTls,
+    Client,
+    Disconnect,
+    Event,
+    Limits,
+    SendBody,
+    SendLine,
+    Timeout,
+    TlsFailed,
+    TlsInfo,
+    Verb,
+)
+from smtpcore.drivers._wire import Wire
+
+__all__ = ["TlsFloor", "client_context"]
+
+_PIECE: Final = 65_536
+
+
+def client_context(*, verify: bool) -> ssl.SSLContext:
+    """A context with the standard library's defaults; without ``verify`` no certificate is judged (RFC 7435)."""
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _State(enum.Enum):
+    CLEAR = "clear"
+    SHAKING_HANDS = "shaking hands"
+    SECURE = "secure"
+
+
+class TlsFloor:
+    """A client's wire with TLS on it from the moment the client asks for it.
+
+    ``wire`` is the client, or a floor upon it; ``server_name`` is what the certificate must be for, and what SNI says.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        wire: Wire,
+        context: ssl.SSLContext,
+        server_name: str | None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._client = client
+        self._wire = wire
+        self._context = context
+        self._server_name = server_name
+        self._deadlines = limits.deadlines
+        self._state = _State.CLEAR
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls: ssl.SSLObject | None = None
+        self._plain: list[bytes] = []
+        self._plain_octets = 0
+        self._seconds = 0.0
+        #: An event that waits until the octets before it are out.
+        self._held: Event | None = None
+        self._timeout = Timeout(Verb.STARTTLS, limits.deadlines.starttls)
+        self._closing = False
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        if self._state is _State.CLEAR:
+            self._wire.receive_data(data)
+            return
+        for start in range(0, len(data), _PIECE):
+            self._incoming.write(data[start : start + _PIECE])
+            if self._state is _State.SECURE:
+                self._decrypt()
+
+    def receive_eof(self) -> None:
+        self._incoming.write_eof()
+        if self._state is _State.SHAKING_HANDS:
+            self._client.tls_failed(TlsFailed("the peer closed the connection during the TLS handshake"))
+        else:
+            # SMTP knows its own ends, so a missing close_notify is no news: a lost reply is lost either way.
+            self._wire.receive_eof()
+
+    def receive_timeout(self) -> None:
+        if self._state is _State.SHAKING_HANDS:
+            self._client.tls_failed(TlsFailed("the TLS handshake was not done within its deadline"))
+        else:
+            self._wire.receive_timeout()
+
+    def send_failed(self, error: Exception | str = "") -> None:
+        self._plain.clear()
+        self._plain_octets = 0
+        self._outgoing.read()
+        if self._state is _State.SHAKING_HANDS:
+            self._client.tls_failed(TlsFailed(f"the connection failed during the TLS handshake: {error}"))
+        else:
+            self._wire.send_failed(error)
+
+    # --- orders ----------------------------------------------------------------------------------------------------
+
+    def next_event(self) -> Event:
+        while True:
+            if self._outgoing.pending:
+                return SendBody(self._outgoing.read(), self._seconds)
+            if self._held is not None:
+                event, self._held = self._held, None
+                return event
+            below = self._next_event_below()
+            if below is not None:
+                return below
+
+    def _next_event_below(self) -> Event | None:
+        """An event that may pass at once, or ``None``: something was held, encrypted or agreed on."""
+        event = self._wire.next_event()
+        if isinstance(event, BeginTls):
+            return self._shake_hands()
+        if isinstance(event, (SendLine, SendBody)) and self._state is _State.SECURE:
+            self._plain.append(event.data)
+            self._plain_octets += len(event.data)
+            self._seconds = event.seconds
+            if self._plain_octets >= _PIECE:
+                self._encrypt()
+            return None
+        if self._plain:
+            self._encrypt()
+            self._held = event
+            return None
+        if isinstance(event, Disconnect) and event.clean and not self._closing:
+            self._say_goodbye()
+            self._held = event
+            return None
+        return event
+
+    def _shake_hands(self) -> Event | None:
+        try:
+            if self._tls is None:
+                self._state = _State.SHAKING_HANDS
+                self._seconds = self._deadlines.starttls
+                self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._server_name)
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return None if self._outgoing.pending else self._timeout
+        except (ssl.SSLError, ValueError) as error:
+            self._client.tls_failed(TlsFailed(f"the TLS handshake failed: {_reason(error)}"))
+            return None
+        self._state = _State.SECURE
+        cipher = self._tls.cipher()
+        self._client.tls_started(
+            TlsInfo(
+                version=self._tls.version() or "unknown",
+                cipher=cipher[0] if cipher else "unknown",
+                verified=self._context.verify_mode is ssl.CERT_REQUIRED and self._context.check_hostname,
+            )
+        )
+        self._decrypt()
+        return None
+
+    # --- octets ----------------------------------------------------------------------------------------------------
+
+    def _encrypt(self) -> None:
+        assert self._tls is not None
+        plain = b"".join(self._plain)
+        self._plain.clear()
+        self._plain_octets = 0
+        try:
+            for start in range(0, len(plain), _PIECE):
+                self._tls.write(plain[start : start + _PIECE])
+        except ssl.SSLError as error:
+            self._wire.send_failed(f"TLS: {_reason(error)}")
+
+    def _decrypt(self) -> None:
+        assert self._tls is not None
+        try:
+            while data := self._tls.read(_PIECE):
+                self._wire.receive_data(data)
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as error:
+            self._client.tls_failed(TlsFailed(f"the TLS stream broke: {_reason(error)}"))
+            return
+        self._wire.receive_eof()
+
+    def _say_goodbye(self) -> None:
+        """Put close_notify before the end (RFC 8446 §6.1); the peer's is not waited for."""
+        self._closing = True
+        if self._tls is None or self._state is not _State.SECURE:
+            return
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate was not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "the peer does not speak TLS here (WRONG_VERSION_NUMBER); is it a STARTTLS port?"
+    return str(error)

@@ -1,0 +1,58 @@
+"""A floor that shows the dialogue while it happens, secrets masked and bodies counted.
+
+What lives here: one pass-through between a client and whatever carries its octets. What does not: where the lines go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smtpcore import BeginTls, Event, SendBody, SendLine, printable
+from smtpcore.drivers._wire import Wire
+
+__all__ = ["Traced"]
+
+
+class Traced:
+    """``client`` with every line said and heard handed to ``show``, marked ``>>>`` and ``<<<``."""
+
+    def __init__(self, client: Wire, show: Callable[[str], None]) -> None:
+        self._client = client
+        self._show = show
+        self._heard = b""
+        self._secrets: list[bytes] = []
+
+    def next_event(self) -> Event:
+        event = self._client.next_event()
+        if isinstance(event, SendLine):
+            if event.secret:
+                self._secrets.append(event.data.split()[-1])
+            self._show(f">>> {event.shown}")
+        elif isinstance(event, SendBody):
+            self._show(f">>> ({len(event.data)} octets of message)")
+        elif isinstance(event, BeginTls):
+            self._show("--- TLS begins")
+        return event
+
+    def receive_data(self, data: bytes) -> None:
+        *lines, self._heard = (self._heard + data).split(b"\r\n")
+        for line in lines:
+            shown = line
+            for secret in self._secrets:
+                # A peer may echo what it was sent.
+                shown = shown.replace(secret, b"********")
+            self._show(f"<<< {printable(shown.decode('utf-8', 'backslashreplace'))}")
+        self._heard = self._heard[-8192:]
+        self._client.receive_data(data)
+
+    def receive_eof(self) -> None:
+        self._show("--- the peer closed")
+        self._client.receive_eof()
+
+    def receive_timeout(self) -> None:
+        self._show("--- the deadline passed")
+        self._client.receive_timeout()
+
+    def send_failed(self, error: Exception | str = "") -> None:
+        self._show(f"--- the connection failed: {error}")
+        self._client.send_failed(error)

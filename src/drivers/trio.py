@@ -1,0 +1,415 @@
+"""The driver for trio: a client's session over a socket.
+
+What lives here: sockets, trio's clock, and the pump that binds them to the core. What does not: any decision
+about SMTP. The text of the pump is the same in all three drivers, but for ``await``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import trio
+
+from smtpcore import (
+    DEFAULT_LIMITS,
+    Capabilities,
+    DeliveryFailed,
+    Disconnect,
+    Envelope,
+    Event,
+    Idle,
+    LocalProtocolError,
+    MailRefused,
+    MailSent,
+    NeedBody,
+    NeedMail,
+    Report,
+    SendBody,
+    SendLine,
+    SessionError,
+    Timeout,
+    TlsFailed,
+    TlsInfo,
+)
+from smtpcore.drivers._bodies import AsyncBody, AsyncSource, make_async_body
+from smtpcore.drivers._options import (
+    Machine,
+    Options,
+    connect_failed,
+    connect_seconds,
+    fallback_in_clear,
+    make_envelope,
+    make_machine,
+)
+
+__all__ = ["Session", "connect", "open_session", "send"]
+
+_GATHERED = 65_536
+_RECEIVED = 65_536
+
+
+class _Stream:
+    """A non-blocking socket with one verb for talking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._unsent = memoryview(b"")
+
+    async def exchange(self, octets: bytes, deadline: float) -> bytes | None:
+        """Write ``octets`` and what an earlier call left unsent, or with nothing to write wait for the peer.
+
+        Returns ``None`` once all is written; or, whichever comes first, octets from the peer, empty when it closed.
+        Raises ``TimeoutError`` at ``deadline`` on the clock of ``now()``, ``OSError`` when the connection fails.
+        """
+        if octets:
+            self._unsent = memoryview(bytes(self._unsent) + octets if self._unsent else octets)
+        if not self._unsent:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    return self._socket.recv(_RECEIVED)
+                await self._wait(trio.lowlevel.wait_readable, deadline)
+        try:
+            while self._write():
+                await self._wait(_wait_either, deadline)
+                with contextlib.suppress(BlockingIOError):
+                    return self._socket.recv(_RECEIVED)
+        except OSError:
+            self._unsent = memoryview(b"")
+            raise
+        if len(octets) >= _GATHERED:
+            # A fast peer must not keep the other tasks waiting.
+            await trio.lowlevel.checkpoint()
+        return None
+
+    def _write(self) -> bool:
+        """Write what fits; returns whether there is more."""
+        with contextlib.suppress(BlockingIOError):
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        return bool(self._unsent)
+
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]], deadline: float) -> None:
+        with trio.CancelScope(deadline=deadline) as scope:
+            await wait(self._socket)
+        if scope.cancelled_caught:
+            raise TimeoutError("the deadline passed")
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def close(self) -> None:
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+
+
+async def _wait_either(sock: socket.socket) -> None:
+    """Wait until a socket is readable or writable."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+            await ready(sock)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait, trio.lowlevel.wait_readable)
+        nursery.start_soon(wait, trio.lowlevel.wait_writable)
+
+
+async def _in_thread(read: Callable[[int], bytes], offset: int) -> bytes:
+    return await trio.to_thread.run_sync(read, offset)
+
+
+class Session:
+    """An open session: any number of mails, one after the other.
+
+    Made by :func:`connect` or :func:`open_session`; as an async context manager it ends with QUIT, or, when the block
+    ends with an exception, by closing the connection.
+    """
+
+    def __init__(self, stream: _Stream, machine: Machine, piece: int) -> None:
+        self._stream = stream
+        self._client = machine.client
+        self._wire = machine.wire
+        self._piece = piece
+        self._gathered: list[bytes] = []
+        self._gathered_octets = 0
+        self._write_seconds = 0.0
+        self._timeout: Timeout | None = None
+        self._deadline = 0.0
+        self._body: AsyncBody | None = None
+        self._end: Disconnect | None = None
+        #: The answer to the latest mail, also when the call that sent it was interrupted.
+        self.last_report: Report | None = None
+
+    # --- what users call -------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the peer offers."""
+        return self._client.capabilities
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What the TLS handshake agreed on, or ``None`` in clear."""
+        return self._client.tls
+
+    @property
+    def end(self) -> Disconnect | None:
+        """Why and how the session ended; ``None`` while it is open."""
+        return self._end
+
+    async def send(
+        self, message: AsyncSource, *, sender: str | None = None, recipients: Sequence[str] | str | None = None
+    ) -> MailSent:
+        """Send one message; sender and recipients default to what an email object's header says.
+
+        Returns the report when at least one recipient accepted it; its outcomes say what happened to each. Raises
+        ``DeliveryFailed``, which carries the report, when none did, ``LocalProtocolError`` for what may not go out.
+        """
+        body = make_async_body(message, self._piece, _in_thread)
+        report = await self._deliver(make_envelope(message, sender, recipients, body.facts), body)
+        if isinstance(report, MailRefused):
+            raise DeliveryFailed(report)
+        return report
+
+    async def deliver(self, envelope: Envelope, message: AsyncSource) -> Report:
+        """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
+        return await self._deliver(envelope, make_async_body(message, self._piece, _in_thread))
+
+    async def quit(self) -> None:
+        """End the session with QUIT and close the connection."""
+        if self._end is None:
+            try:
+                self._client.quit()
+                while not isinstance(await self._run(), Disconnect):
+                    pass
+            except BaseException:
+                self._abandon()
+                raise
+
+    def close(self) -> None:
+        """Close the connection at once, without QUIT."""
+        self._abandon()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.quit()
+        else:
+            self._abandon()
+
+    # --- the pump --------------------------------------------------------------------------------------------------
+
+    async def _deliver(self, envelope: Envelope, body: AsyncBody) -> Report:
+        if self._body is not None:
+            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
+        self._body = body
+        try:
+            await self._hear_what_came()
+            self._begin(envelope)
+            while not isinstance(await self._run(), (NeedMail, Idle, Disconnect)):
+                pass
+            self._client.no_mail()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self._body = None
+            await body.close()
+        assert self.last_report is not None
+        return self.last_report
+
+    async def open(self) -> Self:
+        """Exchange until mail can be sent; raises the ``SessionError`` that prevents it."""
+        try:
+            while not isinstance(event := await self._run(), (NeedMail, Disconnect)):
+                pass
+            self._client.no_mail()
+        except BaseException:
+            self._abandon()
+            raise
+        if isinstance(event, Disconnect):
+            raise event.error or SessionError("the session ended before it was open")
+        return self
+
+    async def _run(self) -> Event:
+        """Exchange until the machine has something that is not about the wire."""
+        while True:
+            event = self._wire.next_event()
+            if isinstance(event, (SendLine, SendBody)):
+                self._gathered.append(event.data)
+                self._gathered_octets += len(event.data)
+                self._write_seconds = event.seconds
+                if self._gathered_octets >= _GATHERED:
+                    await self._flush()
+            elif isinstance(event, Timeout):
+                await self._wait(event)
+            elif isinstance(event, NeedBody):
+                await self._feed(event)
+            else:
+                if isinstance(event, Disconnect) and event.clean and self._gathered:
+                    await self._flush()
+                return self._note(event)
+
+    def _begin(self, envelope: Envelope) -> None:
+        self._client.send(envelope)
+        self.last_report = None
+
+    async def _flush(self) -> None:
+        """Write what is gathered, unless the peer speaks first."""
+        octets = b"".join(self._gathered)
+        self._gathered.clear()
+        self._gathered_octets = 0
+        await self._exchange(octets, self._stream.now() + self._write_seconds)
+
+    async def _wait(self, timeout: Timeout) -> None:
+        """Hear the peer; the deadline runs from when the machine first spoke of it."""
+        if self._gathered:
+            await self._flush()
+            return
+        if timeout is not self._timeout:
+            self._timeout = timeout
+            self._deadline = self._stream.now() + timeout.seconds
+        await self._exchange(b"", self._deadline)
+
+    async def _exchange(self, octets: bytes, deadline: float) -> None:
+        try:
+            received = await self._stream.exchange(octets, deadline)
+        except TimeoutError:
+            self._wire.receive_timeout()
+        except OSError as error:
+            self._wire.send_failed(error)
+        else:
+            if received:
+                self._wire.receive_data(received)
+            elif received is not None:
+                self._wire.receive_eof()
+
+    async def _feed(self, need: NeedBody) -> None:
+        """Hand the next piece of the body to the client."""
+        assert self._body is not None
+        if self._gathered and not self._body.in_memory:
+            await self._flush()
+            return
+        try:
+            self._client.send_body(await self._body.read(need.offset))
+        except Exception as error:
+            self._client.body_failed(error)
+
+    def _note(self, event: Event) -> Event:
+        if isinstance(event, (MailSent, MailRefused)):
+            self.last_report = event
+        elif isinstance(event, Disconnect):
+            self._end = event
+            self._stream.close()
+        return event
+
+    async def _hear_what_came(self) -> None:
+        """Read what arrived while the session was parked, so that an idle 421 is heard before MAIL is said."""
+        if self._end is not None:
+            raise self._end.error or LocalProtocolError("the session has ended")
+        with contextlib.suppress(TimeoutError):
+            received = await self._stream.exchange(b"", 0.0)
+            if received:
+                self._wire.receive_data(received)
+            else:
+                self._wire.receive_eof()
+
+    def _abandon(self) -> None:
+        """Answer every mail without another word, and close the connection."""
+        if self._end is None:
+            self._client.abort()
+            self._gathered.clear()
+            while not isinstance(self._note(self._client.next_event()), Disconnect):
+                pass
+
+
+# --- connecting ----------------------------------------------------------------------------------------------------
+
+
+async def connect(host: str, port: int = 25, **options: Unpack[Options]) -> Session:
+    """Connect to a host and open a session, ready for mail.
+
+    All addresses of the host are tried in turn. When TLS is a mere wish and the handshake fails, a new connection is
+    made in clear. Raises ``ConnectFailed``, or the ``SessionError`` that kept the session from opening.
+    """
+    try:
+        return await open_session(await _connect(host, port, connect_seconds(options)), host, **options)
+    except TlsFailed:
+        in_clear = fallback_in_clear(options)
+        if in_clear is None:
+            raise
+    return await open_session(await _connect(host, port, connect_seconds(options)), host, **in_clear)
+
+
+async def open_session(sock: socket.socket, host: str | None = None, **options: Unpack[Options]) -> Session:
+    """Open a session over a connected socket, which the session owns from now on; ``host`` is whose name TLS verifies.
+
+    Raises the ``SessionError`` that kept the session from opening.
+    """
+    try:
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            local_address = sock.getsockname()[0]
+        else:
+            local_address = None
+        machine = make_machine(options, host, local_address)
+    except BaseException:
+        sock.close()
+        raise
+    return await Session(_Stream(sock), machine, options.get("limits", DEFAULT_LIMITS).body_chunk).open()
+
+
+async def send(
+    message: AsyncSource,
+    *,
+    host: str,
+    port: int = 25,
+    sender: str | None = None,
+    recipients: Sequence[str] | str | None = None,
+    **options: Unpack[Options],
+) -> MailSent:
+    """Connect, send one message, end the session: :func:`connect` and :meth:`Session.send` in one line."""
+    async with await connect(host, port, **options) as session:
+        return await session.send(message, sender=sender, recipients=recipients)
+
+
+async def _connect(host: str, port: int, seconds: float) -> socket.socket:
+    failures: list[tuple[str, BaseException]] = []
+    try:
+        addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise connect_failed(host, port, [(host, error)]) from error
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            with trio.fail_after(seconds):
+                await _connect_to(sock, address)
+        except (OSError, trio.TooSlowError) as error:
+            sock.close()
+            failures.append((str(address[0]), error))
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise connect_failed(host, port, failures)
+
+
+async def _connect_to(sock: socket.socket, address: object) -> None:
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        sock.connect(address)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        return
+    await trio.lowlevel.wait_writable(sock)
+    failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if failure:
+        raise OSError(failure, os.strerror(failure))

@@ -1,0 +1,90 @@
+"""What needs the standard library's email package: an envelope out of a message's header, octets out of a message.
+
+What lives here: the way from ``email.message.Message`` objects to what the core takes. What does not: anything that
+``import smtpcore`` loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from email.generator import BytesGenerator
+from email.message import Message
+from email.utils import getaddresses
+from typing import Any
+
+from smtpcore._errors import LocalProtocolError
+from smtpcore._grammar import check_mailbox
+
+__all__ = ["flatten", "recipients_of", "sender_of", "without_blind_copies"]
+
+
+def sender_of(message: Message[Any, Any]) -> str:
+    """The reverse-path as the header says: Sender if there is one, else the first address of From.
+
+    A message that was resent is judged by its Resent- fields alone (RFC 5322 §3.6.6). Raises ``LocalProtocolError``
+    that names the field and the address: for an address that cannot be used, for none, and for several resent blocks,
+    which nothing can tell apart safely.
+    """
+    prefix = _prefix(message)
+    senders = _addresses(message, f"{prefix}Sender") or _addresses(message, f"{prefix}From")
+    if not senders:
+        raise LocalProtocolError(f"the message has no {prefix}From or {prefix}Sender; give the sender")
+    return senders[0]
+
+
+def recipients_of(message: Message[Any, Any]) -> tuple[str, ...]:
+    """The recipients as the header says: all of To, Cc and Bcc, however often the fields occur, each address once.
+
+    Resent- fields and errors as :func:`sender_of`.
+    """
+    prefix = _prefix(message)
+    recipients: dict[str, None] = {}
+    for name in ("To", "Cc", "Bcc"):
+        recipients |= dict.fromkeys(_addresses(message, prefix + name))
+    if not recipients:
+        raise LocalProtocolError(f"the message has no {prefix}To, {prefix}Cc or {prefix}Bcc; give the recipients")
+    return tuple(recipients)
+
+
+def _prefix(message: Message[Any, Any]) -> str:
+    blocks = len(message.get_all("Resent-Date", []))
+    if blocks > 1:
+        raise LocalProtocolError("the message was resent more than once; give sender and recipients", blocks)
+    return "Resent-" if any(name.lower().startswith("resent-") for name in message) else ""
+
+
+def _addresses(message: Message[Any, Any], name: str) -> list[str]:
+    found: list[str] = []
+    for value in message.get_all(name, []):
+        parsed = getattr(value, "addresses", None)
+        if parsed is not None:
+            specs = [address.addr_spec for address in parsed]
+        else:
+            specs = [spec for _, spec in getaddresses([str(value)])]
+        for spec in specs:
+            try:
+                check_mailbox(spec)
+            except LocalProtocolError as error:
+                raise LocalProtocolError(f"{name} holds an address that cannot be used: {error}", str(value)) from None
+            found.append(spec)
+    return found
+
+
+def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
+    """The message without Bcc and Resent-Bcc (RFC 5322 §3.6.3); the very object if it has neither."""
+    if "Bcc" not in message and "Resent-Bcc" not in message:
+        return message
+    shown = copy.copy(message)
+    # A shallow copy shares the list of fields, and deleting replaces that list in the copy only.
+    del shown["Bcc"]
+    del shown["Resent-Bcc"]
+    return shown
+
+
+def flatten(message: Message[Any, Any]) -> bytes:
+    """The octets of a message, with CRLF line ends and without blind copies; folded as it was, signatures intact."""
+    octets = io.BytesIO()
+    policy = message.policy.clone(linesep="\r\n")
+    BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(without_blind_copies(message))
+    return octets.getvalue()
