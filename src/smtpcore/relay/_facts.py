@@ -1,0 +1,361 @@
+"""What crosses the borders of the relay: stored mails and jobs, facts that come in, orders that go out.
+
+What lives here: frozen values. What does not: any decision. Times are seconds since the epoch, on the clock of whoever
+drives the relay.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from smtpcore._errors import SessionError
+from smtpcore._events import BodyFacts, Envelope, Report
+from smtpcore._grammar import domain_of
+
+__all__ = [
+    "Attempted",
+    "Bounce",
+    "Claim",
+    "CloseSession",
+    "Continue",
+    "DelayWarning",
+    "Delivery",
+    "DomainsLoaded",
+    "Durable",
+    "Effect",
+    "Fact",
+    "Failure",
+    "Fate",
+    "FateKind",
+    "Forget",
+    "Job",
+    "JobsLoaded",
+    "Load",
+    "LoadDomains",
+    "MailAccepted",
+    "NextHop",
+    "OpenSession",
+    "Orders",
+    "PendingRecipient",
+    "Reported",
+    "Save",
+    "SessionEnded",
+    "ShutDown",
+    "SpoolChanged",
+    "StoredMail",
+    "TimePassed",
+    "recipients_by_domain",
+]
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMail:
+    """A mail that the spool holds. ``mail_id`` is its queue id; the body is canonical (every line end CRLF)."""
+
+    mail_id: int
+    reverse_path: str
+    #: Octets of the body, without dot-stuffing.
+    size: int
+    eight_bit: bool
+    #: Whether any line begins with a dot: if none does, the body passes through DATA untouched.
+    leading_dots: bool
+    accepted_at: float
+
+    @property
+    def body_facts(self) -> BodyFacts:
+        """What a client may know of the body beforehand."""
+        return BodyFacts(size=self.size, eight_bit=self.eight_bit, repeatable=True, canonical=not self.leading_dots)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRecipient:
+    """A recipient without a final verdict. ``last_words`` is what the last attempt was told."""
+
+    address: str
+    last_words: str = ""
+    #: Whether the sender was told of the delay.
+    warned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One mail to one recipient domain: the unit of storage and retry."""
+
+    job_id: int
+    mail_id: int
+    domain: str
+    due_at: float
+    #: Attempts begun so far, the running one among them.
+    attempts: int
+    recipients: tuple[PendingRecipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where a delivery goes; what sessions are shared and limits are counted by."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The jobs of one mail that go to one next hop together; its report is one fact over all of them."""
+
+    delivery_id: int
+    mail: StoredMail
+    jobs: tuple[Job, ...]
+    next_hop: NextHop
+
+    @property
+    def envelope(self) -> Envelope:
+        """The envelope, its recipients in the order of the jobs."""
+        recipients = tuple(recipient.address for job in self.jobs for recipient in job.recipients)
+        return Envelope(self.mail.reverse_path, recipients, body=self.mail.body_facts)
+
+
+def recipients_by_domain(recipients: Sequence[str], most: int = 1000) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """``(domain, recipients)`` for each job that a mail makes; ``most`` bounds the recipients of one job."""
+    domains: dict[str, list[str]] = {}
+    for recipient in recipients:
+        domains.setdefault(domain_of(recipient), []).append(recipient)
+    for domain, members in domains.items():
+        for start in range(0, len(members), most):
+            yield domain, tuple(members[start : start + most])
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MailAccepted:
+    """A mail is safe in the spool."""
+
+    mail: StoredMail
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolChanged:
+    """Another process put something into the spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainsLoaded:
+    """The answer to :class:`LoadDomains`: domains with due jobs, the longest due first.
+
+    ``complete`` says that there are no others; ``next_due`` is when the next job falls due that is not due yet.
+    """
+
+    domains: tuple[str, ...]
+    complete: bool
+    next_due: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobsLoaded:
+    """The answer to :class:`Load`: due jobs of a domain and their siblings of the same mails, longest due first.
+
+    ``complete`` says that the domain has no other due jobs.
+    """
+
+    domain: str
+    mails: tuple[StoredMail, ...]
+    jobs: tuple[Job, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A client's report of one delivery, unchanged."""
+
+    session_id: int
+    delivery_id: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A session is gone, or could not be opened. A delivery of its that was not reported was not begun either."""
+
+    session_id: int
+    error: SessionError | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing happened but time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDown:
+    """Begin no more deliveries and close all sessions."""
+
+
+Fact: TypeAlias = (
+    MailAccepted | SpoolChanged | DomainsLoaded | JobsLoaded | Reported | SessionEnded | TimePassed | ShutDown
+)
+
+
+# --- durable orders -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Record that an attempt begins: ``job.attempts`` counts it, and nobody else may load the job now."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Record what an attempt left of a job, and give it free."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The job is done; its mail, too, if it has no other."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One recipient in a report to the sender.
+
+    ``status`` is an enhanced status code (RFC 3463), ``diagnostic`` the peer's reply (``None`` when there was none),
+    ``reason`` the sentence for people.
+    """
+
+    recipient: str
+    status: str
+    diagnostic: str | None
+    reason: str
+    remote_host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """Store a report of failure for the sender (RFC 3464), before the jobs that it is about are forgotten."""
+
+    mail: StoredMail
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DelayWarning:
+    """Store a report of delay for the sender (RFC 3464 §2.3.3, action "delayed")."""
+
+    mail: StoredMail
+    failures: tuple[Failure, ...]
+    #: When the relay will give up.
+    retry_until: float
+
+
+Durable: TypeAlias = Claim | Save | Forget | Bounce | DelayWarning
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoadDomains:
+    """Ask for up to ``limit`` domains, but those in ``known``, with jobs that are due and not claimed.
+
+    Due is what lies before ``until``, and, since a clock may have been set back, what lies beyond ``horizon``: no
+    schedule reaches so far.
+    """
+
+    until: float
+    horizon: float
+    limit: int
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Ask for up to ``limit`` due jobs of a domain, and for the other due jobs of the same mails."""
+
+    domain: str
+    until: float
+    horizon: float
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Connect to a next hop and make this delivery."""
+
+    session_id: int
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Make this delivery over a session that is open."""
+
+    session_id: int
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """End a session; a delivery on its way may be broken off."""
+
+    session_id: int
+
+
+class FateKind(enum.Enum):
+    """The end of one recipient's story."""
+
+    DELIVERED = "delivered"
+    #: Refused for good; the sender is told.
+    BOUNCED = "bounced"
+    #: Tried for too long; the sender is told.
+    EXPIRED = "expired"
+    #: Refused, or tried for too long, and there is nobody to tell: the reverse-path is null.
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one recipient of one mail, once, and after it is safe in the spool."""
+
+    mail_id: int
+    recipient: str
+    kind: FateKind
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """An attempt for one recipient that did not settle its fate."""
+
+    mail_id: int
+    recipient: str
+    attempts: int
+    due_at: float
+    words: str
+    in_doubt: bool
+
+
+Effect: TypeAlias = LoadDomains | Load | OpenSession | Continue | CloseSession | Fate | Attempted
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """One batch: commit all durable orders, in their order, in one transaction; then perform the effects."""
+
+    durable: tuple[Durable, ...] = field(default=())
+    effects: tuple[Effect, ...] = field(default=())

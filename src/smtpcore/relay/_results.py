@@ -1,0 +1,145 @@
+"""What the outcomes of a delivery leave of its jobs: who is done, who is tried again, what the sender is told.
+
+What lives here: one pure function over one delivery. What does not: sessions, and when things happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from smtpcore._errors import SessionAborted
+from smtpcore._events import Outcome, Verdict
+from smtpcore.relay._facts import (
+    Attempted,
+    Bounce,
+    DelayWarning,
+    Delivery,
+    Durable,
+    Effect,
+    Failure,
+    Fate,
+    FateKind,
+    Forget,
+    Job,
+    PendingRecipient,
+    Save,
+)
+from smtpcore.relay._schedule import Schedule
+
+__all__ = ["Results", "given_back", "results_of"]
+
+#: RFC 3463 §3.5: delivery time expired.
+_EXPIRED = "4.4.7"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Durable orders, reports first; effects for whoever keeps the log; the earliest time that a job is due again."""
+
+    durable: tuple[Durable, ...]
+    effects: tuple[Effect, ...]
+    due_at: float | None
+
+
+def results_of(delivery: Delivery, outcomes: Sequence[Outcome], now: float, schedule: Schedule) -> Results:
+    """Apply one outcome per recipient, in the order of the delivery's envelope."""
+    collected = _Collector(delivery, now, schedule)
+    remaining = iter(outcomes)
+    for job in delivery.jobs:
+        collected.add_job(job, [next(remaining) for _ in job.recipients])
+    return collected.results()
+
+
+def given_back(delivery: Delivery) -> tuple[Job, ...]:
+    """The jobs as they were before the attempt was claimed."""
+    return tuple(replace(job, attempts=job.attempts - 1) for job in delivery.jobs)
+
+
+class _Collector:
+    """The results while they come together."""
+
+    def __init__(self, delivery: Delivery, now: float, schedule: Schedule) -> None:
+        self._mail = delivery.mail
+        self._host = delivery.next_hop.host
+        self._now = now
+        self._schedule = schedule
+        self._age = max(0.0, now - delivery.mail.accepted_at)
+        self._failures: list[Failure] = []
+        self._delayed: list[Failure] = []
+        self._jobs: list[Durable] = []
+        self._effects: list[Effect] = []
+        self._due: list[float] = []
+
+    def add_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        due_at = self._due_at(job, outcomes)
+        pending = [
+            left
+            for recipient, outcome in zip(job.recipients, outcomes, strict=True)
+            if (left := self._add_recipient(job, recipient, outcome, due_at)) is not None
+        ]
+        if pending:
+            self._jobs.append(Save(replace(job, due_at=due_at, recipients=tuple(pending))))
+            self._due.append(due_at)
+        else:
+            self._jobs.append(Forget(job))
+
+    def _due_at(self, job: Job, outcomes: Sequence[Outcome]) -> float:
+        if any(isinstance(outcome.error, SessionAborted) and not outcome.in_doubt for outcome in outcomes):
+            # The application itself broke it off, as it shuts down: that is no reason to wait.
+            return self._now
+        return self._now + self._schedule.delay(job.job_id, job.attempts)
+
+    def _add_recipient(
+        self, job: Job, recipient: PendingRecipient, outcome: Outcome, due_at: float
+    ) -> PendingRecipient | None:
+        """What is left of a recipient, or ``None`` when its fate is settled."""
+        words = _words(outcome)
+        if outcome.verdict is Verdict.DELIVERED:
+            self._effects.append(Fate(job.mail_id, recipient.address, FateKind.DELIVERED, words))
+            return None
+        expired = outcome.verdict is Verdict.LATER and self._age >= self._schedule.give_up_after
+        if outcome.verdict is Verdict.NEVER or expired:
+            self._settle(recipient, outcome, expired=expired)
+            return None
+        self._effects.append(Attempted(job.mail_id, recipient.address, job.attempts, due_at, words, outcome.in_doubt))
+        return replace(recipient, last_words=words, warned=self._warn(recipient, outcome))
+
+    def _settle(self, recipient: PendingRecipient, outcome: Outcome, *, expired: bool) -> None:
+        kind = FateKind.EXPIRED if expired else FateKind.BOUNCED
+        if self._mail.reverse_path == "":
+            kind = FateKind.DISCARDED
+        else:
+            self._failures.append(self._failure(outcome, _EXPIRED if expired else None))
+        self._effects.append(Fate(self._mail.mail_id, recipient.address, kind, _words(outcome)))
+
+    def _warn(self, recipient: PendingRecipient, outcome: Outcome) -> bool:
+        """Note a delay that the sender should know of; returns whether the sender has been told by now."""
+        after = self._schedule.warn_after
+        if recipient.warned or after is None or self._age < after or self._mail.reverse_path == "":
+            return recipient.warned
+        self._delayed.append(self._failure(outcome, None))
+        return True
+
+    def _failure(self, outcome: Outcome, status: str | None) -> Failure:
+        general = "5.0.0" if outcome.verdict is Verdict.NEVER else "4.0.0"
+        return Failure(
+            recipient=outcome.recipient,
+            status=status or outcome.enhanced or general,
+            diagnostic=None if outcome.reply is None else str(outcome.reply),
+            reason=_words(outcome),
+            remote_host=self._host,
+        )
+
+    def results(self) -> Results:
+        reports: list[Durable] = []
+        if self._failures:
+            reports.append(Bounce(self._mail, tuple(self._failures)))
+        if self._delayed:
+            retry_until = self._mail.accepted_at + self._schedule.give_up_after
+            reports.append(DelayWarning(self._mail, tuple(self._delayed), retry_until))
+        return Results((*reports, *self._jobs), tuple(self._effects), min(self._due, default=None))
+
+
+def _words(outcome: Outcome) -> str:
+    return str(outcome.reply if outcome.reply is not None else outcome.error)
