@@ -17,6 +17,7 @@ from typing import Self, Unpack
 from smtpcore import (
     DEFAULT_LIMITS,
     Capabilities,
+    ConnectionLost,
     DeliveryFailed,
     Disconnect,
     Envelope,
@@ -295,7 +296,7 @@ class Session:
     def _hear_what_came(self) -> None:
         """Read what arrived while the session was parked, so that an idle 421 is heard before MAIL is said."""
         if self._end is not None:
-            raise self._end.error or LocalProtocolError("the session has ended")
+            raise self._end.error or ConnectionLost("the session has ended")
         with contextlib.suppress(TimeoutError):
             received = self._stream.exchange(b"", 0.0)
             if received:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import socket
 import ssl
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from email.parser import BytesHeaderParser
 from email.policy import default as modern_policy
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
+import anyio
 import click
 
 from smtpcore import (
@@ -30,8 +34,12 @@ from smtpcore import (
 )
 from smtpcore.drivers._exit_status import ExitStatus, exit_status
 from smtpcore.drivers._options import Options
+from smtpcore.drivers._progress import Progress
 from smtpcore.drivers._sending import DRIVERS, deliver
+from smtpcore.drivers.service import RelayService
+from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError
 from smtpcore.mime import sender_of
+from smtpcore.relay import RelaySettings, SmartHost
 from smtpcore.sasl import Plain
 
 __all__ = ["main"]
@@ -245,3 +253,149 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
         "enhanced": outcome.enhanced,
         "text": outcome.text,
     }
+
+
+# --- queue ------------------------------------------------------------------------------------------------------------
+
+
+@_commands.group()
+def queue() -> None:
+    """Look at a spool and put messages into it."""
+
+
+_SPOOL = click.option("--spool", "directory", metavar="DIR", required=True, help="The spool directory.")
+
+
+@queue.command("add")
+@_SPOOL
+@click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
+@click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
+@click.argument("file", metavar="FILE|-")
+def queue_add(directory: str, sender: str | None, recipients: tuple[str, ...], file: str) -> int:
+    """Put one message into a spool and print its queue id: it is safe then."""
+    try:
+        with open_message(file) as message, Spool(directory) as spool:
+            envelope = make_envelope(sender, recipients, message)
+            prepared = spool.prepare(envelope, iter(lambda: message.read(65_536), b""))
+            (accepted,) = spool.add([prepared], time.time())
+    except LocalProtocolError as error:
+        raise _Stop(ExitStatus.DATA, error) from None
+    except SpoolError as error:
+        raise _Stop(ExitStatus.TEMPORARY, error) from None
+    except OSError as error:
+        raise _Stop(ExitStatus.NO_INPUT, f"{file}: {_os_reason(error)}") from None
+    click.echo(accepted.mail.mail_id)
+    return ExitStatus.OK
+
+
+@queue.command("list")
+@_SPOOL
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def queue_list(directory: str, as_json: bool) -> int:
+    """Show what is queued: one line for each recipient."""
+    try:
+        if not (Path(directory) / "spool.db").exists():
+            raise _Stop(ExitStatus.NO_INPUT, f"{directory}: there is no spool")
+        with Spool(directory) as spool:
+            for entry in spool.list():
+                _show_entry(entry, as_json)
+    except SpoolError as error:
+        raise _Stop(ExitStatus.TEMPORARY, error) from None
+    return ExitStatus.OK
+
+
+def _show_entry(entry: QueueEntry, as_json: bool) -> None:
+    mail, job, now = entry.mail, entry.job, time.time()
+    for recipient in job.recipients:
+        if as_json:
+            click.echo(
+                json.dumps(
+                    {
+                        "queue_id": mail.mail_id,
+                        "sender": mail.reverse_path,
+                        "recipient": recipient.address,
+                        "size": mail.size,
+                        "age": round(max(0.0, now - mail.accepted_at), 3),
+                        "attempts": job.attempts,
+                        "due_in": round(job.due_at - now, 3),
+                        "active": entry.active,
+                        "last_words": recipient.last_words,
+                    }
+                )
+            )
+            continue
+        due = "active" if entry.active else f"due in {max(0.0, job.due_at - now):.0f} s"
+        words = f": {recipient.last_words}" if recipient.last_words else ""
+        click.echo(
+            f"{mail.mail_id} <{mail.reverse_path}> -> <{recipient.address}> {mail.size} octets, "
+            f"{job.attempts} attempts, {due}{words}"
+        )
+
+
+# --- relay ------------------------------------------------------------------------------------------------------------
+
+
+class _HostAndPort(click.ParamType[SmartHost]):
+    """``HOST:PORT``, or a host alone for port 25; an IPv6 address in brackets."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SmartHost:
+        if isinstance(value, SmartHost):
+            return value
+        host, colon, port = value.rpartition(":") if value.rfind(":") > value.rfind("]") else (value, "", "25")
+        if colon and not port.isdigit():
+            self.fail(f"{value!r} is not HOST:PORT", param, ctx)
+        try:
+            return SmartHost(host.strip("[]"), int(port))
+        except LocalProtocolError as error:
+            self.fail(str(error), param, ctx)
+
+
+@_commands.command()
+@_SPOOL
+@click.option("--smarthost", type=_HostAndPort(), required=True, help="The host that takes all mail.")
+@_session_options
+@click.option("--once", is_flag=True, help="Drain what is due and exit.")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", show_default=True)
+def relay(directory: str, smarthost: SmartHost, once: bool, backend: str, **session: Any) -> int:
+    """Relay what is in a spool until SIGTERM, or with --once until nothing that is due is left to do."""
+    options = session_options(**session)
+    name = options.get("helo_name") or socket.gethostname()
+    try:
+        settings = RelaySettings(reporting_mta=name)
+    except LocalProtocolError:
+        settings = RelaySettings(reporting_mta="localhost")
+    progress = Progress()
+    try:
+        with Spool(directory) as spool:
+            service = RelayService(spool, smarthost, settings, options, notice=progress.notice)
+            with progress.shown(service.relay):
+                anyio.run(_run_service, service, once, backend=backend)
+    except SpoolError as error:
+        raise _Stop(ExitStatus.TEMPORARY, error) from None
+    except BaseExceptionGroup as group:
+        failures = group.subgroup(SpoolError)
+        if failures is None:
+            raise
+        raise _Stop(ExitStatus.TEMPORARY, _first(failures)) from None
+    click.echo(progress.summary, err=True)
+    return ExitStatus.OK
+
+
+async def _run_service(service: RelayService, once: bool) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, service)
+        await service.run(once=once)
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(service: RelayService) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            service.stop()
+
+
+def _first(group: BaseExceptionGroup[SpoolError]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
