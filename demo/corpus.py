@@ -13,11 +13,41 @@ from email.policy import SMTP
 
 __all__ = ["Letter", "letters"]
 
-_WORDS = (
-    "harbour ledger window quiet river engine morning paper garden signal copper letter bridge winter answer "
-    "market silver cloud number island basket wheel lantern meadow corner thunder orchard compass"
-).split()
-_PEOPLE = "anna boris chen dora emil fatma george hana ivan julia kofi lena marta nils olga pavel".split()
+_WORDS = tuple(
+    [
+        "harbour",
+        "ledger",
+        "window",
+        "quiet",
+        "river",
+        "engine",
+        "morning",
+        "paper",
+        "garden",
+        "signal",
+        "copper",
+        "letter",
+        "bridge",
+        "winter",
+        "answer",
+        "market",
+        "silver",
+        "cloud",
+        "number",
+        "island",
+        "basket",
+        "wheel",
+        "lantern",
+        "meadow",
+        "corner",
+        "thunder",
+        "orchard",
+        "compass",
+    ]
+)
+_PEOPLE = tuple(
+    "anna boris chen dora emil fatma george hana ivan julia kofi lena marta nils olga pavel".split()  # noqa: SIM905
+)
 _DOMAINS = ("north.example", "south.example", "east.example", "west.example")
 
 

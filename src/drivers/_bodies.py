@@ -6,6 +6,8 @@ What does not: line ends and dots, which are the core's.
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from email.message import Message
 from pathlib import Path
@@ -75,6 +77,9 @@ class FileBody:
         self._file = None if isinstance(source, Path) else source
         self._piece = piece
         self._start = 0
+        self._begun = False
+        if isinstance(self._file, io.TextIOBase):
+            raise LocalProtocolError("the file was opened as text; open it in binary mode")
         seekable = self._file is None or self._file.seekable()
         if self._file is not None and seekable:
             self._start = self._file.tell()
@@ -86,9 +91,12 @@ class FileBody:
             self._file = self._path.open("rb")
         elif not offset and self.facts.repeatable:
             self._file.seek(self._start)
+        elif not offset:
+            _check_once(self._begun)
+        self._begun = True
         octets = self._file.read(self._piece)
         if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LocalProtocolError("the file was opened as text; open it in binary mode", type(octets).__name__)
+            raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
         return octets
 
     def close(self) -> None:
@@ -105,17 +113,32 @@ class IterableBody:
     def __init__(self, source: Iterable[bytes]) -> None:
         self._source = source
         self._pieces: Iterator[bytes] = iter(())
+        self._begun = False
         self.facts = BodyFacts(repeatable=not isinstance(source, Iterator))
 
     def read(self, offset: int) -> bytes:
         if not offset:
+            _check_once(self._begun and not self.facts.repeatable)
+            self._begun = True
             self._pieces = iter(self._source)
-        return next((piece for piece in self._pieces if piece), b"")
+        return next((piece for piece in map(_octets, self._pieces) if piece), b"")
 
     def close(self) -> None:
         close = getattr(self._pieces, "close", None)
         if close is not None:
             close()
+
+
+def _check_once(begun: bool) -> None:
+    if begun:
+        raise LocalProtocolError("the message can be read only once, and its envelope says that it is repeatable")
+
+
+def _octets(piece: object) -> bytes:
+    """A piece as it was given, for ``bytes(5)`` would be five NULs."""
+    if not isinstance(piece, (bytes, bytearray, memoryview)):
+        raise LocalProtocolError("the pieces of a message must be bytes", piece)
+    return bytes(cast("bytes", piece))
 
 
 def make_body(source: object, piece: int) -> Body:
@@ -148,6 +171,8 @@ class AsyncBody:
         self._source = body if isinstance(body, AsyncIterable) else None
         self._pieces: AsyncIterator[bytes] | None = None
         self._in_thread = in_thread
+        self._in_use = threading.Lock()
+        self._closed = False
         self.in_memory = self._body is not None and self._body.in_memory
         self.facts = (
             BodyFacts(repeatable=not isinstance(body, AsyncIterator)) if self._body is None else self._body.facts
@@ -155,18 +180,38 @@ class AsyncBody:
 
     async def read(self, offset: int) -> bytes:
         if self._body is not None:
-            return self._body.read(offset) if self.in_memory else await self._in_thread(self._body.read, offset)
+            return self._body.read(offset) if self.in_memory else await self._in_thread(self._read, offset)
         assert self._source is not None
-        if not offset or self._pieces is None:
+        if not offset:
+            _check_once(self._pieces is not None and not self.facts.repeatable)
             self._pieces = aiter(self._source)
+        assert self._pieces is not None
         async for piece in self._pieces:
-            if piece:
-                return piece
+            if octets := _octets(piece):
+                return octets
         return b""
 
+    def _read(self, offset: int) -> bytes:
+        """Read in a worker thread, which may outlive the task that wanted the octets."""
+        assert self._body is not None
+        try:
+            with self._in_use:
+                return b"" if self._closed else self._body.read(offset)
+        finally:
+            if self._closed:
+                self._close_body()
+
+    def _close_body(self) -> None:
+        """Close the body, unless a thread is reading it: that one closes it when it is done."""
+        if self._body is not None and self._in_use.acquire(blocking=False):
+            try:
+                self._body.close()
+            finally:
+                self._in_use.release()
+
     async def close(self) -> None:
-        if self._body is not None:
-            self._body.close()
+        self._closed = True
+        self._close_body()
         close = getattr(self._pieces, "aclose", None)
         if close is not None:
             await close()

@@ -5,6 +5,8 @@ What lives here: pure helpers. What does not: anything that waits.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from smtpcore import (
     LocalProtocolError,
     Pipelining,
     TlsPolicy,
+    check_host_name,
 )
 from smtpcore.drivers._bodies import AsyncSource
 from smtpcore.drivers._wire import Wire
@@ -79,6 +82,10 @@ def make_machine(options: Options, host: str | None, local_address: str | None) 
     limits = options.get("limits", DEFAULT_LIMITS)
     policy = options.get("tls", TlsPolicy.OPPORTUNISTIC)
     credentials = options.get("credentials", ())
+    server_name = options.get("tls_server_name", host)
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
     client = Client(
         options.get("helo_name") or _helo_name(local_address),
         tls=policy,
@@ -93,14 +100,19 @@ def make_machine(options: Options, host: str | None, local_address: str | None) 
     if policy not in {TlsPolicy.NEVER, TlsPolicy.SECURED}:
         verify = bool(credentials) or policy is not TlsPolicy.OPPORTUNISTIC
         context = options.get("tls_context") or client_context(verify=verify)
-        wire = TlsFloor(client, wire, context, options.get("tls_server_name", host), limits)
+        if context.check_hostname and not server_name:
+            raise LocalProtocolError("a certificate is to be verified, and no host is known: give tls_server_name")
+        # A name in a certificate, and in SNI, stands without the dot of the root (RFC 6066 §3).
+        wire = TlsFloor(client, wire, context, server_name and server_name.removesuffix("."), limits)
     return Machine(client, wire)
 
 
 def _helo_name(local_address: str | None) -> str:
     name = socket.gethostname()
-    if "." in name and not name.endswith(".local") and name.isascii() and "_" not in name:
-        return name
+    if "." in name and not name.endswith(".local"):
+        with contextlib.suppress(LocalProtocolError):
+            check_host_name(name)
+            return name
     if local_address is None:
         return "[127.0.0.1]"
     address = local_address.partition("%")[0]
@@ -123,8 +135,15 @@ def connect_failed(host: str, port: int, failures: Sequence[tuple[str, BaseExcep
     """The error for a host of which no address could be reached."""
     if not failures:
         return ConnectFailed(f"{host}:{port}: the name has no address")
-    details = "; ".join(f"{address}: {str(error) or type(error).__name__}" for address, error in failures)
+    details = "; ".join(f"{address}: {_words(error)}" for address, error in failures)
     return ConnectFailed(f"cannot connect to {host}:{port}: {details}")
+
+
+def _words(error: BaseException) -> str:
+    """What failed in the words of the system, whichever event loop met it; a deadline that passed says nothing."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or "timed out"
 
 
 def make_envelope(

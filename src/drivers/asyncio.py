@@ -85,7 +85,8 @@ class _Stream:
             return self._take()
         try:
             while self._write():
-                await self._wait(deadline, writing=True)
+                if not self._heard:
+                    await self._wait(deadline, writing=True)
                 if self._heard:
                     return self._take()
         except OSError:
@@ -95,6 +96,11 @@ class _Stream:
             # A fast peer must not keep the other tasks of the loop waiting.
             await asyncio.sleep(0)
         return None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether an earlier exchange left something to write."""
+        return bool(self._unsent)
 
     def _write(self) -> bool:
         """Write what fits; returns whether there is more."""
@@ -130,7 +136,7 @@ class _Stream:
         finally:
             self._waiter = None
             timer.cancel()
-            if writing:
+            if writing and self._socket.fileno() >= 0:
                 self._loop.remove_writer(self._socket)
 
     def _wake(self) -> None:
@@ -148,7 +154,7 @@ class _Stream:
         else:
             self._came += octets
             self._peer_closed = not octets
-        if not self._came or len(self._came) > _RECEIVED:
+        if self._peer_closed or self._failure is not None or len(self._came) > _RECEIVED:
             self._rest()
         self._wake()
 
@@ -166,8 +172,13 @@ class _Stream:
         return self._loop.time()
 
     def close(self) -> None:
+        """Close the socket; an exchange that another task waits in ends at once."""
         self._rest()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
         self._socket.close()
+        self._peer_closed = True
+        self._wake()
 
 
 def _expire(waiter: asyncio.Future[None]) -> None:
@@ -194,6 +205,7 @@ class Session:
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
         self._write_seconds = 0.0
+        self._write_deadline = 0.0
         self._timeout: Timeout | None = None
         self._deadline = 0.0
         self._body: AsyncBody | None = None
@@ -238,6 +250,7 @@ class Session:
 
     async def quit(self) -> None:
         """End the session with QUIT and close the connection."""
+        self._check_not_busy()
         if self._end is None:
             try:
                 self._client.quit()
@@ -265,12 +278,13 @@ class Session:
     # --- the pump --------------------------------------------------------------------------------------------------
 
     async def _deliver(self, envelope: Envelope, body: AsyncBody) -> Report:
-        if self._body is not None:
-            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
+        self._check_not_busy()
+        if self._end is not None:
+            raise self._end.error or ConnectionLost("the session has ended")
+        self._begin(envelope)
         self._body = body
         try:
             await self._hear_what_came()
-            self._begin(envelope)
             while not isinstance(await self._run(), (NeedMail, Idle, Disconnect)):
                 pass
             self._client.no_mail()
@@ -286,7 +300,7 @@ class Session:
     async def open(self) -> Self:
         """Exchange until mail can be sent; raises the ``SessionError`` that prevents it."""
         try:
-            while not isinstance(event := await self._run(), (NeedMail, Disconnect)):
+            while not isinstance(event := await self._run(), (NeedMail, Idle, Disconnect)):
                 pass
             self._client.no_mail()
         except BaseException:
@@ -315,16 +329,23 @@ class Session:
                     await self._flush()
                 return self._note(event)
 
+    def _check_not_busy(self) -> None:
+        if self._body is not None:
+            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
+
     def _begin(self, envelope: Envelope) -> None:
+        """Take a mail on; an envelope that is refused leaves the session as it was."""
         self._client.send(envelope)
         self.last_report = None
 
     async def _flush(self) -> None:
-        """Write what is gathered, unless the peer speaks first."""
+        """Write what is gathered and what was left unsent, unless the peer speaks first."""
         octets = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_octets = 0
-        await self._exchange(octets, self._stream.now() + self._write_seconds)
+        if octets:
+            self._write_deadline = self._stream.now() + self._write_seconds
+        await self._exchange(octets, self._write_deadline)
 
     async def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
@@ -352,13 +373,17 @@ class Session:
     async def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
         assert self._body is not None
-        if self._gathered and not self._body.in_memory:
+        if self._stream.unsent or (self._gathered and not self._body.in_memory):
+            # A peer that speaks while it does not read must neither win time with it nor fill our memory.
             await self._flush()
             return
         try:
-            self._client.send_body(await self._body.read(need.offset))
+            octets = await self._body.read(need.offset)
+            if self._end is None:
+                self._client.send_body(octets)
         except Exception as error:
-            self._client.body_failed(error)
+            if self._end is None:
+                self._client.body_failed(error)
 
     def _note(self, event: Event) -> Event:
         if isinstance(event, (MailSent, MailRefused)):
@@ -370,14 +395,17 @@ class Session:
 
     async def _hear_what_came(self) -> None:
         """Read what arrived while the session was parked, so that an idle 421 is heard before MAIL is said."""
-        if self._end is not None:
-            raise self._end.error or ConnectionLost("the session has ended")
-        with contextlib.suppress(TimeoutError):
+        try:
             received = await self._stream.exchange(b"", 0.0)
-            if received:
-                self._wire.receive_data(received)
-            else:
-                self._wire.receive_eof()
+        except TimeoutError:
+            return
+        except OSError as error:
+            self._wire.send_failed(error)
+            return
+        if received:
+            self._wire.receive_data(received)
+        elif received is not None:
+            self._wire.receive_eof()
 
     def _abandon(self) -> None:
         """Answer every mail without another word, and close the connection."""
@@ -418,10 +446,11 @@ async def open_session(sock: socket.socket, host: str | None = None, **options: 
         else:
             local_address = None
         machine = make_machine(options, host, local_address)
+        stream = _Stream(sock)
     except BaseException:
         sock.close()
         raise
-    return await Session(_Stream(sock), machine, options.get("limits", DEFAULT_LIMITS).body_chunk).open()
+    return await Session(stream, machine, options.get("limits", DEFAULT_LIMITS).body_chunk).open()
 
 
 async def send(
@@ -446,7 +475,12 @@ async def _connect(host: str, port: int, seconds: float) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise connect_failed(host, port, [(host, error)]) from error
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            # The machine knows the address family by name only.
+            failures.append((str(address[0]), error))
+            continue
         try:
             sock.setblocking(False)
             async with asyncio.timeout(seconds):

@@ -51,6 +51,8 @@ __all__ = ["Session", "connect", "open_session", "send"]
 
 _GATHERED = 65_536
 _RECEIVED = 65_536
+#: Seconds that fit into any system call; a deadline may be farther away, or infinite.
+_LONGEST_WAIT = 86_400.0
 
 
 class _Stream:
@@ -74,16 +76,24 @@ class _Stream:
         if octets:
             self._unsent = memoryview(bytes(self._unsent) + octets if self._unsent else octets)
         if not self._unsent:
-            self._wait(self._readable, deadline)
-            return self._socket.recv(_RECEIVED)
+            while True:
+                self._wait(self._readable, deadline)
+                with contextlib.suppress(BlockingIOError):
+                    return self._socket.recv(_RECEIVED)
         try:
             while self._write():
                 if self._wait(self._either, deadline) != select.POLLOUT:
-                    return self._socket.recv(_RECEIVED)
+                    with contextlib.suppress(BlockingIOError):
+                        return self._socket.recv(_RECEIVED)
         except OSError:
             self._unsent = memoryview(b"")
             raise
         return None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether an earlier exchange left something to write."""
+        return bool(self._unsent)
 
     def _write(self) -> bool:
         """Write what fits; returns whether there is more."""
@@ -92,10 +102,12 @@ class _Stream:
         return bool(self._unsent)
 
     def _wait(self, poll: select.poll, deadline: float) -> int:
-        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not ready:
-            raise TimeoutError("the deadline passed")
-        return ready[0][1]
+        while True:
+            seconds = deadline - time.monotonic()
+            if ready := poll.poll(max(0.0, min(seconds, _LONGEST_WAIT)) * 1000):
+                return ready[0][1]
+            if seconds <= _LONGEST_WAIT:
+                raise TimeoutError("the deadline passed")
 
     def now(self) -> float:
         return time.monotonic()
@@ -119,6 +131,7 @@ class Session:
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
         self._write_seconds = 0.0
+        self._write_deadline = 0.0
         self._timeout: Timeout | None = None
         self._deadline = 0.0
         self._body: Body | None = None
@@ -163,6 +176,7 @@ class Session:
 
     def quit(self) -> None:
         """End the session with QUIT and close the connection."""
+        self._check_not_busy()
         if self._end is None:
             try:
                 self._client.quit()
@@ -190,12 +204,13 @@ class Session:
     # --- the pump --------------------------------------------------------------------------------------------------
 
     def _deliver(self, envelope: Envelope, body: Body) -> Report:
-        if self._body is not None:
-            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
+        self._check_not_busy()
+        if self._end is not None:
+            raise self._end.error or ConnectionLost("the session has ended")
+        self._begin(envelope)
         self._body = body
         try:
             self._hear_what_came()
-            self._begin(envelope)
             while not isinstance(self._run(), (NeedMail, Idle, Disconnect)):
                 pass
             self._client.no_mail()
@@ -211,7 +226,7 @@ class Session:
     def open(self) -> Self:
         """Exchange until mail can be sent; raises the ``SessionError`` that prevents it."""
         try:
-            while not isinstance(event := self._run(), (NeedMail, Disconnect)):
+            while not isinstance(event := self._run(), (NeedMail, Idle, Disconnect)):
                 pass
             self._client.no_mail()
         except BaseException:
@@ -240,16 +255,23 @@ class Session:
                     self._flush()
                 return self._note(event)
 
+    def _check_not_busy(self) -> None:
+        if self._body is not None:
+            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
+
     def _begin(self, envelope: Envelope) -> None:
+        """Take a mail on; an envelope that is refused leaves the session as it was."""
         self._client.send(envelope)
         self.last_report = None
 
     def _flush(self) -> None:
-        """Write what is gathered, unless the peer speaks first."""
+        """Write what is gathered and what was left unsent, unless the peer speaks first."""
         octets = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_octets = 0
-        self._exchange(octets, self._stream.now() + self._write_seconds)
+        if octets:
+            self._write_deadline = self._stream.now() + self._write_seconds
+        self._exchange(octets, self._write_deadline)
 
     def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
@@ -277,13 +299,17 @@ class Session:
     def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
         assert self._body is not None
-        if self._gathered and not self._body.in_memory:
+        if self._stream.unsent or (self._gathered and not self._body.in_memory):
+            # A peer that speaks while it does not read must neither win time with it nor fill our memory.
             self._flush()
             return
         try:
-            self._client.send_body(self._body.read(need.offset))
+            octets = self._body.read(need.offset)
+            if self._end is None:
+                self._client.send_body(octets)
         except Exception as error:
-            self._client.body_failed(error)
+            if self._end is None:
+                self._client.body_failed(error)
 
     def _note(self, event: Event) -> Event:
         if isinstance(event, (MailSent, MailRefused)):
@@ -295,14 +321,17 @@ class Session:
 
     def _hear_what_came(self) -> None:
         """Read what arrived while the session was parked, so that an idle 421 is heard before MAIL is said."""
-        if self._end is not None:
-            raise self._end.error or ConnectionLost("the session has ended")
-        with contextlib.suppress(TimeoutError):
+        try:
             received = self._stream.exchange(b"", 0.0)
-            if received:
-                self._wire.receive_data(received)
-            else:
-                self._wire.receive_eof()
+        except TimeoutError:
+            return
+        except OSError as error:
+            self._wire.send_failed(error)
+            return
+        if received:
+            self._wire.receive_data(received)
+        elif received is not None:
+            self._wire.receive_eof()
 
     def _abandon(self) -> None:
         """Answer every mail without another word, and close the connection."""
@@ -343,10 +372,11 @@ def open_session(sock: socket.socket, host: str | None = None, **options: Unpack
         else:
             local_address = None
         machine = make_machine(options, host, local_address)
+        stream = _Stream(sock)
     except BaseException:
         sock.close()
         raise
-    return Session(_Stream(sock), machine, options.get("limits", DEFAULT_LIMITS).body_chunk).open()
+    return Session(stream, machine, options.get("limits", DEFAULT_LIMITS).body_chunk).open()
 
 
 def send(
@@ -370,9 +400,14 @@ def _connect(host: str, port: int, seconds: float) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise connect_failed(host, port, [(host, error)]) from error
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(seconds)
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            # The machine knows the address family by name only.
+            failures.append((str(address[0]), error))
+            continue
+        try:
+            sock.settimeout(min(seconds, _LONGEST_WAIT))
             sock.connect(address)
         except OSError as error:
             sock.close()

@@ -29,6 +29,8 @@ from smtpcore import (
     Disconnect,
     Event,
     Limits,
+    MailRefused,
+    MailSent,
     SendBody,
     SendLine,
     Timeout,
@@ -84,7 +86,7 @@ class TlsFloor:
         self._plain: list[bytes] = []
         self._plain_octets = 0
         self._seconds = 0.0
-        #: An event that waits until the octets before it are out.
+        #: A report that waits until the octets said before it are out.
         self._held: Event | None = None
         self._timeout = Timeout(Verb.STARTTLS, limits.deadlines.starttls)
         self._closing = False
@@ -150,11 +152,12 @@ class TlsFloor:
             return None
         if self._plain:
             self._encrypt()
-            self._held = event
+            if isinstance(event, (MailSent, MailRefused)):
+                self._held = event
+            # All else is asked for again: what the peer says while the octets go out may change it.
             return None
         if isinstance(event, Disconnect) and event.clean and not self._closing:
             self._say_goodbye()
-            self._held = event
             return None
         return event
 

@@ -27,7 +27,8 @@ class Traced:
         if isinstance(event, SendLine):
             if event.secret:
                 self._secrets.append(event.data.split()[-1])
-            self._show(f">>> {event.shown}")
+            # The line of the final dot may begin with the line end of the last line before it.
+            self._show(f">>> {event.shown.lstrip()}")
         elif isinstance(event, SendBody):
             self._show(f">>> ({len(event.data)} octets of message)")
         elif isinstance(event, BeginTls):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import io
+from email.errors import InvalidHeaderDefect
 from email.generator import BytesGenerator
+from email.header import Header
 from email.message import Message
-from email.utils import getaddresses
+from email.policy import EmailPolicy, default
 from typing import Any
 
 from smtpcore._errors import LocalProtocolError
@@ -57,18 +59,29 @@ def _prefix(message: Message[Any, Any]) -> str:
 def _addresses(message: Message[Any, Any], name: str) -> list[str]:
     found: list[str] = []
     for value in message.get_all(name, []):
-        parsed = getattr(value, "addresses", None)
-        if parsed is not None:
-            specs = [address.addr_spec for address in parsed]
-        else:
-            specs = [spec for _, spec in getaddresses([str(value)])]
-        for spec in specs:
+        header = _parsed(name, value)
+        unreadable = [d for d in header.defects if isinstance(d, InvalidHeaderDefect) and "encoded" not in str(d)]
+        if unreadable:
+            # The parser goes on behind what it cannot read, and recipients are lost on the way.
+            raise LocalProtocolError(f"{name} cannot be read: {unreadable[0]}", str(value))
+        for spec in (address.addr_spec for address in header.addresses):
             try:
                 check_mailbox(spec)
             except LocalProtocolError as error:
                 raise LocalProtocolError(f"{name} holds an address that cannot be used: {error}", str(value)) from None
             found.append(spec)
     return found
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """The value of a field with its ``addresses`` and ``defects``, whatever policy the message has."""
+    if hasattr(value, "addresses"):
+        return value
+    text = str(value)
+    if isinstance(value, Header) and "unknown-8bit" not in value.encode():
+        # As it will stand in the message: an encoded name is a name, whatever commas and addresses are in it.
+        text = value.encode()
+    return default.header_factory(name, "".join(text.splitlines()))
 
 
 def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
@@ -85,6 +98,10 @@ def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
 def flatten(message: Message[Any, Any]) -> bytes:
     """The octets of a message, with CRLF line ends and without blind copies; folded as it was, signatures intact."""
     octets = io.BytesIO()
-    policy = message.policy.clone(linesep="\r\n")
+    changes: dict[str, Any] = {"linesep": "\r\n"}
+    if isinstance(message.policy, EmailPolicy):
+        # Lines that came folded stay as they are; fields beyond ASCII would need SMTPUTF8 (RFC 6531 §3.4).
+        changes |= {"refold_source": "none", "utf8": False}
+    policy = message.policy.clone(**changes)
     BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(without_blind_copies(message))
     return octets.getvalue()

@@ -56,15 +56,16 @@ class Progress:
         return Group(counts, destinations, Text(self.last_words, style="dim", no_wrap=True, overflow="ellipsis"))
 
     @contextmanager
-    def shown(self, relay: Relay) -> Generator[None]:
-        """Show the table while the block runs, if there is a terminal; else let log lines appear."""
+    def shown(self, relay: Relay, *, log: bool = True) -> Generator[None]:
+        """Show the table while the block runs, if there is a terminal; elsewhere let log lines appear."""
         self._relay = relay
         console = Console(stderr=True)
         if console.is_terminal:
             with Live(self, console=console, refresh_per_second=8):
                 yield
             return
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+        if log:
+            logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
         yield
 
     @property
