@@ -1,0 +1,97 @@
+"""Every example of the README is run as a reader would run it, against a real server.
+
+What lives here: finding the examples, and running each in a process of its own. What does not: the examples.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiosmtpd.controller import Controller
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+#: What each example must print, as a pattern.
+PRINTS = {
+    "blocking": r"boris@north\.example delivered 250 .*\nchen@south\.example delivered 250 ",
+    "asyncio": r"(250 2\.0\.0 Taken\n){3}",
+    "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
+    "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
+    "embed": r"boris@north\.example.*DELIVERED",
+    "relay": r"safe on disk as 1\nFate\(.*DELIVERED",
+}
+
+
+class Receiver:
+    def __init__(self) -> None:
+        self.contents: list[bytes] = []
+
+    async def handle_RCPT(self, server, session, envelope, address, rcpt_options) -> str:  # noqa: N802
+        if address.startswith("nobody"):
+            return "550 5.1.1 There is nobody of that name here"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+        self.contents.append(envelope.content)
+        return "250 2.0.0 Taken"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Receiver, int]]:
+    receiver = Receiver()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    controller = Controller(receiver, hostname="127.0.0.1", port=port)
+    controller.start()
+    yield receiver, port
+    controller.stop()
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_python_example_is_run() -> None:
+    assert README.count("```python") == len(EXAMPLES)
+    assert EXAMPLES.keys() == PRINTS.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> None:
+    receiver, port = server
+    (tmp_path / "example.py").write_text(EXAMPLES[name].replace("8025", str(port)), encoding="utf-8")
+    printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
+    assert re.search(PRINTS[name], printed, re.DOTALL), printed
+    assert bool(receiver.contents) == (name not in {"trio", "tls"})
+
+
+def test_the_custom_driver_is_as_short_as_promised() -> None:
+    body = EXAMPLES["embed"].partition("def deliver")[2].partition("envelope =")[0]
+    assert len(body.strip().splitlines()) < 50
+
+
+def test_the_shell_examples(server: tuple[Receiver, int], tmp_path: Path) -> None:
+    receiver, port = server
+    (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
+    lines = [line for line in README.splitlines() if line.startswith("smtpcore ")]
+    assert len(lines) == 4
+    printed = [run(shlex.split(line.replace("8025", str(port))), tmp_path) for line in lines]
+    assert ">>> MAIL FROM:<anna@home.example>" in printed[0]
+    assert printed[1].strip() == "1"
+    assert "<boris@north.example>" in printed[2]
+    assert "1 delivered" in printed[3]
+    assert receiver.contents == [b"Subject: hi\r\n\r\nhi\r\n"] * 2
