@@ -89,8 +89,11 @@ class _Stream:
                     await self._wait(deadline, writing=True)
                 if self._heard:
                     return self._take()
-        except OSError:
+        except OSError as error:
             self._unsent = memoryview(b"")
+            if self._failure is not None:
+                # The reader met the cause already; a write sees no more than a broken pipe.
+                raise self._failure from error
             raise
         if len(octets) >= _GATHERED:
             # A fast peer must not keep the other tasks of the loop waiting.

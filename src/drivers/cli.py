@@ -34,8 +34,8 @@ from smtpcore import (
 )
 from smtpcore.drivers._exit_status import ExitStatus, exit_status
 from smtpcore.drivers._options import Options
-from smtpcore.drivers.progress import Progress
 from smtpcore.drivers._sending import DRIVERS, deliver
+from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError
 from smtpcore.mime import sender_of

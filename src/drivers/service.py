@@ -43,7 +43,7 @@ from smtpcore import (
 )
 from smtpcore.drivers._bodies import Body, Source, make_body
 from smtpcore.drivers._options import Options, make_envelope
-from smtpcore.drivers.spool import Prepared, Spool
+from smtpcore.drivers.spool import Prepared, Spool, SpoolError
 from smtpcore.relay import (
     Attempted,
     CloseSession,
@@ -114,6 +114,7 @@ class RelayService:
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._driver: ModuleType | None = None
         self._stopping = False
+        self._failure: SpoolError | None = None
 
     @property
     def relay(self) -> Relay:
@@ -149,8 +150,13 @@ class RelayService:
         await anyio.to_thread.run_sync(self._spool.lock)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
-            await self._decide(tasks, once=once)
+            try:
+                await self._decide(tasks, once=once)
+            except SpoolError as error:
+                self._failure = error
             tasks.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Begin no more deliveries; those on their way are finished, or broken off after the grace."""
@@ -162,7 +168,7 @@ class RelayService:
 
     async def _decide(self, tasks: TaskGroup, *, once: bool) -> None:
         stopped_at: float | None = None
-        while True:
+        while self._failure is None:
             facts = self._take_facts()
             orders = self._relay.handle(facts, time.time())
             if orders.durable or orders.effects:
@@ -220,8 +226,13 @@ class RelayService:
         """Notice what other processes add."""
         while True:
             await anyio.sleep(_WATCH)
-            if await anyio.to_thread.run_sync(self._spool.changed):
-                self._put(SpoolChanged())
+            try:
+                if await anyio.to_thread.run_sync(self._spool.changed):
+                    self._put(SpoolChanged())
+            except SpoolError as error:
+                self._failure = error
+                self._wake()
+                return
 
     # --- effects ----------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from smtpcore.relay import (
     Claim,
     Continue,
     DelayWarning,
+    Delivery,
     DomainsLoaded,
     Fact,
     Forget,
@@ -117,6 +118,15 @@ WITH RECURSIVE
 SELECT domain FROM first
 WHERE (due_at <= :until OR due_at > :horizon) AND domain NOT IN (SELECT value FROM json_each(:known))
 ORDER BY due_at LIMIT :limit
+"""
+_CLAIM = """
+UPDATE job SET owner = ?, attempts = json_extract(claim.value, '$[1]')
+FROM json_each(?) AS claim WHERE job_id = json_extract(claim.value, '$[0]')
+"""
+_SAVE = """
+UPDATE job SET owner = 0, due_at = json_extract(saved.value, '$[1]'), attempts = json_extract(saved.value, '$[2]'),
+    recipients = json_extract(saved.value, '$[3]')
+FROM json_each(?) AS saved WHERE job_id = json_extract(saved.value, '$[0]')
 """
 _NEXT_DUE = """
 SELECT due_at FROM job WHERE due_at > :until AND due_at <= :horizon AND owner <> :owner ORDER BY due_at LIMIT 1
@@ -374,7 +384,6 @@ class Spool:
         If the commit fails, nothing of it happened.
         """
         facts: list[Fact] = []
-        bodies: dict[int, bytes | BinaryIO] = {}
         with self._guard():
             if orders.durable:
                 forgotten: list[str] = []
@@ -382,42 +391,52 @@ class Spool:
                     facts += self._execute_durable(orders, settings, now, forgotten)
                 for name in forgotten:
                     (self._bodies / name).unlink(missing_ok=True)
+            deliveries = [e.delivery for e in orders.effects if isinstance(e, (OpenSession, Continue))]
+            bodies = self._open_bodies(deliveries)
             for effect in orders.effects:
                 if isinstance(effect, LoadDomains):
                     facts.append(self._load_domains(effect))
                 elif isinstance(effect, Load):
                     facts.append(self._load(effect))
-                elif isinstance(effect, (OpenSession, Continue)):
-                    bodies[effect.delivery.delivery_id] = self.open_body(effect.delivery.mail.mail_id)
         return Executed(tuple(facts), bodies)
 
     def _execute_durable(
         self, orders: Orders, settings: RelaySettings, now: float, forgotten: list[str]
     ) -> Iterator[Fact]:
+        """Reports first, for they read what is forgotten next; claims last, for they may follow a save.
+
+        One statement for all orders of a kind: each statement gives up the interpreter's lock, and getting it back is
+        what costs.
+        """
+        claims: list[tuple[int, int]] = []
+        saves: list[tuple[int, float, int, str]] = []
+        forgets: list[Job] = []
         for order in orders.durable:
             if isinstance(order, Claim):
-                self._database.execute(
-                    "UPDATE job SET attempts = ?, owner = ? WHERE job_id = ?",
-                    (order.job.attempts, self._owner, order.job.job_id),
-                )
+                claims.append((order.job.job_id, order.job.attempts))
             elif isinstance(order, Save):
                 job = order.job
-                self._database.execute(
-                    "UPDATE job SET due_at = ?, attempts = ?, owner = 0, recipients = ? WHERE job_id = ?",
-                    (job.due_at, job.attempts, _dump(job.recipients), job.job_id),
-                )
+                saves.append((job.job_id, job.due_at, job.attempts, _dump(job.recipients)))
             elif isinstance(order, Forget):
-                forgotten += self._forget(order.job)
+                forgets.append(order.job)
             else:
                 yield self._store_report(order, settings, now)
+        if saves:
+            self._database.execute(_SAVE, (json.dumps(saves),))
+        if forgets:
+            forgotten += self._forget(forgets)
+        if claims:
+            self._database.execute(_CLAIM, (self._owner, json.dumps(claims)))
 
-    def _forget(self, job: Job) -> list[str]:
-        """Forget a job, and its mail if that was the last; returns the names of files to remove after the commit."""
-        self._database.execute("DELETE FROM job WHERE job_id = ?", (job.job_id,))
+    def _forget(self, jobs: Iterable[Job]) -> list[str]:
+        """Forget jobs, and mails that have no others; returns the names of files to remove after the commit."""
+        job_ids = json.dumps([job.job_id for job in jobs])
+        mail_ids = json.dumps([job.mail_id for job in jobs])
+        self._database.execute("DELETE FROM job WHERE job_id IN (SELECT value FROM json_each(?))", (job_ids,))
         rows = self._database.execute(
-            "DELETE FROM mail WHERE mail_id = :mail AND NOT EXISTS (SELECT 1 FROM job WHERE mail_id = :mail)"
-            " RETURNING body_file",
-            {"mail": job.mail_id},
+            "DELETE FROM mail WHERE mail_id IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM job WHERE job.mail_id = mail.mail_id) RETURNING body_file",
+            (mail_ids,),
         )
         return [name for (name,) in rows.fetchall() if name is not None]
 
@@ -478,11 +497,28 @@ class Spool:
     def open_body(self, mail_id: int) -> bytes | BinaryIO:
         """The canonical octets of a body, or a file that holds them."""
         with self._guard():
-            row = self._database.execute("SELECT body, body_file FROM mail WHERE mail_id = ?", (mail_id,)).fetchone()
-            if row is None:
-                raise SpoolError(self.directory, f"there is no mail {mail_id}")
-            body, name = row
-            return bytes(body) if name is None else (self._bodies / name).open("rb")
+            return self._read_bodies([mail_id])[mail_id]
+
+    def _open_bodies(self, deliveries: Sequence[Delivery]) -> dict[int, bytes | BinaryIO]:
+        """The body for each delivery: two that are on their way at once must not share one file's position."""
+        bodies: dict[int, bytes | BinaryIO] = {}
+        if deliveries:
+            found = self._read_bodies([delivery.mail.mail_id for delivery in deliveries])
+            for delivery in deliveries:
+                mail_id = delivery.mail.mail_id
+                bodies[delivery.delivery_id] = found.pop(mail_id) if mail_id in found else self.open_body(mail_id)
+        return bodies
+
+    def _read_bodies(self, mail_ids: Iterable[int]) -> dict[int, bytes | BinaryIO]:
+        ids = list(dict.fromkeys(mail_ids))
+        query = "SELECT mail_id, body, body_file FROM mail WHERE mail_id IN (SELECT value FROM json_each(?))"
+        rows = self._database.execute(query, (json.dumps(ids),)).fetchall()
+        if len(rows) < len(ids):
+            missing = set(ids) - {row[0] for row in rows}
+            raise SpoolError(self.directory, f"there is no mail {min(missing)}")
+        return {
+            mail_id: bytes(body) if name is None else (self._bodies / name).open("rb") for mail_id, body, name in rows
+        }
 
     def changed(self) -> bool:
         """Whether another process has written to the spool since this was last asked."""

@@ -214,7 +214,7 @@ class World:
         )
         self.spool = ModelSpool()
         self.hosts: dict[str, Host] = {}
-        self._make_host = hosts or (lambda name, chance: Host(name, chance))
+        self._make_host = hosts or Host
         self.crash_share = crash_share
         self.jumps = jumps
         self.crashes = 0
