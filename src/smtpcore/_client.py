@@ -132,6 +132,7 @@ class _Step(NamedTuple):
 _IDLE: Final = Idle()
 _NEED_MAIL: Final = NeedMail()
 _BEGIN_TLS: Final = BeginTls()
+_DATA: Final = Command(Verb.DATA, b"DATA")
 _EVERYTHING: Final = Capabilities("", {"SIZE": (), "8BITMIME": ()})
 
 
@@ -172,6 +173,8 @@ class Client:
         self._mechanism: Mechanism | None = None
         self._initial_response: bytes | None = None
         self._auth_steps = 0
+        #: The challenge that waits for its answer.
+        self._challenge: Reply | None = None
         self._auth_error: AuthExchangeFailed | None = None
         self._authenticated = False
         self._open = False
@@ -438,7 +441,7 @@ class Client:
 
     def _hear_auth(self, reply: Reply) -> None:
         if self._connection.state is State.AUTH:
-            self._answer_challenge(reply)
+            self._challenge = reply
         elif reply.code == 235:
             self._authenticated = True
         else:
@@ -447,11 +450,15 @@ class Client:
                 error = AuthDeclined(f"the peer refused the credentials: {reply}", reply=reply)
             self._fail(DisconnectReason.AUTH, error, polite=True)
 
-    def _answer_challenge(self, reply: Reply) -> None:
+    def _say_answer(self, reply: Reply) -> bool:
+        """Answer a challenge, once nothing more has come behind it."""
         assert self._mechanism is not None
+        if not self._connection.can_send(Verb.AUTH_ANSWER):
+            return False
+        self._challenge = None
         if self._auth_error is not None:
             self._fail(DisconnectReason.AUTH, self._auth_error)
-            return
+            return True
         self._auth_steps += 1
         try:
             if self._auth_steps > self._limits.auth_steps:
@@ -468,6 +475,7 @@ class Client:
         except (AuthExchangeFailed, RemoteProtocolError) as error:
             self._auth_error = AuthExchangeFailed(str(error), reply=reply)
             self._connection.send(Command(Verb.AUTH_ANSWER, b"*"))
+        return True
 
     def _say_auth(self) -> None:
         offered = self._capabilities.auth_mechanisms
@@ -492,6 +500,8 @@ class Client:
         """Say the next thing, if there is one and it may be said."""
         if self._ending is not None or self._write_failed is not None:
             return False
+        if self._challenge is not None:
+            return self._say_answer(self._challenge)
         if self._transaction is not None:
             return self._say_of(self._transaction)
         if self._open:
@@ -550,18 +560,18 @@ class Client:
         return True
 
     def _say_of(self, transaction: Transaction) -> bool:
-        verb = transaction.next_verb
-        if verb is not None and self._connection.can_send(verb):
+        said = False
+        while (verb := transaction.next_verb) is not None and self._connection.can_send(verb):
             if verb is Verb.MAIL:
                 command = mail_command(transaction.mail.envelope, self._capabilities, self._limits)
             elif verb is Verb.RCPT:
                 command = transaction.rcpt_command()
             else:
-                command = Command(Verb.DATA, b"DATA")
+                command = _DATA
             self._connection.send(command, _Step(transaction, transaction.say()))
-            return True
-        if transaction.unanswered or self._connection.in_flight:
-            return False
+            said = True
+        if said or transaction.unanswered or self._connection.in_flight:
+            return said
         self._transaction_over(transaction)
         return True
 

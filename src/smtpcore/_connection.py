@@ -39,9 +39,9 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
 }
 
 
-def _seconds(verb: Verb, deadlines: Deadlines) -> float:
-    row = _ROW.get(verb)
-    return deadlines.other if row is None else row(deadlines)
+def _seconds(deadlines: Deadlines) -> dict[Verb, float]:
+    """The deadline for each verb."""
+    return {verb: _ROW[verb](deadlines) if verb in _ROW else deadlines.other for verb in Verb}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class Connection:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, implicit_tls: bool = False) -> None:
         self._limits = limits
+        self._seconds = _seconds(limits.deadlines)
         self._state = State.TLS if implicit_tls else State.CONNECTED
         self._in_flight: deque[tuple[Command, object]] = deque([(_GREETING, None)])
         self._said = 1
@@ -154,8 +155,8 @@ class Connection:
             return None
         key = (self._replied, self._body_octets)
         if self._timeout is None or self._timeout_of != key or self._timeout.waiting_for is not verb:
-            deadlines = self._limits.deadlines
-            self._timeout = Timeout(verb, deadlines.other if verb is None else _seconds(verb, deadlines))
+            seconds = self._limits.deadlines.other if verb is None else self._seconds[verb]
+            self._timeout = Timeout(verb, seconds)
             self._timeout_of = key
         return self._timeout
 
@@ -218,8 +219,7 @@ class Connection:
         if command.secret:
             self._secrets.append(line.rpartition(b" ")[2].decode("ascii"))
         self._transcript.append((True, masked(line, command.secret)))
-        seconds = _seconds(command.verb, self._limits.deadlines)
-        self._orders.append(SendLine(line + b"\r\n", command.secret, seconds))
+        self._orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
 
     def send_data(self, data: bytes) -> None:
         """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
@@ -277,7 +277,7 @@ class Connection:
             return None
         if self._state is State.TLS and self._unread:
             raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
-        reply = self._next_reply()
+        reply = self._next_reply() if self._buffer else None
         if reply is not None:
             return self._pair(reply)
         return PeerClosed() if self._peer_closed else None

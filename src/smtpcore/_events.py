@@ -66,6 +66,9 @@ class Verb(enum.Enum):
     HELP = "HELP"
     QUIT = "QUIT"
 
+    # Members are compared by identity; the default hashes a name in Python code, on every look into a table.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Command:

@@ -73,6 +73,9 @@ class State(enum.Enum):
     #: QUIT was answered, or the connection is gone.
     CLOSED = "closed"
 
+    # As Verb's.
+    __hash__ = object.__hash__
+
 
 _ANY_TIME: Final = frozenset({Verb.NOOP, Verb.VRFY, Verb.EXPN, Verb.HELP, Verb.RSET, Verb.QUIT})
 
@@ -143,9 +146,9 @@ _SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
 def leads(state: State, verb: Verb, code: int) -> State | None:
     """The state after ``code`` has answered ``verb`` in ``state``; ``None`` if no row allows that answer."""
     rows = LEADS[verb]
-    for key in (code, code // 100):
-        if key in rows:
-            return rows[key] or state
+    key = code if code in rows else code // 100
+    if key in rows:
+        return rows[key] or state
     return state if code >= 400 else None
 
 
