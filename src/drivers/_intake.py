@@ -15,10 +15,14 @@ from typing import Self
 
 from smtpcore import LineNormaliser
 
-__all__ = ["INLINE_OCTETS", "Intake"]
+__all__ = ["INLINE_OCTETS", "Intake", "IntakeFailed", "sync_folder"]
 
 #: Bodies up to this size are kept in the database, larger ones in files.
 INLINE_OCTETS = 65_536
+
+
+class IntakeFailed(Exception):
+    """The body could not be stored; its cause is the ``OSError``. What the source of a body raises passes as it is."""
 
 
 class Intake:
@@ -45,13 +49,15 @@ class Intake:
         self._temporary: Path | None = None
 
     def read(self, chunks: Iterable[bytes]) -> Self:
-        """Take in everything; on any error nothing is left behind. Raises ``OSError``, and what ``chunks`` raises."""
+        """Take in everything; on any error nothing is left behind.
+
+        Raises :class:`IntakeFailed`, and what ``chunks`` raises.
+        """
         try:
             for chunk in chunks:
                 self._add(self._normaliser.feed(chunk))
             self._add(self._normaliser.end())
-            if self._file >= 0:
-                self._finish_file()
+            self._finish()
         except BaseException:
             self.discard()
             raise
@@ -67,11 +73,14 @@ class Intake:
             return
         self._measure(octets)
         self._pieces.append(octets)
-        if self._file < 0 and self.size > INLINE_OCTETS:
-            self._open_file()
-        if self._file >= 0:
-            self._write(b"".join(self._pieces))
-            self._pieces.clear()
+        try:
+            if self._file < 0 and self.size > INLINE_OCTETS:
+                self._open_file()
+            if self._file >= 0:
+                self._write(b"".join(self._pieces))
+                self._pieces.clear()
+        except OSError as error:
+            raise IntakeFailed(str(error)) from error
 
     def _measure(self, octets: bytes) -> None:
         at_line_start = self._line == 0
@@ -92,6 +101,13 @@ class Intake:
         view = memoryview(octets)
         while view:
             view = view[os.write(self._file, view) :]
+
+    def _finish(self) -> None:
+        if self._file >= 0:
+            try:
+                self._finish_file()
+            except OSError as error:
+                raise IntakeFailed(str(error)) from error
 
     def _finish_file(self) -> None:
         assert self._temporary is not None

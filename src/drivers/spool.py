@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import sqlite3
@@ -21,10 +22,10 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from smtpcore import DEFAULT_LIMITS, Envelope, SmtpError
-from smtpcore.drivers._intake import Intake, sync_folder
+from smtpcore.drivers._intake import Intake, IntakeFailed, sync_folder
 from smtpcore.relay import (
     Bounce,
     Claim,
@@ -89,6 +90,7 @@ CREATE TABLE job (
 CREATE INDEX job_by_domain ON job (domain, due_at, job_id, owner);
 CREATE INDEX job_by_time ON job (due_at, owner);
 CREATE INDEX job_by_mail ON job (mail_id);
+CREATE INDEX mail_by_file ON mail (body_file) WHERE body_file IS NOT NULL;
 """
 
 _MAIL = "mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at"
@@ -251,6 +253,8 @@ class Spool:
                 yield
             except sqlite3.Error as error:
                 raise SpoolUnusable(self.directory, _problem(error)) from error
+            except IntakeFailed as error:
+                raise SpoolUnusable(self.directory, f"a report cannot be stored ({error})") from error
             except OSError as error:
                 raise SpoolUnusable(self.directory, error.strerror or str(error)) from error
 
@@ -273,13 +277,10 @@ class Spool:
         Raises ``LocalProtocolError`` for an envelope beyond the limits, and whatever ``chunks`` raises.
         """
         envelope.check_limits(DEFAULT_LIMITS)
-        body = Intake(self._bodies)
         try:
-            return Prepared(envelope, body.read(chunks))
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES}:
-                raise SpoolUnusable(self.directory, error.strerror or str(error)) from error
-            raise
+            return Prepared(envelope, Intake(self._bodies).read(chunks))
+        except IntakeFailed as error:
+            raise SpoolUnusable(self.directory, f"a body cannot be stored ({error})") from error
 
     def add(self, prepared: Sequence[Prepared], now: float) -> tuple[MailAccepted, ...]:
         """Accept mails: when this returns they are safe. One transaction for all."""
@@ -343,23 +344,25 @@ class Spool:
         Raises :class:`SpoolLocked` if another process is.
         """
         with self._guard():
-            lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.read(lock_file, 32).decode("ascii", "replace").strip()
-                os.close(lock_file)
-                raise SpoolLocked(
-                    self.directory, f"another relay works on it (process {holder or 'unknown'})"
-                ) from None
-            self._lock_file = lock_file
-            os.ftruncate(lock_file, 0)
-            os.pwrite(lock_file, b"%d\n" % os.getpid(), 0)
+            if self._lock_file < 0:
+                self._take_lock()
             with self._transaction():
                 self._database.execute("UPDATE incarnation SET number = number + 1")
             self._owner = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
             self._sweep()
             self.changed()
+
+    def _take_lock(self) -> None:
+        lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock_file, 32).decode("ascii", "replace").strip()
+            os.close(lock_file)
+            raise SpoolLocked(self.directory, f"another relay works on it (process {holder or 'unknown'})") from None
+        self._lock_file = lock_file
+        os.ftruncate(lock_file, 0)
+        os.pwrite(lock_file, b"%d\n" % os.getpid(), 0)
 
     def _sweep(self) -> None:
         """Remove files that no mail refers to and that nobody is writing."""
@@ -441,11 +444,12 @@ class Spool:
         return [name for (name,) in rows.fetchall() if name is not None]
 
     def _store_report(self, order: Bounce | DelayWarning, settings: RelaySettings, now: float) -> MailAccepted:
+        original = b""
         body = self.open_body(order.mail.mail_id)
         if isinstance(body, bytes):
             original = body
         else:
-            with body:
+            with body, contextlib.suppress(FileNotFoundError):
                 original = body.read(settings.whole_message_in_reports)
         compose = compose_bounce if isinstance(order, Bounce) else compose_delay_warning
         report = compose(order, original, settings, now)  # type: ignore[arg-type]
@@ -517,8 +521,16 @@ class Spool:
             missing = set(ids) - {row[0] for row in rows}
             raise SpoolError(self.directory, f"there is no mail {min(missing)}")
         return {
-            mail_id: bytes(body) if name is None else (self._bodies / name).open("rb") for mail_id, body, name in rows
+            mail_id: bytes(body) if name is None else self._open_file(self._bodies / name)
+            for mail_id, body, name in rows
         }
+
+    def _open_file(self, path: Path) -> BinaryIO:
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            # One mail whose body somebody removed must not keep the others: its delivery fails, and says why.
+            return cast("BinaryIO", _LostBody(path))
 
     def changed(self) -> bool:
         """Whether another process has written to the spool since this was last asked."""
@@ -544,6 +556,17 @@ class Spool:
         """How many mails are queued."""
         with self._guard():
             return int(self._database.execute("SELECT count(*) FROM mail").fetchone()[0])
+
+
+class _LostBody(io.RawIOBase):
+    """The body of a mail whose file is gone: whoever reads it is told."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def read(self, size: int = -1) -> bytes:
+        raise FileNotFoundError(errno.ENOENT, "the body is gone from the spool", str(self._path))
 
 
 def _problem(error: sqlite3.Error) -> str:

@@ -1,14 +1,34 @@
-"""The relay machine, one rule at a time.
+"""The relay machine, rule by rule: what it orders for which facts.
 
-What lives here: small scripts of facts and the orders they must bring. What does not: long lives (``simulation``).
+What lives here: single rules, each through the public face. What does not: long lives in a world of troubles, which are
+the simulation's.
 """
 
 from __future__ import annotations
 
-import pytest
-from machine import START, accepted, job, machine, of_kind, report, settings, stored
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
 
-from smtpcore import ConnectFailed, ServiceRefused, SessionAborted, Stage
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpcore import (
+    ConnectFailed,
+    ConnectionLost,
+    Mail,
+    MailRefused,
+    MailSent,
+    Outcome,
+    Reply,
+    ServiceRefused,
+    SessionAborted,
+    SessionError,
+    Stage,
+    Transcript,
+    Verdict,
+)
 from smtpcore.relay import (
     Attempted,
     Bounce,
@@ -16,335 +36,680 @@ from smtpcore.relay import (
     CloseSession,
     Continue,
     DelayWarning,
+    Delivery,
     DomainsLoaded,
+    Fact,
     Fate,
     FateKind,
     Forget,
+    Job,
     JobsLoaded,
     Load,
     LoadDomains,
     MailAccepted,
     NextHop,
     OpenSession,
+    Orders,
+    PendingRecipient,
     Relay,
+    RelaySettings,
     Reported,
+    Route,
     Save,
+    Schedule,
     SessionEnded,
     ShutDown,
     SmartHost,
     SpoolChanged,
+    StoredMail,
     TimePassed,
+    recipients_by_domain,
 )
 
-HOUR = 3600.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+START = 1_800_000_000.0
+SCHEDULE = Schedule(delays=(5 * MINUTE, HOUR), warn_after=4 * HOUR, give_up_after=2 * DAY, spread=0.0)
+SETTINGS = RelaySettings(reporting_mta="relay.example", schedule=SCHEDULE)
+
+TAKEN = Reply(250, ("2.0.0 taken",))
+BUSY = Reply(451, ("4.3.0 later, please",))
+UNKNOWN = Reply(550, ("5.1.1 no such user",))
+
+_Order = TypeVar("_Order")
 
 
-def opened(relay: Relay, *facts, now: float = START):
-    """Hand in facts and return the one session that is opened for them."""
-    (order,) = of_kind(relay.handle(facts, now), OpenSession)
-    return order
+class OwnHosts:
+    """Each domain has a host of its own."""
+
+    def next_hop(self, domain: str) -> NextHop:
+        return NextHop(f"mx.{domain}", 25)
 
 
-def test_the_first_thing_is_to_ask_what_is_due() -> None:
-    relay = machine()
-    assert relay.wake_at == 0.0
-    orders = relay.handle([], START)
-    (look,) = orders.effects
-    assert isinstance(look, LoadDomains)
-    assert look.until == START
-    assert look.known == ()
-    assert not orders.durable
+class Bench:
+    """A machine on a bench: facts are made short to say, and the last batch of orders stays at hand."""
+
+    def __init__(self, route: Route | None = None, **changes: object) -> None:
+        settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+        self.relay = Relay(settings, route or SmartHost("smart.example"))
+        self.now = START
+        self.orders = Orders()
+        self._ids = 0
+        self.tell(TimePassed())
+        self.tell(DomainsLoaded((), True, None))
+
+    def tell(self, *facts: Fact) -> Orders:
+        self.orders = self.relay.handle(facts, self.now)
+        return self.orders
+
+    def mail(self, *recipients: str, sender: str = "me@home.example", age: float = 0.0) -> MailAccepted:
+        self._ids += 1
+        mail = StoredMail(
+            mail_id=self._ids,
+            reverse_path=sender,
+            size=10,
+            eight_bit=False,
+            leading_dots=False,
+            accepted_at=self.now - age,
+        )
+        jobs: list[Job] = []
+        for domain, members in recipients_by_domain(recipients):
+            self._ids += 1
+            pending = tuple(PendingRecipient(member) for member in members)
+            jobs.append(
+                Job(
+                    job_id=self._ids,
+                    mail_id=mail.mail_id,
+                    domain=domain,
+                    due_at=self.now,
+                    attempts=0,
+                    recipients=pending,
+                )
+            )
+        return MailAccepted(mail, tuple(jobs))
+
+    def accept(self, *recipients: str, sender: str = "me@home.example", age: float = 0.0) -> Orders:
+        return self.tell(self.mail(*recipients, sender=sender, age=age))
+
+    def effects(self, kind: type[_Order]) -> list[_Order]:
+        return [effect for effect in self.orders.effects if isinstance(effect, kind)]
+
+    def durable(self, kind: type[_Order]) -> list[_Order]:
+        return [order for order in self.orders.durable if isinstance(order, kind)]
+
+    def effect(self, kind: type[_Order]) -> _Order:
+        (effect,) = self.effects(kind)
+        return effect
+
+    def order(self, kind: type[_Order]) -> _Order:
+        (order,) = self.durable(kind)
+        return order
+
+    @property
+    def work(self) -> list[OpenSession | Continue]:
+        return [effect for effect in self.orders.effects if isinstance(effect, (OpenSession, Continue))]
 
 
-def test_a_domain_that_is_due_is_loaded_and_delivered() -> None:
-    relay = machine()
-    relay.handle([], START)
-    (load,) = of_kind(relay.handle([DomainsLoaded(("a.example",), True, None)], START), Load)
-    assert load.domain == "a.example"
-    loaded = JobsLoaded("a.example", (stored(7),), (job(3, 7, "u@a.example", attempts=2),), True)
-    orders = relay.handle([loaded], START)
-    (claim,) = of_kind(orders, Claim)
-    assert claim.job.attempts == 3
-    (order,) = of_kind(orders, OpenSession)
-    assert order.delivery.mail.mail_id == 7
-    assert order.delivery.next_hop == NextHop("mx.a.example", 25)
+def reported(work: OpenSession | Continue, *replies: Reply, stage: Stage = Stage.BODY_ENDED) -> Reported:
+    """The report that each recipient was answered so; the last reply stands for all further ones."""
+    recipients = work.delivery.envelope.recipients
+    said = [*replies, *[replies[-1]] * len(recipients)]
+    outcomes = tuple(Outcome(to, verdict(reply), reply) for to, reply in zip(recipients, said, strict=False))
+    return Reported(work.session_id, work.delivery.delivery_id, report(work.delivery, outcomes, stage))
 
 
-def test_an_attempt_is_claimed_in_the_batch_that_hands_it_over() -> None:
-    relay = machine()
-    orders = relay.handle([accepted(1, "u@a.example")], START)
-    assert [type(order) for order in orders.durable] == [Claim]
-    assert len(of_kind(orders, OpenSession)) == 1
+def failed(work: OpenSession | Continue, error: SessionError, stage: Stage, *, in_doubt: bool = False) -> Reported:
+    outcomes = tuple(
+        Outcome(to, Verdict.LATER, error.reply, error, in_doubt) for to in work.delivery.envelope.recipients
+    )
+    return Reported(work.session_id, work.delivery.delivery_id, report(work.delivery, outcomes, stage))
 
 
-def test_success_forgets_the_job_and_tells_the_fate() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example", "v@a.example"))
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 250))], START)
-    assert len(of_kind(orders, Forget)) == 1
-    assert [fate.kind for fate in of_kind(orders, Fate)] == [FateKind.DELIVERED] * 2
-    assert relay.jobs_in_memory == 0
+def report(delivery: Delivery, outcomes: tuple[Outcome, ...], stage: Stage) -> MailSent | MailRefused:
+    mail = Mail(delivery.envelope)
+    taken = next((o.reply for o in outcomes if o.verdict is Verdict.DELIVERED and o.reply is not None), None)
+    if taken is None:
+        return MailRefused(mail, outcomes, stage, Transcript())
+    return MailSent(mail, outcomes, taken, stage, Transcript())
 
 
-def test_what_is_refused_for_good_is_bounced_before_it_is_forgotten() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example", "v@a.example"))
-    said = report(order.delivery, 250, 550)
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, said)], START)
-    kinds = [type(durable) for durable in orders.durable]
-    assert kinds == [Bounce, Forget]
-    (bounce,) = of_kind(orders, Bounce)
-    assert [failure.recipient for failure in bounce.failures] == ["v@a.example"]
-    assert bounce.failures[0].diagnostic == "550 in so many words"
+def verdict(reply: Reply) -> Verdict:
+    if reply.positive:
+        return Verdict.DELIVERED
+    return Verdict.NEVER if reply.permanent else Verdict.LATER
 
 
-def test_what_is_deferred_keeps_only_who_is_left() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example", "v@a.example"))
-    said = report(order.delivery, 250, 450)
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, said)], START)
-    (save,) = of_kind(orders, Save)
-    assert [recipient.address for recipient in save.job.recipients] == ["v@a.example"]
-    assert save.job.recipients[0].last_words == "450 in so many words"
-    assert save.job.due_at == START + 300
-    (attempt,) = of_kind(orders, Attempted)
-    assert attempt.attempts == 1
+# --- start, claim, results --------------------------------------------------------------------------------------------
 
 
-def test_a_null_reverse_path_is_never_bounced_to() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example", reverse_path=""))
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 550))], START)
-    assert not of_kind(orders, Bounce)
-    (fate,) = of_kind(orders, Fate)
-    assert fate.kind is FateKind.DISCARDED
-    assert of_kind(orders, Forget)
-
-
-def test_age_is_judged_only_when_an_attempt_has_failed() -> None:
-    relay = machine()
-    late = START + 30 * 24 * HOUR
-    order = opened(relay, accepted(1, "u@a.example"), now=late)
-    said = report(order.delivery, 450)
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, said)], late)
-    (bounce,) = of_kind(orders, Bounce)
-    assert bounce.failures[0].status == "4.4.7"
-    assert [fate.kind for fate in of_kind(orders, Fate)] == [FateKind.EXPIRED]
-
-
-def test_a_delay_is_told_once() -> None:
-    relay = machine()
-    late = START + 5 * HOUR
-    order = opened(relay, accepted(1, "u@a.example"), now=late)
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 450))], late)
-    (warning,) = of_kind(orders, DelayWarning)
-    assert warning.retry_until == START + 5 * 24 * HOUR
-    (save,) = of_kind(orders, Save)
-    assert save.job.recipients[0].warned
-    # The job comes back with the note, and nobody is told again.
-    again = relay.handle([MailAccepted(stored(1), (save.job,))], late + HOUR)
-    (next_order,) = of_kind(again, Continue) or of_kind(again, OpenSession)
-    said = Reported(next_order.session_id, next_order.delivery.delivery_id, report(next_order.delivery, 450))
-    assert not of_kind(relay.handle([said], late + HOUR), DelayWarning)
-
-
-def test_a_session_is_used_again_and_closed_when_idle() -> None:
-    relay = machine(sessions_per_next_hop=1, idle_seconds=5.0)
-    order = opened(relay, accepted(1, "u@a.example"), accepted(2, "v@a.example"))
-    said = Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 250))
-    (more,) = of_kind(relay.handle([said], START), Continue)
-    assert more.session_id == order.session_id
-    said = Reported(more.session_id, more.delivery.delivery_id, report(more.delivery, 250))
-    assert not of_kind(relay.handle([said], START + 1), CloseSession)
-    assert relay.wake_at == START + 6
-    assert of_kind(relay.handle([TimePassed()], START + 6), CloseSession) == [CloseSession(order.session_id)]
-    assert not relay.idle
-    relay.handle([SessionEnded(order.session_id, None)], START + 6)
-    assert relay.idle
-
-
-def test_a_session_ends_after_its_share_of_mails() -> None:
-    relay = machine(sessions_per_next_hop=1, mails_per_session=1)
-    order = opened(relay, accepted(1, "u@a.example"), accepted(2, "v@a.example"))
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 250))], START)
-    assert of_kind(orders, CloseSession)
-    assert not of_kind(orders, Continue)
-    orders = relay.handle([SessionEnded(order.session_id, None)], START)
-    assert len(of_kind(orders, OpenSession)) == 1
-
-
-def test_limits_on_sessions_hold() -> None:
-    relay = machine(sessions=3, sessions_per_next_hop=2)
-    facts = [accepted(n, f"u{n}@{'ab'[n % 2]}.example") for n in range(1, 11)]
-    assert len(of_kind(relay.handle(facts, START), OpenSession)) == 3
-
-
-def test_jobs_of_one_mail_to_one_next_hop_go_together() -> None:
-    relay = Relay(settings(), SmartHost("hub.example", 25))
-    jobs = (job(1, 1, "u@a.example"), job(2, 1, "v@b.example"), job(3, 1, "w@c.example"))
-    order = opened(relay, MailAccepted(stored(1), jobs))
-    assert order.delivery.envelope.recipients == ("u@a.example", "v@b.example", "w@c.example")
-
-
-def test_a_delivery_bears_only_so_many_recipients() -> None:
-    relay = Relay(settings(recipients_per_delivery=2), SmartHost("hub.example", 25))
-    jobs = (job(1, 1, "u@a.example"), job(2, 1, "v@b.example"), job(3, 1, "w@c.example"))
-    orders = of_kind(relay.handle([MailAccepted(stored(1), jobs)], START), OpenSession)
-    assert sorted(len(order.delivery.envelope.recipients) for order in orders) == [1, 2]
-
-
-def test_a_host_that_cannot_be_reached_puts_off_all_that_waits_for_it() -> None:
-    relay = machine(sessions_per_next_hop=1, rest=60.0)
-    order = opened(relay, accepted(1, "u@a.example"), accepted(2, "v@a.example"))
-    orders = relay.handle([SessionEnded(order.session_id, ConnectFailed("no route"))], START)
-    saves = of_kind(orders, Save)
-    assert sorted((save.job.job_id, save.job.attempts) for save in saves) == [(1, 1), (2, 1)]
-    assert all(save.job.due_at > START and "no route" in save.job.recipients[0].last_words for save in saves)
-    assert not of_kind(orders, OpenSession)
-    # What is accepted meanwhile waits until the host has rested.
-    assert not of_kind(relay.handle([accepted(3, "w@a.example")], START + 1), OpenSession)
-
-
-def test_a_refused_session_says_nothing_of_the_mail() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example"))
-    error = ServiceRefused("554 no service")
-    said = report(order.delivery, 450, stage=Stage.NOT_STARTED, error=error)
-    facts = [Reported(order.session_id, order.delivery.delivery_id, said), SessionEnded(order.session_id, error)]
-    orders = relay.handle(facts, START)
-    assert not of_kind(orders, Bounce)
-    (save,) = of_kind(orders, Save)
-    assert save.job.attempts == 1
-
-
-def test_rests_grow_with_failures() -> None:
-    relay = machine(rest=60.0, longest_rest=100.0)
-    now = START
-    rests = []
-    for number in range(1, 4):
-        order = opened(relay, accepted(number, "u@a.example"), now=now)
-        relay.handle([SessionEnded(order.session_id, ConnectFailed("no"))], now)
-        ((_, _, _, resting_until),) = relay.destinations
-        rests.append(resting_until - now)
-        now = resting_until
-        relay.handle([TimePassed()], now)
-    assert rests == [60.0, 100.0, 100.0]
-
-
-def test_a_mail_that_was_not_begun_on_a_proven_session_costs_no_attempt() -> None:
-    relay = machine(sessions_per_next_hop=1)
-    order = opened(relay, accepted(1, "u@a.example"), accepted(2, "v@a.example"))
-    said = Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 250))
-    (more,) = of_kind(relay.handle([said], START), Continue)
-    orders = relay.handle([SessionEnded(more.session_id, ServiceRefused("421 bye"))], START)
-    (save,) = of_kind(orders, Save)
-    (claim,) = of_kind(orders, Claim)
-    assert (save.job.attempts, claim.job.attempts) == (0, 1)
-    assert orders.durable.index(save) < orders.durable.index(claim)
-    assert len(of_kind(orders, OpenSession)) == 1
-
-
-def test_a_host_that_refuses_further_sessions_is_asked_for_fewer() -> None:
-    relay = machine(sessions_per_next_hop=3)
-    first = of_kind(relay.handle([accepted(n, f"u{n}@a.example") for n in range(1, 9)], START), OpenSession)
-    assert len(first) == 3
-    said = Reported(first[0].session_id, first[0].delivery.delivery_id, report(first[0].delivery, 250))
-    relay.handle([said], START)
-    orders = relay.handle([SessionEnded(first[1].session_id, ServiceRefused("421 too many"))], START)
-    # The mail is not blamed, the host does not rest, and no further session is opened in its place.
-    assert [save.job.attempts for save in of_kind(orders, Save)] == [0]
-    assert not of_kind(orders, OpenSession)
-    assert relay.destinations[0][3] is None
-
-
-def test_after_a_failure_one_session_goes_ahead() -> None:
-    relay = machine(sessions_per_next_hop=3, rest=60.0)
-    order = opened(relay, accepted(1, "u@a.example"))
-    relay.handle([SessionEnded(order.session_id, ConnectFailed("no"))], START)
-    later = START + 61
-    relay.handle([TimePassed()], later)
-    probe = of_kind(relay.handle([accepted(n, f"u{n}@a.example") for n in range(2, 9)], later), OpenSession)
-    assert len(probe) == 1
-    said = Reported(probe[0].session_id, probe[0].delivery.delivery_id, report(probe[0].delivery, 250))
-    assert len(of_kind(relay.handle([said], later), OpenSession)) == 2
-
-
-def test_facts_that_come_twice_are_ignored() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example"))
-    said = Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 250))
-    relay.handle([said], START)
-    again = relay.handle([said, SessionEnded(99, None), Reported(99, 1, report(order.delivery, 250))], START)
-    assert not again.durable
-    assert not relay.handle([SessionEnded(order.session_id, None)] * 2, START).durable
-
-
-def test_a_job_that_is_held_is_not_taken_twice() -> None:
-    relay = machine()
-    opened(relay, accepted(1, "u@a.example"))
-    assert not relay.handle([accepted(1, "u@a.example")], START).durable
-
-
-def test_shutting_down_begins_nothing_and_closes_everything() -> None:
-    relay = machine(sessions_per_next_hop=1)
-    order = opened(relay, accepted(1, "u@a.example"), accepted(2, "v@a.example"))
-    orders = relay.handle([ShutDown()], START)
-    assert of_kind(orders, CloseSession) == [CloseSession(order.session_id)]
-    orders = relay.handle([accepted(3, "w@a.example"), SpoolChanged()], START)
-    assert not of_kind(orders, OpenSession)
-    error = SessionAborted("stopping")
-    said = report(order.delivery, 450, stage=Stage.NOT_STARTED, error=error)
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, said)], START)
-    (save,) = of_kind(orders, Save)
-    assert (save.job.attempts, save.job.due_at) == (0, START)
-    relay.handle([SessionEnded(order.session_id, error)], START)
-    assert relay.idle
-
-
-def test_what_we_broke_off_ourselves_is_due_at_once() -> None:
-    relay = machine()
-    order = opened(relay, accepted(1, "u@a.example"))
-    relay.handle([ShutDown()], START)
-    said = report(order.delivery, 450, stage=Stage.BODY_BEGUN, error=SessionAborted("stopping"))
-    orders = relay.handle([Reported(order.session_id, order.delivery.delivery_id, said)], START + 1)
-    (save,) = of_kind(orders, Save)
-    assert save.job.due_at == START + 1
-
-
-def test_drained_means_that_nothing_due_is_left() -> None:
-    relay = machine()
-    assert not relay.drained(START)
-    relay.handle([], START)
-    relay.handle([DomainsLoaded((), True, START + 100)], START)
-    assert relay.drained(START)
-    assert relay.wake_at == START + 100
-    order = opened(relay, accepted(1, "u@a.example"))
-    assert not relay.drained(START)
-    relay.handle([Reported(order.session_id, order.delivery.delivery_id, report(order.delivery, 450))], START)
-    assert relay.drained(START)
-
-
-def test_more_due_domains_than_fit_one_answer_are_asked_for_again() -> None:
-    relay = machine()
-    relay.handle([], START)
-    orders = relay.handle([DomainsLoaded(("a.example", "b.example"), False, None)], START)
-    (look,) = of_kind(orders, LoadDomains)
-    assert set(look.known) == {"a.example", "b.example"}
-
-
-def test_the_spool_is_looked_at_when_it_changed() -> None:
-    relay = machine()
-    relay.handle([], START)
-    relay.handle([DomainsLoaded((), True, None)], START)
+def test_start_is_load() -> None:
+    relay = Relay(SETTINGS, SmartHost("smart.example"))
+    assert relay.wake_at is not None
+    assert relay.wake_at <= START
+    (order,) = relay.handle((), START).effects
+    assert isinstance(order, LoadDomains)
+    assert order.until == START
     assert relay.wake_at is None
-    assert of_kind(relay.handle([SpoolChanged()], START + 5), LoadDomains)
 
 
-@pytest.mark.parametrize("clock", [-1e8, 1e8])
-def test_a_rest_does_not_outlive_a_jump_of_the_clock(clock: float) -> None:
-    relay = machine(rest=60.0)
-    order = opened(relay, accepted(1, "u@a.example"))
-    relay.handle([SessionEnded(order.session_id, ConnectFailed("no"))], START)
-    relay.handle([TimePassed()], START + clock)
-    assert all(resting_until is None for _, _, _, resting_until in relay.destinations)
-    assert relay.wake_at is None or relay.wake_at <= START + clock + 5 * HOUR
+def test_an_attempt_is_claimed_in_the_batch_that_begins_it() -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    claim, opened = bench.order(Claim), bench.effect(OpenSession)
+    assert claim.job.attempts == 1
+    assert opened.delivery.jobs == (claim.job,)
+    assert opened.delivery.next_hop == NextHop("smart.example", 25)
+
+
+def test_what_was_delivered_is_forgotten_and_told_once() -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    work = bench.effect(OpenSession)
+    bench.tell(reported(work, TAKEN))
+    assert bench.orders.durable == (Forget(work.delivery.jobs[0]),)
+    fate = bench.effect(Fate)
+    assert (fate.recipient, fate.kind, fate.words) == ("you@far.example", FateKind.DELIVERED, "250 2.0.0 taken")
+    assert bench.relay.jobs_in_memory == 0
+
+
+def test_a_refusal_for_good_bounces_before_the_job_is_forgotten() -> None:
+    bench = Bench()
+    bench.accept("nobody@far.example")
+    bench.tell(reported(bench.effect(OpenSession), UNKNOWN, stage=Stage.STARTED))
+    assert [type(order) for order in bench.orders.durable] == [Bounce, Forget]
+    (failure,) = bench.order(Bounce).failures
+    assert (failure.recipient, failure.status) == ("nobody@far.example", "5.1.1")
+    assert failure.diagnostic == "550 5.1.1 no such user"
+    assert failure.remote_host == "smart.example"
+    assert bench.effect(Fate).kind is FateKind.BOUNCED
+
+
+def test_a_deferral_is_saved_with_its_words_and_its_time() -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    bench.tell(reported(bench.effect(OpenSession), BUSY, stage=Stage.STARTED))
+    (order,) = bench.orders.durable
+    assert isinstance(order, Save)
+    assert order.job.due_at == START + 5 * MINUTE
+    assert order.job.attempts == 1
+    assert order.job.recipients == (PendingRecipient("you@far.example", "451 4.3.0 later, please"),)
+    attempted = bench.effect(Attempted)
+    assert (attempted.recipient, attempted.due_at) == ("you@far.example", START + 5 * MINUTE)
+    assert not bench.effects(Fate)
+    assert bench.relay.wake_at is not None
+
+
+def test_recipients_of_one_job_part_ways() -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", "three@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN, BUSY, UNKNOWN))
+    assert [failure.recipient for failure in bench.order(Bounce).failures] == ["three@far.example"]
+    assert [left.address for left in bench.order(Save).job.recipients] == ["two@far.example"]
+    assert not bench.durable(Forget)
+    assert [(fate.recipient, fate.kind) for fate in bench.effects(Fate)] == [
+        ("one@far.example", FateKind.DELIVERED),
+        ("three@far.example", FateKind.BOUNCED),
+    ]
+
+
+def test_domains_with_one_next_hop_are_one_delivery_and_one_bounce() -> None:
+    bench = Bench()
+    bench.accept("a@one.example", "b@two.example", "c@one.example")
+    work = bench.effect(OpenSession)
+    assert len(work.delivery.jobs) == 2
+    assert sorted(work.delivery.envelope.recipients) == ["a@one.example", "b@two.example", "c@one.example"]
+    bench.tell(reported(work, UNKNOWN, stage=Stage.STARTED))
+    assert len(bench.order(Bounce).failures) == 3
+    assert len(bench.durable(Forget)) == 2
+
+
+def test_a_mail_in_doubt_is_tried_again() -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    lost = ConnectionLost("between end of data and its reply")
+    bench.tell(failed(bench.effect(OpenSession), lost, Stage.BODY_ENDED, in_doubt=True))
+    assert bench.order(Save).job.due_at > START
+    assert bench.effect(Attempted).in_doubt
+
+
+@pytest.mark.parametrize("reply", [UNKNOWN, BUSY])
+def test_a_null_reverse_path_is_never_written_to(reply: Reply) -> None:
+    bench = Bench()
+    bench.accept("you@far.example", sender="", age=9 * DAY)
+    bench.tell(reported(bench.effect(OpenSession), reply, stage=Stage.STARTED))
+    assert [type(order) for order in bench.orders.durable] == [Forget]
+    assert bench.effect(Fate).kind is FateKind.DISCARDED
+
+
+# --- age --------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_expires_without_an_attempt() -> None:
+    bench = Bench()
+    bench.accept("you@far.example", age=400 * DAY)
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    assert bench.effect(Fate).kind is FateKind.DELIVERED
+
+
+def test_a_failed_attempt_of_an_old_mail_is_the_last() -> None:
+    bench = Bench()
+    bench.accept("you@far.example", age=2 * DAY)
+    bench.tell(reported(bench.effect(OpenSession), BUSY, stage=Stage.STARTED))
+    (failure,) = bench.order(Bounce).failures
+    assert failure.status == "4.4.7"
+    assert failure.diagnostic == "451 4.3.0 later, please"
+    assert bench.effect(Fate).kind is FateKind.EXPIRED
+
+
+def test_a_mail_accepted_in_the_future_has_no_age() -> None:
+    bench = Bench()
+    bench.accept("you@far.example", age=-9 * DAY)
+    bench.tell(reported(bench.effect(OpenSession), BUSY, stage=Stage.STARTED))
+    assert [type(order) for order in bench.orders.durable] == [Save]
+
+
+def test_the_sender_is_warned_of_a_delay_once() -> None:
+    bench = Bench()
+    bench.accept("you@far.example", age=4 * HOUR)
+    bench.tell(reported(bench.effect(OpenSession), BUSY, stage=Stage.STARTED))
+    warning, saved = bench.order(DelayWarning), bench.order(Save).job
+    assert [failure.recipient for failure in warning.failures] == ["you@far.example"]
+    assert warning.retry_until == START - 4 * HOUR + 2 * DAY
+    assert saved.recipients[0].warned
+    again = Bench()
+    again.tell(MailAccepted(warning.mail, (replace(saved, due_at=START),)))
+    again.tell(reported(again.effect(OpenSession), BUSY, stage=Stage.STARTED))
+    assert not again.durable(DelayWarning)
+    assert again.order(Save).job.recipients[0].warned
+
+
+# --- what was not begun costs nothing, and dead hosts -----------------------------------------------------------------
+
+
+def test_a_session_that_ends_between_mails_costs_no_attempt() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.accept("one@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    bench.accept("two@far.example")
+    work = bench.effect(Continue)
+    idle = ServiceRefused("idle for too long", reply=Reply(421, ("4.4.2 idle",)))
+    bench.tell(failed(work, idle, Stage.NOT_STARTED))
+    assert bench.order(Save).job == replace(work.delivery.jobs[0], attempts=0)
+    assert not bench.effects(Attempted)
+    bench.tell(SessionEnded(work.session_id, idle))
+    assert bench.effect(OpenSession).delivery.jobs == work.delivery.jobs
+    assert bench.order(Claim).job.attempts == 1
+
+
+@pytest.mark.parametrize("code", [421, 554])
+def test_a_host_that_fails_as_a_whole_rests_and_all_its_mail_is_put_off(code: int) -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(5)))
+    work = bench.effect(OpenSession)
+    error = ServiceRefused("no service here", reply=Reply(code, ("no service here",)))
+    bench.tell(SessionEnded(work.session_id, error))
+    saved = [order.job for order in bench.durable(Save)]
+    assert len(saved) == 5
+    assert len(bench.orders.durable) == 5
+    assert {job.attempts for job in saved} == {1}
+    assert {job.due_at for job in saved} == {START + 5 * MINUTE}
+    assert {job.recipients[0].last_words for job in saved} == {str(error)}
+    assert not bench.work
+    assert bench.relay.wake_at == START + 60.0
+
+
+def test_the_rest_of_a_dead_host_grows_and_a_success_ends_it() -> None:
+    bench = Bench(rest=10.0, longest_rest=30.0, sessions_per_next_hop=1)
+    rests = []
+    for _ in range(4):
+        bench.accept("you@far.example")
+        bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+        (*_, (_, _, _, until)) = bench.relay.destinations
+        assert until is not None
+        rests.append(until - bench.now)
+        bench.accept("other@far.example")
+        assert not bench.work, "a host that rests is left alone"
+        bench.now = until
+        bench.tell(TimePassed())
+    assert rests == [10.0, 20.0, 30.0, 30.0]
+    bench.accept("you@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    bench.accept("you@far.example")
+    work = bench.effect(Continue)
+    bench.tell(reported(work, TAKEN), SessionEnded(work.session_id, None))
+    bench.accept("you@far.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+    assert bench.relay.destinations[0][3] == bench.now + 10.0
+
+
+def test_while_it_is_not_known_whether_a_host_is_back_one_session_tries() -> None:
+    bench = Bench(rest=10.0, sessions_per_next_hop=1)
+    bench.accept("you@far.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+    bench.now += 10.0
+    bench.tell(TimePassed())
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(5)))
+    assert len(bench.work) == 1
+
+
+def test_mail_for_a_dead_host_expires_when_it_is_old_enough() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(bench.mail("old@far.example", age=3 * DAY), bench.mail("young@far.example"))
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+    assert [failure.recipient for failure in bench.order(Bounce).failures] == ["old@far.example"]
+    assert [order.job.recipients[0].address for order in bench.durable(Save)] == ["young@far.example"]
+
+
+def test_a_further_session_refused_while_others_live_puts_nothing_off() -> None:
+    bench = Bench(sessions_per_next_hop=2)
+    bench.accept("one@far.example")
+    first = bench.effect(OpenSession)
+    bench.tell(reported(first, TAKEN))
+    bench.tell(bench.mail("two@far.example"), bench.mail("three@far.example"))
+    second = bench.effect(OpenSession)
+    bench.tell(SessionEnded(second.session_id, ServiceRefused("too many sessions")))
+    assert bench.order(Save).job.attempts == 0
+    assert bench.order(Save).job.due_at <= START
+    assert not bench.work
+    assert all(rest is None for *_, rest in bench.relay.destinations)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_open_session_is_used_again_before_another_is_opened() -> None:
+    bench = Bench()
+    bench.accept("one@far.example")
+    work = bench.effect(OpenSession)
+    bench.tell(reported(work, TAKEN), bench.mail("two@far.example"))
+    assert bench.effect(Continue).session_id == work.session_id
+    assert not bench.effects(OpenSession)
+
+
+def test_a_session_carries_so_many_mails_and_no_more() -> None:
+    bench = Bench(mails_per_session=2, sessions_per_next_hop=1)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(3)))
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    work = bench.effect(Continue)
+    bench.tell(reported(work, TAKEN))
+    assert bench.effect(CloseSession).session_id == work.session_id
+    assert not bench.work
+    bench.tell(SessionEnded(work.session_id, None))
+    assert bench.effect(OpenSession).session_id != work.session_id
+
+
+def test_a_session_without_work_is_closed_in_time() -> None:
+    bench = Bench(idle_seconds=5.0)
+    bench.accept("you@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    assert bench.relay.wake_at == START + 5.0
+    bench.now += 4.0
+    bench.tell(TimePassed())
+    assert not bench.effects(CloseSession)
+    bench.now += 1.0
+    bench.tell(TimePassed())
+    bench.effect(CloseSession)
+    bench.tell(TimePassed())
+    assert not bench.orders.effects
+    assert bench.relay.wake_at is None
+
+
+def test_sessions_are_limited_for_one_next_hop_and_in_total() -> None:
+    bench = Bench(OwnHosts(), sessions=5, sessions_per_next_hop=2)
+    bench.tell(*(bench.mail(f"user{number}@d{number % 4}.example") for number in range(40)))
+    hosts = [work.delivery.next_hop.host for work in bench.work]
+    assert len(hosts) == 5
+    assert max(hosts.count(host) for host in hosts) == 2
+
+
+def test_the_oldest_goes_first() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(5)))
+    order: list[str] = []
+    while bench.work:
+        (work,) = bench.work
+        order += work.delivery.envelope.recipients
+        bench.tell(reported(work, TAKEN))
+    assert order == [f"user{number}@far.example" for number in range(5)]
+
+
+def test_a_parked_session_makes_room_for_a_host_that_has_none() -> None:
+    bench = Bench(OwnHosts(), sessions=1)
+    bench.accept("you@one.example")
+    work = bench.effect(OpenSession)
+    bench.tell(reported(work, TAKEN))
+    bench.accept("you@two.example")
+    assert bench.effect(CloseSession).session_id == work.session_id
+    bench.tell(SessionEnded(work.session_id, None))
+    assert bench.effect(OpenSession).delivery.next_hop.host == "mx.two.example"
+
+
+def test_a_busy_session_makes_room_for_a_host_that_has_none() -> None:
+    bench = Bench(OwnHosts(), sessions=1)
+    bench.tell(*(bench.mail(f"user{number}@one.example") for number in range(200)), bench.mail("you@two.example"))
+    served = []
+    while bench.work:
+        (work,) = bench.work
+        served.append(work.delivery.next_hop.host)
+        bench.tell(reported(work, TAKEN))
+        if bench.effects(CloseSession):
+            bench.tell(SessionEnded(work.session_id, None))
+    assert len(served) == 201
+    assert served.index("mx.two.example") < 100
+
+
+# --- loading and the window -------------------------------------------------------------------------------------------
+
+
+def stored(bench: Bench, *recipients: str) -> tuple[StoredMail, Job]:
+    accepted = bench.mail(*recipients)
+    return accepted.mail, accepted.jobs[0]
+
+
+def loaded(domain: str, jobs: Iterable[tuple[StoredMail, Job]], *, complete: bool) -> JobsLoaded:
+    pairs = list(jobs)
+    return JobsLoaded(domain, tuple(mail for mail, _ in pairs), tuple(job for _, job in pairs), complete)
+
+
+def test_one_load_of_a_domain_is_on_its_way_at_a_time() -> None:
+    bench = Bench()
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    assert bench.effect(Load).domain == "far.example"
+    bench.tell(TimePassed())
+    assert not bench.effects(Load)
+    bench.tell(loaded("far.example", [stored(bench, "you@far.example")], complete=True))
+    assert not bench.effects(Load)
+    assert len(bench.work) == 1
+
+
+def test_jobs_that_are_held_already_are_not_taken_twice() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    accepted = [bench.mail(f"user{number}@far.example") for number in range(3)]
+    bench.tell(*accepted, SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    waiting = [(fact.mail, fact.jobs[0]) for fact in accepted[1:]]
+    bench.tell(loaded("far.example", waiting, complete=True))
+    assert bench.relay.jobs_in_memory == 3
+
+
+@pytest.mark.parametrize("waiting", [1, 5])
+def test_a_full_window_waits_without_asking_to_be_woken(waiting: int) -> None:
+    bench = Bench(window=10, window_per_next_hop=10, sessions_per_next_hop=1)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(10 + waiting)), SpoolChanged())
+    assert bench.relay.jobs_in_memory == 10
+    assert not bench.effects(Load)
+    assert bench.relay.wake_at is None or bench.relay.wake_at > bench.now
+
+
+def test_what_did_not_fit_the_window_is_asked_for_when_there_is_room() -> None:
+    bench = Bench(window=2, window_per_next_hop=2, sessions_per_next_hop=1)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(3)))
+    loads = bench.effects(Load)
+    while bench.work:
+        bench.tell(reported(bench.work[0], TAKEN))
+        loads += bench.effects(Load)
+    assert [load.domain for load in loads] == ["far.example"]
+
+
+def test_no_more_is_asked_for_than_the_next_hop_has_room_for() -> None:
+    bench = Bench(window_per_next_hop=8, sessions_per_next_hop=1)
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("one.example", "two.example"), True, None))
+    assert sum(load.limit for load in bench.effects(Load)) <= 8
+
+
+def test_a_job_beyond_every_schedule_counts_as_due() -> None:
+    bench = Bench()
+    bench.tell(SpoolChanged())
+    look = bench.effect(LoadDomains)
+    # A job that was saved just now is not beyond the horizon; one that a clock since set back has saved is.
+    assert START + HOUR < look.horizon < START + HOUR + MINUTE
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    assert bench.effect(Load).horizon == look.horizon
+
+
+def test_the_next_look_is_when_the_next_job_falls_due() -> None:
+    bench = Bench()
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded((), True, START + 100.0))
+    assert bench.relay.wake_at == START + 100.0
+    bench.now = START + 100.0
+    bench.tell(TimePassed())
+    assert bench.effect(LoadDomains).until == bench.now
+
+
+def test_a_clock_that_was_set_back_delays_no_look_beyond_the_schedule() -> None:
+    bench = Bench()
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded((), True, START + HOUR))
+    bench.now = START - 300 * DAY
+    bench.tell(TimePassed())
+    assert bench.effects(LoadDomains)
+
+
+def test_a_clock_that_was_set_back_ends_a_rest() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.accept("you@far.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+    bench.now = START - 300 * DAY
+    bench.tell(TimePassed())
+    assert all(rest is None for *_, rest in bench.relay.destinations)
+
+
+# --- the end, and repetition ------------------------------------------------------------------------------------------
+
+
+def test_shutting_down_begins_nothing_and_closes_every_session() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(bench.mail("one@far.example"), bench.mail("two@far.example"))
+    work = bench.effect(OpenSession)
+    bench.tell(ShutDown(), bench.mail("three@far.example"))
+    assert bench.effect(CloseSession).session_id == work.session_id
+    assert not bench.orders.durable, "jobs that wait are in the spool as they are"
+    before = bench.relay.idle
+    bench.tell(SessionEnded(work.session_id, SessionAborted("shutting down")))
+    assert bench.order(Save).job == replace(work.delivery.jobs[0], attempts=0)
+    assert not bench.work
+    assert (before, bench.relay.idle) == (False, True)
+    assert bench.relay.jobs_in_memory == 0
+    assert bench.relay.wake_at is None
+
+
+def test_a_delivery_that_finishes_during_the_shutdown_counts() -> None:
+    bench = Bench()
+    bench.accept("one@far.example")
+    work = bench.effect(OpenSession)
+    bench.tell(ShutDown())
+    bench.tell(reported(work, TAKEN), SessionEnded(work.session_id, None))
+    assert [type(order) for order in bench.orders.durable] == [Forget]
+    assert bench.relay.idle
+
+
+def test_facts_that_are_repeated_are_ignored() -> None:
+    bench = Bench()
+    bench.accept("one@far.example")
+    work = bench.effect(OpenSession)
+    report = reported(work, TAKEN)
+    bench.tell(report)
+    assert not bench.tell(report).durable
+    bench.tell(SessionEnded(work.session_id, None))
+    assert bench.tell(SessionEnded(work.session_id, None), report) == Orders()
+
+
+def test_a_report_of_another_delivery_is_not_taken_for_that_on_its_way() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(bench.mail("one@far.example"), bench.mail("two@far.example"))
+    first = reported(bench.effect(OpenSession), TAKEN)
+    bench.tell(first)
+    second = bench.effect(Continue)
+    assert bench.tell(first) == Orders()
+    bench.tell(reported(second, BUSY, stage=Stage.STARTED))
+    assert bench.order(Save).job.recipients[0].address == "two@far.example"
+
+
+@given(st.lists(st.integers(1, 4), max_size=12), st.lists(st.sampled_from([TAKEN, BUSY, UNKNOWN]), min_size=12))
+def test_every_recipient_meets_one_fate_or_stays_pending(sizes: list[int], replies: list[Reply]) -> None:
+    """Whatever is reported, each recipient is settled once, or saved as pending: none is lost, none is kept twice."""
+    bench = Bench(sessions_per_next_hop=1)
+    facts = [
+        bench.mail(*(f"user{index}.{number}@d{number % 2}.example" for number in range(size)))
+        for index, size in enumerate(sizes)
+    ]
+    expected = sorted(r.address for fact in facts for job in fact.jobs for r in job.recipients)
+    bench.tell(*facts)
+    seen: list[str] = []
+    while bench.work:
+        (work,) = bench.work
+        count = len(work.delivery.envelope.recipients)
+        bench.tell(reported(work, *(replies[(len(seen) + n) % 12] for n in range(count)), stage=Stage.STARTED))
+        seen += [fate.recipient for fate in bench.effects(Fate)]
+        seen += [left.address for order in bench.durable(Save) for left in order.job.recipients]
+    assert sorted(seen) == expected
+    assert bench.relay.jobs_in_memory == 0
+
+
+def test_sessions_refused_before_the_first_verdict_put_nothing_off() -> None:
+    bench = Bench(sessions_per_next_hop=5)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(50)))
+    first, *others = bench.work
+    for work in others:
+        bench.tell(SessionEnded(work.session_id, ServiceRefused("too many connections")))
+        assert {order.job.attempts for order in bench.durable(Save)} == {0}
+        assert not bench.work
+    bench.tell(reported(first, TAKEN))
+    assert bench.effect(Continue).session_id == first.session_id
+    assert bench.relay.jobs_in_memory == 49
+
+
+def test_when_the_last_of_them_fails_too_the_host_is_dead() -> None:
+    bench = Bench(sessions_per_next_hop=3)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(9)))
+    opened = bench.work
+    for work in opened[:-1]:
+        bench.tell(SessionEnded(work.session_id, ConnectFailed("no route")))
+        assert not bench.work
+    bench.tell(SessionEnded(opened[-1].session_id, ConnectFailed("no route")))
+    assert {(order.job.attempts, order.job.due_at > bench.now) for order in bench.durable(Save)} == {(1, True)}
+    assert len(bench.durable(Save)) == 9
+
+
+def test_a_load_made_before_its_jobs_were_settled_brings_none_of_them_back() -> None:
+    bench = Bench(sessions_per_next_hop=2)
+    pairs = [stored(bench, f"user{number}@far.example") for number in range(3)]
+    old = [(replace(mail, accepted_at=START - 9 * DAY), job) for mail, job in pairs]
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    bench.tell(loaded("far.example", old, complete=False))
+    first, second = bench.work
+    bench.tell(
+        SessionEnded(first.session_id, ServiceRefused("421")),
+        reported(second, TAKEN),
+        loaded("far.example", old[2:], complete=True),
+    )
+    gone = {order.job.job_id for order in bench.durable(Forget)}
+    assert not gone & {order.job.job_id for order in bench.durable(Claim)}
+
+
+def test_an_answer_that_nobody_asked_for_is_ignored() -> None:
+    bench = Bench()
+    assert bench.tell(loaded("far.example", [stored(bench, "you@far.example")], complete=True)) == Orders()

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from smtpcore._grammar import printable
 from smtpcore.relay._facts import Bounce, DelayWarning, Failure, StoredMail
 from smtpcore.relay._settings import RelaySettings
 
@@ -61,7 +62,7 @@ def _compose(
     now: float,
 ) -> bytes:
     mail, name = order.mail, settings.reporting_mta
-    shown = [f"<{failure.recipient}>: {failure.reason}" for failure in order.failures]
+    shown = [f"<{failure.recipient}>: {printable(failure.reason)}" for failure in order.failures]
     message_fields = [f"Reporting-MTA: dns; {name}", f"Arrival-Date: {_date(mail.accepted_at)}"]
     parts = [
         _part("text/plain; charset=utf-8", _wrapped([*text, *shown])),
@@ -93,11 +94,18 @@ def _recipient_fields(failure: Failure, action: str, now: float) -> list[str]:
         f"Final-Recipient: rfc822; {failure.recipient}",
         f"Action: {action}",
         f"Status: {failure.status}",
-        f"Remote-MTA: dns; {failure.remote_host}",
+        f"Remote-MTA: dns; {_mta_name(failure.remote_host)}",
     ]
     if failure.diagnostic is not None:
-        fields.append(_folded(f"Diagnostic-Code: smtp; {failure.diagnostic}"))
+        fields.append(_folded(f"Diagnostic-Code: smtp; {printable(failure.diagnostic)}"))
     return [*fields, f"Last-Attempt-Date: {_date(now)}"]
+
+
+def _mta_name(host: str) -> str:
+    """A host as RFC 3464 §2.1.2 wants it: an address stands in brackets."""
+    if ":" in host:
+        return f"[IPv6:{host}]"
+    return f"[{host}]" if host.replace(".", "").isdigit() else host
 
 
 def _folded(field: str) -> str:

@@ -88,8 +88,8 @@ class Destination:
 
     @property
     def alive(self) -> int:
-        """Sessions that have proved themselves."""
-        return sum(1 for session in self.sessions.values() if session.completed)
+        """Sessions that have proved themselves, or have not failed yet: their first verdict is still to come."""
+        return sum(1 for session in self.sessions.values() if session.completed or session.delivery is not None)
 
     def succeeded(self) -> None:
         """A delivery got through to the host."""
@@ -109,6 +109,7 @@ class Destination:
     def failed(self, now: float) -> None:
         """The host failed as a whole: it rests, longer each time."""
         self.failures += 1
+        self.allowed_sessions = self.settings.sessions_per_next_hop
         self.resting_until = now + self.settings.rest_after(self.failures)
 
     def delivery(self, delivery_id: int, mail: StoredMail, jobs: list[Job]) -> Delivery:

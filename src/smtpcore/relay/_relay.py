@@ -210,8 +210,8 @@ class Relay:
             self._look_at = now
 
     def _jobs_loaded(self, fact: JobsLoaded, now: float) -> None:
-        del self._loading[fact.domain]
-        if self._stopping:
+        asked_for = self._loading.pop(fact.domain, None) is not None
+        if self._stopping or not asked_for:
             return
         if fact.complete:
             self._due_domains.pop(fact.domain, None)
