@@ -255,9 +255,7 @@ class Client:
 
         Raises ``LocalProtocolError`` when no body is due, and for bare CR or LF under ``LineEnds.REFUSE``.
         """
-        transaction = self._transaction
-        if transaction is None or not self._connection.body_open:
-            raise LocalProtocolError("no body is due")
+        transaction = self._body_due()
         data = bytes(chunk)
         canonical = transaction.mail.envelope.body.canonical
         if not data:
@@ -268,6 +266,12 @@ class Client:
         transaction.body_offset += len(data)
         if encoded:
             self._connection.send_data(encoded)
+
+    def _body_due(self) -> Transaction:
+        transaction = self._transaction
+        if transaction is None or self._write_failed is not None or not self._connection.body_open:
+            raise LocalProtocolError("no body is due")
+        return transaction
 
     def quit(self) -> None:
         """End the session once the mails asked for are answered."""
@@ -281,7 +285,8 @@ class Client:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Octets from the peer, in any division."""
-        self._connection.receive_data(data)
+        if self._over is None:
+            self._connection.receive_data(data)
 
     def receive_eof(self) -> None:
         """The peer closed its side."""
@@ -309,8 +314,7 @@ class Client:
 
     def body_failed(self, error: Exception | str = "") -> None:
         """The source of the body that is due broke; the connection is closed, for the body cannot be ended."""
-        if self._transaction is None or not self._connection.body_open:
-            raise LocalProtocolError("no body is due")
+        self._body_due()
         broken = BodyError(f"the body could not be read: {error}")
         broken.__cause__ = error if isinstance(error, Exception) else None
         self._break_off(broken, None)
@@ -322,6 +326,7 @@ class Client:
             self._connection.tls_started()
         except RemoteProtocolError as violation:
             self._fail(DisconnectReason.PROTOCOL, violation)
+            return
         self._tls = info
         self._capabilities = NO_CAPABILITIES
         self._hello = Verb.EHLO
@@ -355,18 +360,17 @@ class Client:
                 return self._wait()
 
     def _wait(self) -> Event:
-        if self._connection.body_open and self._write_failed is None:
-            transaction = self._transaction
-            assert transaction is not None
-            return NeedBody(transaction.mail, transaction.body_offset)
-        if self._connection.state is State.TLS:
-            return _BEGIN_TLS
         if self._write_failed is not None:
             if self._last_words is None:
                 timeout = self._connection.timeout
                 verb = None if timeout is None else timeout.waiting_for
                 self._last_words = Timeout(verb, self._limits.deadlines.last_words)
             return self._last_words
+        if self._connection.body_open:
+            transaction = self._body_due()
+            return NeedBody(transaction.mail, transaction.body_offset)
+        if self._connection.state is State.TLS:
+            return _BEGIN_TLS
         timeout = self._connection.timeout
         if timeout is not None:
             return timeout
@@ -442,9 +446,10 @@ class Client:
     def _hear_auth(self, reply: Reply) -> None:
         if self._connection.state is State.AUTH:
             self._challenge = reply
-        elif reply.code == 235:
+        elif reply.code == 235 and self._auth_error is None:
             self._authenticated = True
         else:
+            # After a cancelled exchange a 235 proves nothing: the challenge may have been an impostor's.
             error: SessionError | None = self._auth_error
             if error is None:
                 error = AuthDeclined(f"the peer refused the credentials: {reply}", reply=reply)
@@ -464,7 +469,7 @@ class Client:
             if self._auth_steps > self._limits.auth_steps:
                 raise AuthExchangeFailed(f"more than {self._limits.auth_steps} challenges")
             challenge = decode_base64("".join(reply.lines))
-            if self._initial_response is not None:
+            if self._initial_response is not None and not challenge:
                 answer, self._initial_response = self._initial_response, None
             else:
                 answer = self._mechanism.answer(challenge)
@@ -570,7 +575,8 @@ class Client:
                 command = _DATA
             self._connection.send(command, _Step(transaction, transaction.say()))
             said = True
-        if said or transaction.unanswered or self._connection.in_flight:
+        if said or not self._connection.quiet:
+            # A line that has begun to arrive may become a 421: nothing is over before it is heard.
             return said
         self._transaction_over(transaction)
         return True
@@ -579,7 +585,6 @@ class Client:
 
     def _hear_transaction(self, step: _Step, verb: Verb | None, heard: Replied) -> None:
         transaction, reply = step.transaction, heard.reply
-        transaction.unanswered -= 1
         if verb is Verb.END_OF_DATA:
             self._hear_verdict(transaction, heard)
         elif reply.code == 421:
@@ -596,7 +601,7 @@ class Client:
     def _begin_body(self, transaction: Transaction) -> None:
         transaction.begin_body()
         self._encoder = DataEncoder(self._line_ends)
-        if not transaction.accepted:
+        if not transaction.accepted and self._write_failed is None:
             # RFC 2920 §3.1: DATA was said ahead, nobody was accepted, and 354 came nevertheless.
             self._connection.end_data(b".\r\n")
 
@@ -628,14 +633,16 @@ class Client:
             self._over = self._ending
             return
         error.transcript = error.transcript or self._connection.transcript
-        self._break_off(error, error.reply)
+        # A reply that broke the protocol decided nothing.
+        reply = None if isinstance(error, RemoteProtocolError) else error.reply
+        self._break_off(error, reply)
         while self._queue:
             transaction = Transaction(*self._queue.popleft())
-            transaction.break_off(error, error.reply)
+            transaction.break_off(error, reply)
             self._report(transaction)
         end = Disconnect(reason, error, clean=False)
         self._connection.drop_orders()
-        if polite and self._say_quit():
+        if polite and self._write_failed is None and self._say_quit():
             self._ending = end
         else:
             self._over = end

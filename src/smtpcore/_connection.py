@@ -22,6 +22,8 @@ __all__ = ["Connection", "ConnectionSnapshot", "PeerClosed", "Replied"]
 
 _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
+#: So many characters of a secret in a reply are taken for an echo of it.
+_ECHO: Final = 8
 
 #: Which row of RFC 5321 §4.5.3.2 is running while a command waits for its reply.
 _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
@@ -42,6 +44,19 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
 def _seconds(deadlines: Deadlines) -> dict[Verb, float]:
     """The deadline for each verb."""
     return {verb: _ROW[verb](deadlines) if verb in _ROW else deadlines.other for verb in Verb}
+
+
+def _without(secret: str, text: str) -> str:
+    """``text`` with each echo of ``secret`` masked, also one that breaks off."""
+    begin = secret[:_ECHO]
+    start = text.find(begin)
+    while start >= 0:
+        end = start + len(begin)
+        while text[end : end + 1] and text[end] == secret[end - start : end - start + 1]:
+            end += 1
+        text = text[:start] + MASKED.decode("ascii") + text[end:]
+        start = text.find(begin, start)
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,7 @@ class ConnectionSnapshot:
     in_flight: tuple[Verb, ...]
     #: Commands said, the connection itself and each end of data among them.
     said: int
-    #: Replies consumed.
+    #: Replies consumed, but for those that nobody asked for.
     replied: int
     unread_octets: int
     unsent_orders: int
@@ -128,6 +143,11 @@ class Connection:
     def in_flight(self) -> int:
         """How many commands wait for their replies."""
         return len(self._in_flight)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in flight and nothing has begun to arrive."""
+        return not self._in_flight and not self._unread
 
     @property
     def body_open(self) -> bool:
@@ -239,7 +259,9 @@ class Connection:
         self._orders.append(SendLine(data, False, self._limits.deadlines.data_block))
 
     def drop_orders(self) -> None:
-        """Forget what was said and not yet taken: the way out is broken."""
+        """Forget what was said and not yet taken: the way out is broken, and a message whose end never left is open."""
+        if self._orders and self._state is State.DATA:
+            self._body_open = True
         self._orders.clear()
 
     # --- facts -----------------------------------------------------------------------------------------------------
@@ -287,6 +309,14 @@ class Connection:
     def _violation(self, message: str, reply: Reply | None = None) -> RemoteProtocolError:
         return RemoteProtocolError(message, reply=reply, transcript=self.transcript)
 
+    def _signed(self, error: RemoteProtocolError) -> RemoteProtocolError:
+        """A violation that quotes octets which are no reply: with its transcript, and without what may be an echo."""
+        if self._secrets:
+            what, colon, _ = str(error).partition(": ")
+            error.args = (what + colon + (MASKED.decode("ascii") if colon else ""),)
+        error.transcript = self.transcript
+        return error
+
     def _next_reply(self) -> Reply | None:
         """The next whole reply (RFC 5321 §4.2.1)."""
         while True:
@@ -311,31 +341,31 @@ class Connection:
             # Only a 421 may come unasked, so anything else is refused before it is complete.
             begun = self._buffer.peek(3)
             if not b"421".startswith(begun):
-                raise self._violation(f"octets that nobody asked for: {self._buffer.peek(80)!r}")
+                raise self._signed(RemoteProtocolError(f"octets that nobody asked for: {self._buffer.peek(80)!r}"))
         try:
             return self._buffer.next_line()
         except RemoteProtocolError as error:
-            error.transcript = self.transcript
-            raise
+            raise self._signed(error) from None
 
     def _parse(self, line: bytes) -> tuple[int, bool, str]:
         try:
             code, last, text = parse_reply_line(line)
         except RemoteProtocolError as error:
-            self._transcript.append((False, line[:80]))
-            error.transcript = self.transcript
-            raise
+            self._transcript.append((False, MASKED if self._secrets else line[:80]))
+            raise self._signed(error) from None
         if self._secrets:
             # A peer may echo what it was sent; its words are shown to people.
             for secret in self._secrets:
-                text = text.replace(secret, MASKED.decode("ascii"))
+                text = _without(secret, text)
         return code, last, text
 
     def _pair(self, reply: Reply) -> Replied:
         """Give ``reply`` to the oldest command in flight and move the state."""
         self._transcript.append((False, reply))
-        self._replied += 1
-        command, about = self._in_flight.popleft() if self._in_flight else (None, None)
+        command, about = None, None
+        if self._in_flight:
+            command, about = self._in_flight.popleft()
+            self._replied += 1
         if self._window_full:
             self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
         if reply.code == 421:

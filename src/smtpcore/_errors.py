@@ -141,6 +141,9 @@ class DeliveryFailed(SmtpError):
         super().__init__("; ".join(str(outcome) for outcome in report.outcomes))
         self.report = report
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.report,)
+
 
 class ExtensionRequired(SmtpError):
     """The mail needs more than the peer offers; it was refused here, before MAIL.
@@ -151,3 +154,6 @@ class ExtensionRequired(SmtpError):
     def __init__(self, message: str, enhanced: str) -> None:
         super().__init__(message)
         self.enhanced = enhanced
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.enhanced)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
-from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status
+from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status, printable
 from smtpcore._limits import Limits
 
 __all__ = [
@@ -134,7 +134,7 @@ class Transcript:
                 last = len(what.lines) - 1
                 lines += [f"<<< {what.code}{' ' if i == last else '-'}{t}" for i, t in enumerate(what.lines)]
             else:
-                lines.append(f"{'>>>' if said else '<<<'} {what.decode('utf-8', 'backslashreplace')}")
+                lines.append(f"{'>>>' if said else '<<<'} {printable(what.decode('utf-8', 'backslashreplace'))}")
         return tuple(lines)
 
     def __str__(self) -> str:

@@ -56,7 +56,8 @@ class Capabilities:
         with an empty one) are passed over; a keyword named twice gathers its parameters. ``AUTH=``, from before the
         standard, means ``AUTH``.
         """
-        extensions: dict[str, tuple[str, ...]] = {}
+        # Parameters as keys: a peer may name a great many, and each is looked for among those before it.
+        extensions: dict[str, dict[str, None]] = {}
         for line in reply.lines[1:]:
             keyword, *parameters = line.split() or [""]
             keyword, equals, value = keyword.partition("=")
@@ -65,9 +66,9 @@ class Capabilities:
                     continue
                 parameters = [value, *parameters] if value else parameters
             if _KEYWORD.fullmatch(keyword):
-                known = extensions.get(keyword.upper(), ())
-                extensions[keyword.upper()] = known + tuple(p for p in parameters if p not in known)
-        return cls(reply.lines[0].partition(" ")[0], MappingProxyType(extensions))
+                extensions.setdefault(keyword.upper(), {}).update(dict.fromkeys(parameters))
+        offered = {keyword: tuple(parameters) for keyword, parameters in extensions.items()}
+        return cls(reply.lines[0].partition(" ")[0], MappingProxyType(offered))
 
 
 NO_CAPABILITIES: Final = Capabilities()

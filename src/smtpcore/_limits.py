@@ -80,7 +80,7 @@ class Limits:
     commands_in_flight: int = 1024
     #: Octets read from a body source at a time.
     body_chunk: int = 65_536
-    #: Lines kept of the dialogue; 0 keeps none.
+    #: Commands and replies kept of the dialogue; 0 keeps none.
     transcript_lines: int = 40
     deadlines: Deadlines = field(default_factory=Deadlines)
 

@@ -55,7 +55,6 @@ class Transaction:
         "body_offset",
         "mail",
         "refused",
-        "unanswered",
     )
 
     def __init__(self, mail: Mail, rcpt_commands: Sequence[Command]) -> None:
@@ -74,8 +73,6 @@ class Transaction:
         self._accepted: list[int] = []
         self._put_off: list[tuple[int, Reply]] = []
         self.body_offset = 0
-        #: Commands of this transaction that wait for their replies.
-        self.unanswered = 0
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
 
@@ -96,7 +93,6 @@ class Transaction:
         """Note that the next command is said; returns the index of the recipient it speaks of, or -1."""
         index = self._to_say[self._said] if 0 <= self._said < len(self._to_say) else -1
         self._said += 1
-        self.unanswered += 1
         self._stage = max(self._stage, Stage.STARTED)
         return index
 
@@ -110,7 +106,6 @@ class Transaction:
         return bool(self._accepted)
 
     def begin_body(self) -> None:
-        self.unanswered += 1
         self._stage = max(self._stage, Stage.BODY_BEGUN)
 
     def end_body(self) -> None:

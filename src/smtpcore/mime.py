@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import io
-from email.errors import InvalidHeaderDefect
+from email.errors import HeaderParseError, InvalidHeaderDefect
 from email.generator import BytesGenerator
 from email.header import Header
 from email.message import Message
-from email.policy import EmailPolicy, default
+from email.policy import EmailPolicy, Policy, default
 from typing import Any
 
 from smtpcore._errors import LocalProtocolError
@@ -50,7 +50,7 @@ def recipients_of(message: Message[Any, Any]) -> tuple[str, ...]:
 
 
 def _prefix(message: Message[Any, Any]) -> str:
-    blocks = len(message.get_all("Resent-Date", []))
+    blocks = sum(name.lower() == "resent-date" for name in message)
     if blocks > 1:
         raise LocalProtocolError("the message was resent more than once; give sender and recipients", blocks)
     return "Resent-" if any(name.lower().startswith("resent-") for name in message) else ""
@@ -58,7 +58,9 @@ def _prefix(message: Message[Any, Any]) -> str:
 
 def _addresses(message: Message[Any, Any], name: str) -> list[str]:
     found: list[str] = []
-    for value in message.get_all(name, []):
+    for field, value in message.raw_items():
+        if field.lower() != name.lower():
+            continue
         header = _parsed(name, value)
         unreadable = [d for d in header.defects if isinstance(d, InvalidHeaderDefect) and "encoded" not in str(d)]
         if unreadable:
@@ -81,7 +83,11 @@ def _parsed(name: str, value: Any) -> Any:
     if isinstance(value, Header) and "unknown-8bit" not in value.encode():
         # As it will stand in the message: an encoded name is a name, whatever commas and addresses are in it.
         text = value.encode()
-    return default.header_factory(name, "".join(text.splitlines()))
+    try:
+        return default.header_factory(name, "".join(text.splitlines()))
+    except (HeaderParseError, IndexError, ValueError) as error:
+        # The parser stumbles over some texts, such as a mailbox that ends with "@".
+        raise LocalProtocolError(f"{name} cannot be read: {error}", text) from None
 
 
 def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
@@ -98,10 +104,12 @@ def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
 def flatten(message: Message[Any, Any]) -> bytes:
     """The octets of a message, with CRLF line ends and without blind copies; folded as it was, signatures intact."""
     octets = io.BytesIO()
-    changes: dict[str, Any] = {"linesep": "\r\n"}
+    policy: Policy[Any]
     if isinstance(message.policy, EmailPolicy):
         # Lines that came folded stay as they are; fields beyond ASCII would need SMTPUTF8 (RFC 6531 §3.4).
-        changes |= {"refold_source": "none", "utf8": False}
-    policy = message.policy.clone(**changes)
+        policy = message.policy.clone(linesep="\r\n", refold_source="none", utf8=False)
+    else:
+        # The old policy cannot tell what came folded; it leaves alone what is no longer than this (RFC 5322 §2.1.1).
+        policy = message.policy.clone(linesep="\r\n", max_line_length=998)
     BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(without_blind_copies(message))
     return octets.getvalue()

@@ -48,7 +48,10 @@ class Plain:
             raise LocalProtocolError("PLAIN needs a user (RFC 4616 §2)")
         if not password:
             raise LocalProtocolError("PLAIN needs a password (RFC 4616 §2)")
-        self._message = "\0".join((authorization, user, password)).encode()
+        try:
+            self._message = "\0".join((authorization, user, password)).encode()
+        except UnicodeEncodeError:
+            raise LocalProtocolError("PLAIN takes what UTF-8 can hold, and no lone surrogates (RFC 4616 §2)") from None
 
     def start(self) -> bytes | None:
         return self._message

@@ -163,8 +163,25 @@ def test_reply_lines(line: bytes, parsed: tuple[int, bool, str]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"2", b"25", b"250ok", b"+22 x", b"2_5 ok", b" 250 ok", b"000220 hi", b"199 x", b"600 x", b"25a x"]
-    + [b"250 a\rb", b"250 a\0b", b"250 a\nb", "２５０ ok".encode(), b"\xb2\xb5\xb0 ok", b"-12 ok"],
+    [
+        b"",
+        b"2",
+        b"25",
+        b"250ok",
+        b"+22 x",
+        b"2_5 ok",
+        b" 250 ok",
+        b"000220 hi",
+        b"199 x",
+        b"600 x",
+        b"25a x",
+        b"250 a\rb",
+        b"250 a\x00b",
+        b"250 a\nb",
+        "２５０ ok".encode(),
+        b"\xb2\xb5\xb0 ok",
+        b"-12 ok",
+    ],
 )
 def test_illegal_reply_lines(line: bytes) -> None:
     with pytest.raises(RemoteProtocolError):

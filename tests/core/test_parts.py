@@ -5,6 +5,7 @@ What lives here: parts that need no dialogue. What does not: the law (``test_law
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -166,7 +167,7 @@ def test_lines_are_the_same_in_any_division(octets: bytes, cuts: list[int]) -> N
         return found, False
 
     borders = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
-    pieces = [octets[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [octets[start:end] for start, end in itertools.pairwise(borders)]
     assert lines(pieces) == lines([octets])
 
 

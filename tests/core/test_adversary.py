@@ -1,0 +1,312 @@
+"""An adversary that says and does anything at any time, against a client with several mails.
+
+What lives here: one state machine, whose rules are what a peer, a network and an application can do, and what must be
+true whatever they do. What does not: what the client says in particular.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict, deque
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from smtpcore import (
+    BeginTls,
+    BodyFacts,
+    Client,
+    Disconnect,
+    Envelope,
+    Event,
+    Idle,
+    Limits,
+    LocalProtocolError,
+    Mail,
+    MailRefused,
+    MailSent,
+    NeedBody,
+    NeedMail,
+    Pipelining,
+    Report,
+    SendBody,
+    SendLine,
+    Stage,
+    Timeout,
+    TlsInfo,
+    TlsPolicy,
+    Verb,
+    Verdict,
+)
+from smtpcore.sasl import Plain
+
+INFO = TlsInfo("TLSv1.3", "X", True)
+LIMITS = Limits(commands_in_flight=3, reply_line=100, reply_lines=4, auth_steps=2)
+RECIPIENTS = [f"r{n}@b.example" for n in range(4)]
+REPLY = re.compile(rb"([2-5][0-9][0-9])(?: .*)?")
+#: No rule lets a client turn its wheel longer than this.
+PATIENCE = 500
+
+GOOD = {
+    Verb.CONNECT: "220",
+    Verb.STARTTLS: "220",
+    Verb.AUTH: "235",
+    Verb.AUTH_ANSWER: "235",
+    Verb.DATA: "354",
+    Verb.QUIT: "221",
+}
+EHLO = "250-mx\r\n250-PIPELINING\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 SIZE 100"
+
+envelopes = st.builds(
+    lambda count, size, repeatable: Envelope(
+        "alice@a.example", RECIPIENTS[:count], body=BodyFacts(size=size, repeatable=repeatable)
+    ),
+    st.integers(1, 4),
+    st.sampled_from([None, None, 50, 500]),
+    st.booleans(),
+)
+
+
+class Adversary(RuleBasedStateMachine):
+    """The world around one client."""
+
+    @initialize(
+        policy=st.sampled_from(list(TlsPolicy)),
+        credentials=st.booleans(),
+        pipelining=st.sampled_from([Pipelining.WITHIN, Pipelining.WITHIN, Pipelining.NONE]),
+        mails=st.lists(envelopes, max_size=4),
+    )
+    def begin(self, policy, credentials, pipelining, mails):
+        wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
+        self.client = Client("client.example", tls=policy, credentials=wanted, pipelining=pipelining, limits=LIMITS)
+        self.todo = deque(mails)
+        self.asked: list[Mail] = []
+        self.reports: list[Report] = []
+        self.broken = self.closed = False
+        self.end: Disconnect | None = None
+        #: What the peer made of it, by an account of its own.
+        self.unread = b""
+        self.body_of: Mail | None = None
+        self.dot_of: Mail | None = None
+        self.verdicts: dict[Mail, list[int]] = defaultdict(list)
+        self.dots: set[Mail] = set()
+        self.event: Event = Disconnect  # type: ignore[assignment]
+        self.turn()
+
+    # --- the driver, and what must be true of each event ---
+
+    def turn(self) -> None:
+        """Turn the client's wheel until it wants something that the adversary decides."""
+        for _ in range(PATIENCE):
+            event = self.event = self.client.next_event()
+            assert self.end is None or event is self.end
+            if isinstance(event, (SendLine, SendBody)):
+                assert not self.broken, "an order to write where the way out is broken"
+                if isinstance(event, SendLine):
+                    assert event.data.endswith(b"\r\n")
+                    self.hear_line(event.data)
+            elif isinstance(event, (MailSent, MailRefused)):
+                self.check_report(event)
+            elif isinstance(event, NeedMail):
+                if self.todo:
+                    self.asked.append(self.client.send(self.todo.popleft()))
+                else:
+                    self.client.no_mail()
+            else:
+                if isinstance(event, Disconnect):
+                    self.end = event
+                if isinstance(event, (NeedBody, BeginTls)):
+                    assert not self.broken
+                if isinstance(event, NeedBody):
+                    self.body_of = event.mail
+                return
+        raise AssertionError("the client never came to rest")
+
+    def hear_line(self, line: bytes) -> None:
+        account = self.client.snapshot()
+        if line.endswith(b".\r\n") and account.connection.in_flight == (Verb.END_OF_DATA,):
+            assert account.current is not None
+            self.dot_of = account.current
+            self.dots.add(account.current)
+
+    def check_report(self, report: Report) -> None:
+        assert report.mail in self.asked
+        assert all(report.mail is not other.mail for other in self.reports)
+        self.reports.append(report)
+        assert tuple(o.recipient for o in report.outcomes) == report.mail.envelope.recipients
+        delivered = [o for o in report.outcomes if o.verdict is Verdict.DELIVERED]
+        assert isinstance(report, MailSent) is bool(delivered)
+        accepted = any(200 <= code <= 299 for code in self.verdicts[report.mail])
+        for outcome in report.outcomes:
+            assert outcome.reply is not None or outcome.error is not None
+            if outcome.verdict is Verdict.DELIVERED:
+                assert accepted, "delivered, though the peer never said so"
+            if outcome.verdict is Verdict.NEVER:
+                assert outcome.reply is None or outcome.reply.permanent
+            if outcome.in_doubt:
+                assert outcome.verdict is Verdict.LATER
+                assert self.dot_of is report.mail, "in doubt, though the end did not leave or was answered"
+        if report.stage is Stage.NOT_STARTED:
+            assert not delivered
+            assert not any(o.in_doubt for o in report.outcomes)
+
+    def hear(self, octets: bytes) -> None:
+        """Let the client hear ``octets``, and keep the peer's own account of verdicts."""
+        self.unread += octets
+        while b"\r\n" in self.unread:
+            line, self.unread = self.unread.split(b"\r\n", 1)
+            found = REPLY.fullmatch(line)
+            if found and self.dot_of is not None:
+                self.verdicts[self.dot_of].append(int(found[1]))
+                self.dot_of = None if int(found[1]) // 100 in {2, 4, 5} else self.dot_of
+        self.client.receive_data(octets)
+        self.turn()
+
+    def over(self) -> bool:
+        return self.end is not None
+
+    # --- what the peer can say ---
+
+    @precondition(lambda self: not self.over() and not self.closed)
+    @rule(times=st.integers(1, 6))
+    def answer_well(self, times):
+        for _ in range(times):
+            in_flight = self.client.snapshot().connection.in_flight
+            if not in_flight or self.over() or isinstance(self.event, NeedBody):
+                return
+            self.hear((EHLO if in_flight[0] is Verb.EHLO else f"{GOOD.get(in_flight[0], '250')} ok").encode() + b"\r\n")
+
+    @precondition(lambda self: not self.over() and not self.closed)
+    @rule(code=st.sampled_from([250, 450, 451, 452, 550, 552, 530, 334, 354, 235, 220]), lines=st.integers(1, 2))
+    def say(self, code, lines):
+        self.hear(b"%d-more\r\n" % code * (lines - 1) + b"%d text\r\n" % code)
+
+    @precondition(lambda self: not self.over() and not self.closed)
+    @rule(codes=st.lists(st.sampled_from([250, 450, 452, 550, 354]), min_size=2, max_size=5))
+    def say_many(self, codes):
+        self.hear(b"".join(b"%d text\r\n" % code for code in codes))
+
+    @precondition(lambda self: not self.over() and not self.closed)
+    @rule(
+        octets=st.sampled_from(
+            [b"2", b"250", b"-more\r\n", b" ok\r\n", b"421 bye\r\n", b"42", b"\r\n", b"\n", b"garbage\r\n", b"x" * 200]
+        )
+    )
+    def mutter(self, octets):
+        self.hear(octets)
+
+    @precondition(lambda self: not self.over() and not self.closed)
+    @rule()
+    def close(self):
+        self.closed = True
+        self.client.receive_eof()
+        self.turn()
+
+    # --- what the network can do ---
+
+    @precondition(lambda self: not self.over() and isinstance(self.event, (Timeout, NeedBody)))
+    @rule()
+    def be_silent(self):
+        self.client.receive_timeout()
+        self.turn()
+        assert self.over()
+
+    @precondition(lambda self: not self.over())
+    @rule()
+    def break_the_way_out(self):
+        again = self.broken
+        self.broken = True
+        self.client.send_failed("broken pipe")
+        self.turn()
+        assert self.over() or not again
+
+    @precondition(lambda self: isinstance(self.event, BeginTls) and not self.over())
+    @rule(works=st.booleans())
+    def shake_hands(self, works):
+        if works:
+            self.client.tls_started(INFO)
+        else:
+            self.client.tls_failed("no common cipher")
+        self.turn()
+        assert works or self.over()
+
+    # --- what the application can do ---
+
+    @precondition(lambda self: isinstance(self.event, NeedBody) and not self.over())
+    @rule(
+        chunks=st.lists(st.sampled_from([b"hello\n", b".", b"\r"]), max_size=2),
+        ends=st.booleans(),
+        breaks=st.booleans(),
+    )
+    def feed(self, chunks, ends, breaks):
+        for chunk in chunks:
+            self.client.send_body(chunk)
+            self.turn()
+            if not isinstance(self.event, NeedBody):
+                return
+        if ends:
+            self.client.send_body(b"")
+            if breaks:
+                # The write fails before the end of data was even handed out.
+                self.broken = True
+                self.client.send_failed("broken pipe")
+            self.turn()
+        elif breaks and not chunks:
+            self.client.body_failed("disk on fire")
+            self.turn()
+            assert self.over()
+
+    @rule(envelope=envelopes)
+    def want_more(self, envelope):
+        try:
+            self.asked.append(self.client.send(envelope))
+        except LocalProtocolError:
+            return
+        assert not self.over()
+        self.turn()
+
+    @rule()
+    def quit(self):
+        self.client.quit()
+        self.turn()
+
+    @rule(really=st.integers(0, 5))
+    def abort(self, really):
+        if really == 0:
+            self.client.abort()
+            self.turn()
+            assert self.over()
+
+    # --- what is always true ---
+
+    @invariant()
+    def the_account_is_right(self):
+        if not hasattr(self, "client"):
+            return
+        account = self.client.snapshot().connection
+        assert account.replied + len(account.in_flight) == account.said
+        assert len(account.in_flight) <= LIMITS.commands_in_flight + 1
+        if self.over():
+            assert len(self.reports) == len(self.asked)
+            assert self.client.next_event() is self.end
+        else:
+            assert account.unread_octets < LIMITS.reply_line
+            assert isinstance(self.event, (Timeout, NeedBody, BeginTls, Idle))
+            if isinstance(self.event, Idle):
+                assert len(self.reports) == len(self.asked)
+
+    def teardown(self):
+        if not hasattr(self, "client"):
+            return
+        if not self.over():
+            self.client.abort()
+            self.turn()
+        assert self.over()
+        assert len(self.reports) == len(self.asked)
+
+
+TestAdversary = Adversary.TestCase
+TestAdversary.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,1428 @@
+"""The scenarios that every wire driver must play alike, as one table, and the stage on which they are played.
+
+What lives here: for each scenario what the peer does, what the caller does, and the story that must come of it. What
+does not: the peers' machinery (:mod:`peers`), and whatever is peculiar to one driver.
+
+A story is a list of lines that the caller's side writes down while it plays: reports, errors with their words, how
+the session ended. All drivers must write the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import io
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from smtpcore import (
+    Deadlines,
+    DeliveryFailed,
+    Envelope,
+    Limits,
+    LineEnds,
+    LocalProtocolError,
+    MailSent,
+    Report,
+    SmtpError,
+    TlsPolicy,
+)
+from smtpcore.sasl import Plain
+
+from .peers import EXTENSIONS, Line, Peer, Script, server_context, trusting_context
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One wire driver, and how a coroutine that plays a scenario is run with it."""
+
+    name: str
+
+    @property
+    def module(self) -> Any:
+        return importlib.import_module(f"smtpcore.drivers.{self.name}")
+
+    def run(self, play: Coroutine[Any, Any, Any]) -> Any:
+        if self.name == "asyncio":
+            return asyncio.run(play)
+        if self.name == "trio":
+            return trio.run(_awaited, play)
+        try:
+            play.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("the blocking driver awaited something")
+
+
+async def _awaited(play: Awaitable[Any]) -> Any:
+    return await play
+
+
+DRIVERS = [Driver("blocking"), Driver("asyncio"), Driver("trio")]
+
+
+async def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of a driver, and await what it gives if the driver is an async one."""
+    result = function(*args, **options)
+    return await result if inspect.isawaitable(result) else result
+
+
+class Stage:
+    """What a caller has to play with: a driver, the peer, the options, and the story to write."""
+
+    def __init__(self, driver: Driver, peer: Peer, options: dict[str, Any], host: str) -> None:
+        self.driver = driver
+        self.peer = peer
+        self.options = options
+        self.host = host
+        self.story: list[str] = []
+        self._sessions: list[Any] = []
+
+    def note(self, line: str) -> None:
+        self.story.append(line.replace(str(self.peer.port), "PORT"))
+
+    async def open(self) -> Any:
+        session = await call(self.driver.module.connect, self.host, self.peer.port, **self.options)
+        self._sessions.append(session)
+        self.note("open")
+        return session
+
+    def close(self) -> None:
+        """Close what an error left open; a session that did not open must have closed by itself."""
+        for session in self._sessions:
+            session.close()
+
+    async def deliver(self, session: Any, message: Any = b"Hello.\r\n", *recipients: str, **facts: Any) -> Report:
+        envelope = Envelope("a@here.example", recipients or ("b@there.example",), **facts)
+        report: Report = await call(session.deliver, envelope, message)
+        self.tell(report)
+        return report
+
+    def tell(self, report: Report) -> None:
+        kind = "sent" if isinstance(report, MailSent) else "refused"
+        self.note(f"{kind} {report.stage.name}")
+        for outcome in report.outcomes:
+            self.note(f"  {outcome}")
+
+    async def quit(self, session: Any) -> None:
+        await call(session.quit)
+        self.tell_end(session)
+
+    def tell_end(self, session: Any) -> None:
+        end = session.end
+        error = "" if end.error is None else f" {type(end.error).__name__}: {end.error}"
+        self.note(f"end {end.reason.value}{' clean' if end.clean else ''}{error}")
+
+
+Act = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+async def one_mail(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session)
+    await stage.quit(session)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``scripts`` is what the peer does, one for each connection that it must be made."""
+
+    name: str
+    scripts: tuple[Script, ...]
+    story: tuple[str, ...]
+    act: Act = one_mail
+    options: dict[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    small_buffers: bool = False
+    #: Looks at what the peer heard.
+    check: Callable[[Peer], object] = lambda _: None
+    drivers: tuple[str, ...] = ("blocking", "asyncio", "trio")
+
+    def play(self, driver: Driver) -> list[str]:
+        """Play it, and return the story; only errors that are of smtpcore may come out of a driver."""
+        with Peer(*self.scripts, small_buffers=self.small_buffers) as peer:
+            stage = Stage(driver, peer, self.options, self.host)
+            driver.run(self._play(stage))
+        assert len(peer.lines) == len(self.scripts)
+        self.check(peer)
+        return stage.story
+
+    async def _play(self, stage: Stage) -> None:
+        try:
+            await self.act(stage)
+        except SmtpError as error:
+            stage.note(f"{type(error).__name__}: {error}")
+        finally:
+            stage.close()
+
+
+TABLE: list[Scenario] = []
+
+
+def scenario(name: str, *scripts: Script, story: str = "", **rest: Any) -> None:
+    """Add a row; ``story`` is its lines as one text."""
+    lines = tuple(line for line in inspect.cleandoc(story).splitlines() if line)
+    TABLE.append(Scenario(name, scripts, lines, **rest))
+
+
+def within(**seconds: float) -> dict[str, Any]:
+    """Options with some deadlines set and all others far away."""
+    return {"limits": Limits(deadlines=Deadlines(**seconds))}
+
+
+SOON = 0.1
+
+SENT = """
+    open
+    sent BODY_ENDED
+      b@there.example delivered: 250 accepted 1
+    end quit clean
+"""
+
+# --- what goes well ------------------------------------------------------------------------------------------------
+
+
+def bodies(*expected: bytes) -> Callable[[Peer], None]:
+    def check(peer: Peer) -> None:
+        assert [body for line in peer.lines for body in line.bodies] == list(expected)
+
+    return check
+
+
+scenario("a good mail", lambda line: line.serve(), story=SENT, check=bodies(b"Hello.\r\n.\r\n"))
+scenario("a good mail without PIPELINING", lambda line: line.serve(extensions=()), story=SENT)
+scenario(
+    "a peer that speaks HELO only",
+    lambda line: line.serve(replies={"EHLO": "502 what?", "HELO": "250 peer.example"}),
+    story=SENT,
+)
+scenario(
+    "a peer that writes octet by octet",
+    lambda line: [setattr(line, "say", lambda *lines: octet_by_octet(line, lines)), line.serve()],
+    story=SENT,
+)
+
+
+def octet_by_octet(line: Line, lines: tuple[str, ...]) -> None:
+    for octet in "".join(f"{text}\r\n" for text in lines).encode():
+        line.raw(bytes([octet]))
+
+
+async def many_mails(stage: Stage) -> None:
+    session = await stage.open()
+    for number in range(5):
+        await stage.deliver(session, b".mail %d" % number)
+    await stage.quit(session)
+
+
+scenario(
+    "many mails in one session",
+    lambda line: line.serve(),
+    act=many_mails,
+    story="open\n"
+    + "".join(f"sent BODY_ENDED\n  b@there.example delivered: 250 accepted {n}\n" for n in range(1, 6))
+    + "end quit clean",
+    check=bodies(*(b"..mail %d\r\n.\r\n" % n for n in range(5))),
+)
+
+
+async def one_mail_by_send(stage: Stage) -> None:
+    send = stage.driver.module.send
+    address = {"host": stage.host, "port": stage.peer.port}
+    envelope = {"sender": "a@here.example", "recipients": ["b@there.example", "c@there.example"]}
+    try:
+        stage.tell(await call(send, b"Hello.", **address, **envelope, **stage.options))
+    except DeliveryFailed as failed:
+        stage.tell(failed.report)
+        raise
+
+
+REFUSES_C = {"RCPT TO:<c@": "550-5.1.1 no c\n550 5.1.1 here"}
+
+scenario(
+    "one call, one of two recipients refused",
+    lambda line: line.serve(replies=REFUSES_C),
+    act=one_mail_by_send,
+    story="""
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+          c@there.example never: 550 5.1.1 no c / 5.1.1 here
+    """,
+    check=lambda peer: peer.lines[0].commands[-1] == b"QUIT" or 1 / 0,
+)
+scenario(
+    "all recipients refused",
+    lambda line: line.serve(replies={"RCPT": "451 4.7.1 greylisted", **REFUSES_C, "DATA": "503 no recipients"}),
+    act=one_mail_by_send,
+    story="""
+        refused STARTED
+          b@there.example later: 451 4.7.1 greylisted
+          c@there.example never: 550 5.1.1 no c / 5.1.1 here
+        DeliveryFailed: b@there.example later: 451 4.7.1 greylisted; c@there.example never: 550 5.1.1 no c / 5.1.1 here
+    """,
+)
+
+
+async def refused_then_good(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session, b"one", "c@there.example")
+    await stage.deliver(session, b"two", "b@there.example")
+    await stage.quit(session)
+
+
+scenario(
+    "a refused mail leaves nothing behind for the next",
+    lambda line: line.serve(replies=REFUSES_C, extensions=()),
+    act=refused_then_good,
+    story="""
+        open
+        refused STARTED
+          c@there.example never: 550 5.1.1 no c / 5.1.1 here
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        end quit clean
+    """,
+    check=lambda peer: b"RSET" in peer.lines[0].commands or 1 / 0,
+)
+scenario(
+    "a verdict against the message",
+    lambda line: line.serve(replies={"DOT": "554 5.7.1 spam"}),
+    story="""
+        open
+        refused BODY_ENDED
+          b@there.example never: 554 5.7.1 spam
+        end quit clean
+    """,
+)
+scenario(
+    "a peer that is rude to QUIT",
+    lambda line: [line.serve("QUIT"), line.close()],
+    story=SENT,
+)
+scenario(
+    "a peer that is silent at QUIT",
+    lambda line: [line.serve("QUIT"), line.until_closed()],
+    options=within(quit=SOON),
+    story=SENT.replace("end quit clean", "end quit"),
+)
+
+# --- the opening ---------------------------------------------------------------------------------------------------
+
+scenario(
+    "a greeting that refuses",
+    lambda line: [line.say("554-no service", "554 for you"), line.expect("QUIT"), line.say("221 bye")],
+    story="ServiceRefused: the peer refuses service: 554 no service / for you",
+)
+scenario(
+    "a greeting that refuses and closes",
+    lambda line: [line.say("554 no service"), line.close()],
+    story="ServiceRefused: the peer refuses service: 554 no service",
+)
+scenario(
+    "a greeting that puts off",
+    lambda line: line.say("421 busy"),
+    story="ServiceRefused: the peer refuses service: 421 busy",
+)
+scenario(
+    "a greeting that is garbage",
+    lambda line: line.raw(b"SSH-2.0-OpenSSH\r\n"),
+    story="RemoteProtocolError: not a reply line: b'SSH-2.0-OpenSSH'",
+)
+scenario(
+    "a greeting of zeros",
+    lambda line: line.raw(bytes(100) + b"\r\n"),
+    story=f"RemoteProtocolError: not a reply line: {bytes(80)!r}",
+)
+scenario(
+    "a greeting with two codes",
+    lambda line: line.say("554-go away", "220 hello"),
+    story="RemoteProtocolError: a reply with two codes: 554 and 220",
+)
+scenario(
+    "a greeting that never ends",
+    lambda line: flood(line, b"220-hello\r\n"),
+    story="RemoteProtocolError: a reply of more than 512 lines",
+)
+scenario(
+    "a line that never ends",
+    lambda line: flood(line, b"220 hello"),
+    story="RemoteProtocolError: a reply line of more than 4096 octets",
+)
+scenario(
+    "a greeting that knows too much",
+    lambda line: line.say("220 hello", "250 there"),
+    story="RemoteProtocolError: octets that nobody asked for: b'250 there\\r\\n'",
+)
+
+
+def flood(line: Line, octets: bytes) -> None:
+    while True:
+        line.raw(octets * 1000)
+
+
+# --- every stage, and what a peer can do there ---------------------------------------------------------------------
+
+STAGES = {
+    # stage: (which deadline runs there, how messages call it)
+    "CONNECT": ("greeting", "connect"),
+    "EHLO": ("ehlo", "EHLO"),
+    "MAIL": ("mail", "MAIL"),
+    "RCPT": ("rcpt", "RCPT"),
+    "DATA": ("data_initiation", "DATA"),
+    "DOT": ("data_termination", "end of data"),
+}
+
+
+def up_to(line: Line, stage: str) -> None:
+    """Serve up to a stage, one command at a time."""
+    if stage != "CONNECT":
+        line.serve(stage, extensions=())
+
+
+def told(stage: str, error: str, reason: str) -> str:
+    """The story of a session that fails with ``error`` at ``stage``."""
+    if stage in {"CONNECT", "EHLO"}:
+        return error
+    reached = "BODY_ENDED" if stage == "DOT" else "STARTED"
+    doubt = " (in doubt)" if stage == "DOT" and "421" not in error else ""
+    said = error.partition(": ")[2] if "421" not in error else "421 4.3.2 going down"
+    return f"open\nrefused {reached}\n  b@there.example later{doubt}: {said}\nend {reason} {error}"
+
+
+async def opened_late(stage: Stage) -> None:
+    """Connect, and begin the session only when the peer has done its part."""
+    sock = socket.create_connection((stage.host, stage.peer.port))
+    sock.sendall(b"\n")
+    assert stage.peer.done.wait(10)
+    await call(stage.driver.module.open_session, sock, **stage.options)
+
+
+def early(line: Line, then: Callable[[Line], object]) -> None:
+    """Do something once the connection is there for both sides, and before a session begins on it."""
+    line.octets(1)
+    then(line)
+    line.done.set()
+
+
+for _stage, (_row, _called) in STAGES.items():
+    scenario(
+        f"silence at {_stage}",
+        lambda line, stage=_stage: [up_to(line, stage), line.until_closed()],
+        options=within(**{_row: SOON}),
+        story=told(_stage, f"PeerTimeout: the peer was silent beyond the deadline for {_called}", "timeout"),
+    )
+    scenario(
+        f"a drip at {_stage}",
+        # Each octet comes well within the deadline, and yet all of them together are too late.
+        lambda line, stage=_stage: [up_to(line, stage), line.drip(b"250-" + b"x" * 2000, SOON / 5)],
+        options=within(**{_row: SOON}),
+        story=told(_stage, f"PeerTimeout: the peer was silent beyond the deadline for {_called}", "timeout"),
+    )
+    scenario(
+        f"the peer closes at {_stage}",
+        lambda line, stage=_stage: [up_to(line, stage), line.close()],
+        story=told(_stage, "ConnectionLost: the peer closed the connection", "lost"),
+    )
+    scenario(
+        f"the peer half-closes at {_stage}",
+        lambda line, stage=_stage: [up_to(line, stage), line.finish_writing(), line.until_closed()],
+        story=told(_stage, "ConnectionLost: the peer closed the connection", "lost"),
+    )
+    _begin = {"act": opened_late} if _stage == "CONNECT" else {}
+    scenario(
+        f"the peer resets at {_stage}",
+        lambda line, stage=_stage: (
+            early(line, Line.reset) if stage == "CONNECT" else [up_to(line, stage), line.reset()]
+        ),
+        **_begin,
+        options=within(last_words=SOON),
+        story=told(_stage, "ConnectionLost: [Errno 104] Connection reset by peer", "lost"),
+    )
+    scenario(
+        f"421 at {_stage}",
+        lambda line, stage=_stage: [up_to(line, stage), line.say("421 4.3.2 going down"), line.close()],
+        story=told(_stage, "ServiceRefused: the peer refuses service: 421 4.3.2 going down", "refused"),
+    )
+    scenario(
+        f"421 and a reset at {_stage}",
+        lambda line, stage=_stage: [
+            line.octets(1) if stage == "CONNECT" else up_to(line, stage),
+            line.say("421 4.3.2 going down"),
+            line.reset(),
+            line.done.set(),
+        ],
+        **_begin,
+        story=told(_stage, "ServiceRefused: the peer refuses service: 421 4.3.2 going down", "refused"),
+    )
+    scenario(
+        f"garbage at {_stage}",
+        lambda line, stage=_stage: [up_to(line, stage), line.say("2xx what?")],
+        story=told(_stage, "RemoteProtocolError: not a reply line: b'2xx what?'", "protocol"),
+    )
+
+# --- while the body flows ------------------------------------------------------------------------------------------
+
+LARGE = b"0123456789abcdef" * 64 * 1024 * 8 + b"\r\n"  # 8 MiB, more than any buffer between the two
+
+
+async def one_large_mail(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session, LARGE)
+    await stage.quit(session)
+
+
+async def one_large_mail_in_pieces(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session, [LARGE[start : start + 50_000] for start in range(0, len(LARGE), 50_000)])
+    await stage.quit(session)
+
+
+REFUSED_EARLY = """
+    open
+    refused BODY_BEGUN
+      b@there.example never: 552 5.3.4 too big
+    end body ServiceRefused: the peer refused the message before its end: 552 5.3.4 too big
+"""
+BROKEN_OFF = """
+    open
+    refused BODY_BEGUN
+      b@there.example later: {}
+    end {}: {}
+"""
+
+for _act in (one_large_mail, one_large_mail_in_pieces):
+    _how = "in pieces" if _act is one_large_mail_in_pieces else "in memory"
+    scenario(
+        f"552 in a body {_how}, then the peer reads no more",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.say("552 5.3.4 too big"), line.stall()],
+        act=_act,
+        story=REFUSED_EARLY,
+    )
+    scenario(
+        f"552 in a body {_how}, then a reset",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.say("552 5.3.4 too big"), line.reset()],
+        act=_act,
+        story=REFUSED_EARLY,
+    )
+    scenario(
+        f"552 of two megabytes in a body {_how}, read by nobody but us",
+        # Both sides write, and neither can go on unless ours reads.
+        lambda line: [
+            line.serve("BODY"),
+            *(line.raw(b"552-" + b"5.3.4 " + b"x" * 3990 + b"\r\n") for _ in range(500)),
+            line.say("552 5.3.4 too big"),
+            line.stall(),
+        ],
+        act=_act,
+        story=REFUSED_EARLY.replace(
+            "552 5.3.4 too big", "552 " + ("5.3.4 " + "x" * 3990 + " / ") * 500 + "5.3.4 too big"
+        ),
+    )
+    scenario(
+        f"421 in a body {_how}",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.say("421 4.3.2 going down"), line.close()],
+        act=_act,
+        story=BROKEN_OFF.format(
+            "421 4.3.2 going down",
+            "refused ServiceRefused",
+            "the peer refuses service: 421 4.3.2 going down",
+        ),
+    )
+    scenario(
+        f"250 in a body {_how}",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.say("250 thanks"), line.stall()],
+        act=_act,
+        story=BROKEN_OFF.format(
+            "250 is no answer to end of data: 250 thanks",
+            "protocol RemoteProtocolError",
+            "250 is no answer to end of data: 250 thanks",
+        ),
+    )
+    scenario(
+        f"a peer that reads no more of a body {_how}",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.stall()],
+        act=_act,
+        options=within(data_block=SOON),
+        story=BROKEN_OFF.format(
+            "the peer was silent beyond the deadline for end of data",
+            "timeout PeerTimeout",
+            "the peer was silent beyond the deadline for end of data",
+        ),
+    )
+    scenario(
+        f"a peer that reads no more of a body {_how}, and drips",
+        # What drips is a reply in the making; nobody may buy time with it, or make us hold the message in memory.
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.drip(b"552-" + b"x" * 2000, SOON / 5)],
+        act=_act,
+        options=within(data_block=SOON),
+        story=BROKEN_OFF.format(
+            "the peer was silent beyond the deadline for end of data",
+            "timeout PeerTimeout",
+            "the peer was silent beyond the deadline for end of data",
+        ),
+    )
+    scenario(
+        f"a peer that resets in a body {_how}",
+        lambda line: [line.serve("BODY"), line.octets(10_000), line.reset()],
+        act=_act,
+        options=within(last_words=SOON),
+        story=BROKEN_OFF.format(
+            "[Errno 104] Connection reset by peer",
+            "lost ConnectionLost",
+            "[Errno 104] Connection reset by peer",
+        ),
+    )
+    scenario(
+        f"a slow reader of a body {_how} is waited for",
+        # Every block is in time, all of them together are beyond the deadline of one.
+        lambda line: [
+            line.serve("BODY"),
+            line.read_slowly(b"\r\n.\r\n", 0.005),
+            line.say("250 accepted 1"),
+            line.serve(greet=False),
+        ],
+        act=_act,
+        options=within(data_block=0.3),
+        story=SENT,
+    )
+
+
+async def refused_while_reading(stage: Stage) -> None:
+    """The refusal is there before the octets that nobody will read."""
+
+    def pieces() -> Iterator[bytes]:
+        yield b"The beginning.\r\n"
+        assert stage.peer.done.wait(10)
+        for _ in range(20):
+            # Each piece is a turn of the loop, in which it may read ahead.
+            yield b"x\r\n"
+        yield LARGE
+
+    session = await stage.open()
+    await stage.deliver(session, pieces())
+    await stage.quit(session)
+
+
+scenario(
+    "552 while the next piece is being read",
+    lambda line: [line.serve("BODY"), line.octets(10), line.say("552 5.3.4 too big"), line.done.set(), line.stall()],
+    act=refused_while_reading,
+    small_buffers=True,
+    options=within(data_block=5.0),
+    story=REFUSED_EARLY,
+)
+
+
+async def small_buffers_large_group(stage: Stage) -> None:
+    sock = socket.create_connection((stage.host, stage.peer.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    session = await call(stage.driver.module.open_session, sock, **stage.options)
+    recipients = [f"{'r' * 200}{number}@there.example" for number in range(1500)]
+    report = await call(session.deliver, Envelope("a@here.example", tuple(recipients)), b"Hello.")
+    stage.note(f"{len([o for o in report.outcomes if o.code == 250])} accepted {report.stage.name}")
+    await stage.quit(session)
+
+
+scenario(
+    "a large group against small buffers",
+    # The peer answers each command with more octets than it had, and reads nothing while it writes.
+    lambda line: line.serve(replies={"RCPT": "\n".join(f"250{'- '[n == 5]}{'x' * 80}" for n in range(6))}),
+    act=small_buffers_large_group,
+    small_buffers=True,
+    story="""
+        1500 accepted BODY_ENDED
+        end quit clean
+    """,
+)
+
+# --- between mails -------------------------------------------------------------------------------------------------
+
+
+def parked(*then: Callable[[Line], object]) -> tuple[Script, Act]:
+    """A peer that does something after the first mail, and a caller that sends the second one only then."""
+
+    def script(line: Line) -> None:
+        line.serve("DOT")
+        line.say("250 accepted 1")
+        assert line.go.wait(10)
+        for step in then:
+            step(line)
+        line.done.set()
+
+    async def act(stage: Stage) -> None:
+        session = await stage.open()
+        await stage.deliver(session)
+        stage.peer.go.set()
+        assert await waited(stage.driver, stage.peer.done)
+        await stage.deliver(session, b"second")
+        await stage.quit(session)
+
+    return script, act
+
+
+async def waited(driver: Driver, event: threading.Event) -> bool:
+    """Wait for another thread as the driver's loop can."""
+    if driver.name == "asyncio":
+        return await asyncio.to_thread(event.wait, 10)
+    if driver.name == "trio":
+        return await trio.to_thread.run_sync(event.wait, 10)
+    return event.wait(10)
+
+
+FIRST_SENT = "open\nsent BODY_ENDED\n  b@there.example delivered: 250 accepted 1\n"
+
+for _name, _then, _said, _end in (
+    (
+        "421",
+        (lambda line: line.say("421 idle"),),
+        "421 idle",
+        "refused ServiceRefused: the peer refuses service: 421 idle",
+    ),
+    (
+        "421 and a close",
+        (lambda line: line.say("421 idle"), lambda line: line.close()),
+        "421 idle",
+        "refused ServiceRefused: the peer refuses service: 421 idle",
+    ),
+    (
+        "421 and a reset",
+        (lambda line: line.say("421 idle"), lambda line: line.reset()),
+        "421 idle",
+        "refused ServiceRefused: the peer refuses service: 421 idle",
+    ),
+    (
+        "a close",
+        (lambda line: line.close(),),
+        "the peer closed the connection",
+        "lost ConnectionLost: the peer closed the connection",
+    ),
+    (
+        "a reset",
+        (lambda line: line.reset(),),
+        "[Errno 104] Connection reset by peer",
+        "lost ConnectionLost: [Errno 104] Connection reset by peer",
+    ),
+    (
+        "a stray reply",
+        (lambda line: line.say("250 what else"),),
+        "octets that nobody asked for: b'250 what else\\r\\n'",
+        "protocol RemoteProtocolError: octets that nobody asked for: b'250 what else\\r\\n'",
+    ),
+):
+    _script, _act = parked(*_then)
+    scenario(
+        f"{_name} while parked",
+        _script,
+        act=_act,
+        story=FIRST_SENT + f"refused NOT_STARTED\n  b@there.example later: {_said}\nend {_end}",
+    )
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+OFFERS_TLS = (*EXTENSIONS, "STARTTLS")
+TLS_REQUIRED = {"tls": TlsPolicy.REQUIRED, "tls_context": trusting_context()}
+TLS_IMPLICIT = {"tls": TlsPolicy.IMPLICIT, "tls_context": trusting_context()}
+
+
+def starttls(line: Line, kind: str = "good", injected: bytes = b"", **serve: Any) -> None:
+    """Serve with STARTTLS."""
+    line.serve("STARTTLS", extensions=OFFERS_TLS)
+    line.raw(b"220 go on\r\n" + injected)
+    if line.tls(server_context(kind)):
+        line.serve(greet=False, **serve)
+
+
+def implicit(line: Line, kind: str = "good") -> None:
+    if line.tls(server_context(kind)):
+        line.serve()
+
+
+async def one_mail_with_tls(stage: Stage) -> None:
+    session = await stage.open()
+    assert session.tls is not None
+    stage.note(f"verified={session.tls.verified}")
+    await stage.deliver(session)
+    await stage.quit(session)
+
+
+for _tls_policy, _verified in ((TlsPolicy.REQUIRED, True), (TlsPolicy.OPPORTUNISTIC, False)):
+    scenario(
+        f"STARTTLS, {_tls_policy.value}",
+        starttls,
+        host="localhost",
+        act=one_mail_with_tls,
+        options=TLS_REQUIRED if _verified else {},
+        story=SENT.replace("open", f"open\n    verified={_verified}"),
+    )
+
+
+async def one_large_mail_with_tls(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session, LARGE)
+    await stage.deliver(session, [LARGE[start : start + 50_000] for start in range(0, len(LARGE), 50_000)])
+    await stage.quit(session)
+
+
+scenario(
+    "large bodies within TLS",
+    starttls,
+    host="localhost",
+    act=one_large_mail_with_tls,
+    options=TLS_REQUIRED,
+    story=SENT.replace("    end", "    sent BODY_ENDED\n      b@there.example delivered: 250 accepted 2\n    end"),
+    check=bodies(LARGE + b".\r\n", LARGE + b".\r\n"),
+)
+scenario(
+    "552 in a body within TLS, then the peer reads no more",
+    lambda line: [
+        starttls(line, until="BODY"),
+        line.octets(10_000),
+        line.say("552 5.3.4 too big"),
+        line.stall(),
+    ],
+    host="localhost",
+    act=one_large_mail,
+    options=TLS_REQUIRED,
+    story=REFUSED_EARLY,
+)
+for _act in (one_large_mail, one_large_mail_in_pieces):
+    scenario(
+        f"a peer that reads no more within TLS, {_act.__name__}",
+        lambda line: [starttls(line, until="BODY"), line.octets(10_000), line.stall()],
+        host="localhost",
+        act=_act,
+        options=TLS_REQUIRED | within(data_block=SOON),
+        story=BROKEN_OFF.format(
+            "the peer was silent beyond the deadline for end of data",
+            "timeout PeerTimeout",
+            "the peer was silent beyond the deadline for end of data",
+        ),
+    )
+    scenario(
+        f"a peer that resets within TLS, {_act.__name__}",
+        lambda line: [starttls(line, until="BODY"), line.octets(10_000), line.reset()],
+        host="localhost",
+        act=_act,
+        options=TLS_REQUIRED | within(last_words=SOON),
+        story=BROKEN_OFF.format(
+            "[Errno 104] Connection reset by peer",
+            "lost ConnectionLost",
+            "[Errno 104] Connection reset by peer",
+        ),
+    )
+
+for _kind, _why in (
+    ("unknown issuer", "unable to get local issuer certificate"),
+    ("wrong host", "Hostname mismatch, certificate is not valid for 'localhost'."),
+    ("expired", "certificate has expired"),
+):
+    _told = f"TlsFailed: the TLS handshake failed: the certificate was not accepted: {_why}"
+    scenario(
+        f"STARTTLS, required, {_kind}",
+        lambda line, kind=_kind: starttls(line, kind),
+        host="localhost",
+        options=TLS_REQUIRED,
+        story=_told,
+    )
+    scenario(
+        f"TLS before the greeting, {_kind}",
+        lambda line, kind=_kind: implicit(line, kind),
+        host="localhost",
+        options=TLS_IMPLICIT,
+        story=_told,
+    )
+    scenario(
+        f"STARTTLS, opportunistic, {_kind}: encrypted all the same",
+        lambda line, kind=_kind: starttls(line, kind),
+        host="localhost",
+        act=one_mail_with_tls,
+        story=SENT.replace("open", "open\n    verified=False"),
+    )
+
+scenario(
+    "STARTTLS refused, required",
+    lambda line: line.serve(extensions=OFFERS_TLS, replies={"STARTTLS": "454 not now"}),
+    options=TLS_REQUIRED,
+    story="TlsRequired: TLS is required, and the peer refused STARTTLS: 454 not now",
+    check=lambda peer: peer.lines[0].commands[-1] == b"QUIT" or 1 / 0,
+)
+scenario(
+    "STARTTLS refused, opportunistic",
+    lambda line: line.serve(extensions=OFFERS_TLS, replies={"STARTTLS": "454 not now"}),
+    story=SENT,
+)
+scenario(
+    "STARTTLS not offered, required",
+    lambda line: line.serve(),
+    options=TLS_REQUIRED,
+    story="TlsRequired: TLS is required, and the peer does not offer STARTTLS",
+)
+for _tls_options in ({}, TLS_REQUIRED):
+    scenario(
+        f"plaintext behind the 220 of STARTTLS, {'required' if _tls_options else 'opportunistic'}",
+        lambda line: starttls(line, injected=b"250-peer.example\r\n250 AUTH PLAIN\r\n"),
+        host="localhost",
+        options=_tls_options,
+        # There is no second attempt in clear: that is what an attacker would want.
+        story="RemoteProtocolError: octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)",
+    )
+
+
+def no_handshake(line: Line, then: Callable[[Line], object]) -> None:
+    line.serve("STARTTLS", extensions=OFFERS_TLS)
+    line.say("220 go on")
+    line.octets(1)
+    then(line)
+
+
+NOT_TLS = "the TLS handshake failed: the peer does not speak TLS here (WRONG_VERSION_NUMBER); is it a STARTTLS port?"
+LATE = "the TLS handshake was not done within its deadline"
+for _name, _then, _told, _tls_deadlines in (
+    ("garbage", lambda line: line.raw(b"what is this?\r\n"), NOT_TLS, {}),
+    ("silence", lambda line: line.until_closed(), LATE, within(starttls=SOON)),
+    # The beginning of a TLS record that never ends.
+    ("a drip", lambda line: line.drip(b"\x16\x03\x03\x40\x00" + bytes(1000), SOON / 5), LATE, within(starttls=SOON)),
+    ("a close", lambda line: line.close(), "the peer closed the connection during the TLS handshake", {}),
+    (
+        "a reset",
+        lambda line: line.reset(),
+        "the connection failed during the TLS handshake: [Errno 104] Connection reset by peer",
+        {},
+    ),
+):
+    scenario(
+        f"{_name} instead of a handshake, required",
+        lambda line, then=_then: no_handshake(line, then),
+        options=TLS_REQUIRED | _tls_deadlines,
+        story=f"TlsFailed: {_told}",
+    )
+    scenario(
+        f"{_name} instead of a handshake, opportunistic",
+        lambda line, then=_then: no_handshake(line, then),
+        lambda line: line.serve(extensions=OFFERS_TLS),
+        options=_tls_deadlines,
+        story=SENT,
+        check=lambda peer: b"STARTTLS" not in peer.lines[1].commands or 1 / 0,
+    )
+
+scenario("TLS before the greeting", implicit, host="localhost", options=TLS_IMPLICIT, story=SENT)
+scenario("TLS before the greeting, by address", implicit, options=TLS_IMPLICIT, story=SENT)
+scenario(
+    "TLS before the greeting, at a port in clear",
+    lambda line: line.say("220 peer.example ready"),
+    host="localhost",
+    options=TLS_IMPLICIT,
+    story=f"TlsFailed: {NOT_TLS}",
+)
+scenario(
+    "TLS before the greeting, at a port that waits",
+    lambda line: line.stall(),
+    host="localhost",
+    options=TLS_IMPLICIT | within(starttls=SOON),
+    story=f"TlsFailed: {LATE}",
+)
+scenario(
+    "a host name with its root dot",
+    starttls,
+    host="localhost",
+    options=TLS_REQUIRED | {"tls_server_name": "localhost."},
+    story=SENT,
+)
+scenario(
+    "a certificate for another name, asked for",
+    lambda line: starttls(line, "wrong host"),
+    host="localhost",
+    options=TLS_REQUIRED | {"tls_server_name": "elsewhere.example"},
+    story=SENT,
+)
+
+# --- authentication ------------------------------------------------------------------------------------------------
+
+PASSWORD = "hunter2-hunter2"
+AUTH = TLS_REQUIRED | {"credentials": [Plain("user", PASSWORD)]}
+OFFERS_AUTH = (*EXTENSIONS, "AUTH LOGIN PLAIN")
+ECHO = "AHVzZXIAaHVudGVyMi1odW50ZXIy"
+
+scenario(
+    "authentication",
+    lambda line: starttls(line, extensions=OFFERS_AUTH, replies={"AUTH": "235 welcome"}),
+    host="localhost",
+    options=AUTH,
+    story=SENT,
+    check=lambda peer: f"AUTH PLAIN {ECHO}".encode() in peer.lines[0].commands or 1 / 0,
+)
+scenario(
+    "authentication, TLS not asked for by name",
+    lambda line: starttls(line, extensions=OFFERS_AUTH, replies={"AUTH": "235 welcome"}),
+    host="localhost",
+    options={"credentials": AUTH["credentials"], "tls_context": trusting_context()},
+    story=SENT,
+)
+scenario(
+    "authentication declined",
+    lambda line: starttls(line, extensions=OFFERS_AUTH, replies={"AUTH": f"535 5.7.8 wrong: {ECHO}"}),
+    host="localhost",
+    options=AUTH,
+    story="AuthDeclined: the peer refused the credentials: 535 5.7.8 wrong: ********",
+    check=lambda peer: peer.lines[0].commands[-1] == b"QUIT" or 1 / 0,
+)
+scenario(
+    "authentication, no common mechanism",
+    lambda line: starttls(line, extensions=("AUTH GSSAPI",)),
+    host="localhost",
+    options=AUTH,
+    story="AuthRequired: no common mechanism: we have PLAIN; the peer offers GSSAPI",
+)
+scenario(
+    "authentication against a peer that hides STARTTLS",
+    lambda line: line.serve(extensions=OFFERS_AUTH),
+    host="localhost",
+    options=AUTH,
+    story="TlsRequired: TLS is required, and the peer does not offer STARTTLS",
+    check=lambda peer: ECHO.encode() not in peer.lines[0].heard or 1 / 0,
+)
+scenario(
+    "authentication where TLS is forbidden",
+    lambda line: line.until_closed(),
+    options={"credentials": AUTH["credentials"], "tls": TlsPolicy.NEVER},
+    story="LocalProtocolError: <TlsPolicy.NEVER: 'never'>: credentials are never said without TLS; "
+    "choose another TlsPolicy",
+    check=lambda peer: not peer.lines[0].heard or 1 / 0,
+)
+scenario(
+    "silence at AUTH",
+    lambda line: [starttls(line, extensions=OFFERS_AUTH, until="AUTH"), line.stall()],
+    host="localhost",
+    options=AUTH | within(auth=SOON),
+    story="PeerTimeout: the peer was silent beyond the deadline for AUTH",
+)
+
+# --- sources of bodies ---------------------------------------------------------------------------------------------
+
+TEXT = b"Subject: x\r\n\r\n.dot\r\nlast"
+ON_THE_WIRE = b"Subject: x\r\n\r\n..dot\r\nlast\r\n.\r\n"
+
+
+def sends(make: Callable[[], Any], *, recipients: tuple[str, ...] = ()) -> Act:
+    """A caller who sends what ``make`` gives; what it opened it closes."""
+
+    async def act(stage: Stage) -> None:
+        session = await stage.open()
+        message = make()
+        try:
+            await stage.deliver(session, message, *recipients)
+        finally:
+            if hasattr(message, "close"):
+                message.close()
+        await stage.quit(session)
+
+    return act
+
+
+def a_path() -> Path:
+    path = Path(tempfile.mkdtemp()) / "message"
+    path.write_bytes(TEXT)
+    return path
+
+
+def a_file_in_the_middle() -> Any:
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(b"not this" + TEXT)
+    file.seek(len(b"not this"))
+    return file
+
+
+def a_pipe() -> Any:
+    reader, writer = os.pipe()
+    os.write(writer, TEXT)
+    os.close(writer)
+    return os.fdopen(reader, "rb")
+
+
+def a_generator() -> Any:
+    yield b"Subject: x\r\n\r"
+    yield b""
+    yield b"\n.dot\r\nlast"
+
+
+async def an_async_generator() -> Any:
+    for piece in a_generator():
+        await call(lambda: None)
+        yield piece
+
+
+for _name, _make in (
+    ("bytes", lambda: TEXT),
+    ("a bytearray", lambda: bytearray(TEXT)),
+    ("a memoryview", lambda: memoryview(TEXT)),
+    ("a path", a_path),
+    ("a file, not from its start", a_file_in_the_middle),
+    ("a file in memory", lambda: io.BytesIO(TEXT)),
+    ("a pipe", a_pipe),
+    ("a list", lambda: [TEXT[:20], TEXT[20:]]),
+    ("a generator", a_generator),
+    ("bare line feeds", lambda: TEXT.replace(b"\r\n", b"\n")),
+):
+    scenario(
+        f"a message out of {_name}",
+        lambda line: line.serve(),
+        act=sends(_make),
+        story=SENT,
+        check=bodies(ON_THE_WIRE),
+    )
+for _name, _make in (
+    ("an async generator", an_async_generator),
+    ("an async iterable", type("Pieces", (), {"__aiter__": lambda _: an_async_generator()})),
+):
+    scenario(
+        f"a message out of {_name}",
+        lambda line: line.serve(),
+        act=sends(_make),
+        story=SENT,
+        check=bodies(ON_THE_WIRE),
+        drivers=("asyncio", "trio"),
+    )
+scenario("an empty message", lambda line: line.serve(), act=sends(lambda: b""), story=SENT, check=bodies(b".\r\n"))
+scenario("a message of no pieces", lambda line: line.serve(), act=sends(list), story=SENT, check=bodies(b".\r\n"))
+
+
+def an_email() -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "Someone <a@here.example>"
+    message["To"] = "b@there.example"
+    message["Cc"] = '"Doe, J" <c@there.example>'
+    message["Bcc"] = "d@there.example"
+    message["Subject"] = "Grüße"
+    message.set_content("From here\n.dot\nä\n", cte="8bit")
+    return message
+
+
+async def send_email(stage: Stage) -> None:
+    session = await stage.open()
+    stage.tell(await call(session.send, an_email()))
+    await stage.quit(session)
+
+
+def check_email(peer: Peer) -> None:
+    (body,) = peer.lines[0].bodies
+    assert b"Bcc" not in body
+    assert b"d@there" not in body
+    assert body.endswith("\r\n\r\nFrom here\r\n..dot\r\nä\r\n.\r\n".encode())
+    assert "BODY=8BITMIME" in peer.lines[0].commands[1].decode()
+
+
+scenario(
+    "an email object",
+    lambda line: line.serve(),
+    act=send_email,
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+          c@there.example delivered: 250 accepted 1
+          d@there.example delivered: 250 accepted 1
+        end quit clean
+    """,
+    check=check_email,
+)
+scenario(
+    "a message with octets above 127 for a peer that cannot",
+    lambda line: line.serve(extensions=()),
+    act=send_email,
+    story="""
+        open
+        DeliveryFailed: b@there.example never: the message has octets above 127 and the peer does not offer 8BITMIME; \
+c@there.example never: the message has octets above 127 and the peer does not offer 8BITMIME; \
+d@there.example never: the message has octets above 127 and the peer does not offer 8BITMIME
+    """,
+)
+
+# --- bodies that break ---------------------------------------------------------------------------------------------
+
+
+class Breaks:
+    """An iterable that gives some octets and then raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __iter__(self) -> Any:
+        yield b"The beginning.\r\n" * 10_000
+        raise self._error
+
+
+def no_final_dot(peer: Peer) -> None:
+    assert not peer.lines[0].bodies
+    assert b"\r\n.\r\n" not in peer.lines[0].heard
+    assert b"QUIT" not in peer.lines[0].heard
+
+
+def broken(words: str) -> str:
+    return BROKEN_OFF.format(
+        f"the body could not be read: {words}",
+        "body SessionAborted",
+        f"the body could not be read: {words}",
+    )
+
+
+class Vanishes(io.RawIOBase):
+    """A file that breaks in the middle."""
+
+    def __init__(self) -> None:
+        self._left = 3
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        self._left -= 1
+        if not self._left:
+            raise OSError(5, "Input/output error")
+        return b"x" * size
+
+
+for _name, _make, _words in (
+    ("an iterable that raises", lambda: Breaks(ValueError("no more")), "no more"),
+    (
+        "a path that is not there",
+        lambda: Path("/nowhere/at/all"),
+        "[Errno 2] No such file or directory: '/nowhere/at/all'",
+    ),
+    ("a file that breaks", Vanishes, "[Errno 5] Input/output error"),
+    ("pieces of text", lambda: ["Hello."], "'Hello.': the pieces of a message must be bytes"),
+    ("pieces that are numbers", lambda: [5, 6], "5: the pieces of a message must be bytes"),
+):
+    scenario(
+        f"{_name} instead of a message",
+        lambda line: line.serve(),
+        act=sends(_make),
+        story=broken(_words),
+        check=no_final_dot,
+    )
+scenario(
+    "a bare line feed that is to be refused",
+    lambda line: line.serve(),
+    act=sends(lambda: b"one\r\ntwo\nthree\r\n"),
+    options={"line_ends": LineEnds.REFUSE},
+    story=broken("b'\\nthree\\r\\n': a bare CR or LF in the body (LineEnds.REFUSE)"),
+    check=no_final_dot,
+)
+
+
+async def unsendable_then_good(stage: Stage, message: Any, **envelope: Any) -> None:
+    session = await stage.open()
+    try:
+        await call(session.send, message, **({"sender": "a@here.example", "recipients": "b@there.example"} | envelope))
+    except LocalProtocolError as error:
+        stage.note(f"{type(error).__name__}: {error}")
+    await stage.deliver(session)
+    await stage.quit(session)
+
+
+async def text_file_then_good(stage: Stage) -> None:
+    with open(os.devnull, encoding="utf-8") as file:
+        await unsendable_then_good(stage, file)
+
+
+TOO_MANY = [f"r{number}@there.example" for number in range(5)]
+NO_MESSAGE = "not a message: give bytes, a pathlib.Path, a binary file, an iterable of bytes, or an email object"
+for _name, _message, _envelope, _words in (
+    ("a str", "Hello.", {}, f"'Hello.': {NO_MESSAGE}"),
+    ("a file in memory of text", io.StringIO("Hello."), {}, "the file was opened as text; open it in binary mode"),
+    ("nothing", None, {}, NO_MESSAGE),
+    ("a number", 5, {}, f"5: {NO_MESSAGE}"),
+    ("no sender", b"Hello.", {"sender": None}, "give the sender: only email.message objects have a header that says"),
+    (
+        "a bad address among good ones",
+        b"Hello.",
+        {"recipients": ["b@there.example", "c@there.example>\r\nRCPT TO:<d@there.example"]},
+        "'c@there.example>\\r\\nRCPT TO:<d@there.example': control characters (CR, LF, NUL, ...) are not allowed",
+    ),
+    (
+        "a bad sender",
+        b"Hello.",
+        {"sender": "a@here.example> SIZE=1"},
+        "'a@here.example> SIZE=1': 'here.example> SIZE=1' is not a domain or address literal (RFC 5321 §4.1.2)",
+    ),
+    ("no recipients", b"Hello.", {"recipients": []}, "a mail needs at least one recipient"),
+    (
+        "too many recipients",
+        b"Hello.",
+        {"recipients": TOO_MANY},
+        "5: a mail has at most 4 recipients (Limits.recipients)",
+    ),
+    (
+        "a path that is too long",
+        b"Hello.",
+        {"recipients": ["x" * 300 + "@there.example"]},
+        f"'{'x' * 300}@there.example': a path has at most 256 octets with its brackets (RFC 5321 §4.5.3.1.3)",
+    ),
+):
+    scenario(
+        f"{_name}: refused, and the session goes on",
+        lambda line: line.serve(),
+        act=lambda stage, message=_message, envelope=_envelope: unsendable_then_good(stage, message, **envelope),
+        options={"limits": Limits(recipients=4)},
+        story=SENT.replace("open", f"open\n    LocalProtocolError: {_words}"),
+    )
+scenario(
+    "a text file: refused, and the session goes on",
+    lambda line: line.serve(),
+    act=text_file_then_good,
+    story=SENT.replace("open", "open\n    LocalProtocolError: the file was opened as text; open it in binary mode"),
+)
+
+
+async def two_transactions(stage: Stage, make: Callable[[], Any], repeatable: bool) -> None:
+    from smtpcore import BodyFacts
+
+    session = await stage.open()
+    envelope = Envelope("a@here.example", ("b@there.example", "c@there.example"), body=BodyFacts(repeatable=repeatable))
+    stage.tell(await call(session.deliver, envelope, make()))
+    await stage.quit(session)
+
+
+def one_recipient_at_a_time(line: Line) -> None:
+    line.serve("RCPT TO:<C", extensions=())
+    line.say("452 4.5.3 too many")
+    line.serve(greet=False, extensions=())
+
+
+for _name, _make in (
+    ("bytes", lambda: TEXT),
+    ("a file", lambda: io.BytesIO(TEXT)),
+    ("a list", lambda: [TEXT]),
+    ("a path", a_path),
+):
+    scenario(
+        f"recipients that were put off get {_name} again",
+        one_recipient_at_a_time,
+        act=lambda stage, make=_make: two_transactions(stage, make, True),
+        story="""
+            open
+            sent BODY_ENDED
+              b@there.example delivered: 250 accepted 1
+              c@there.example delivered: 250 accepted 2
+            end quit clean
+        """,
+        check=bodies(ON_THE_WIRE, ON_THE_WIRE),
+    )
+for _name, _make in (("a generator", a_generator), ("a pipe", a_pipe)):
+    scenario(
+        f"{_name} said to be repeatable does not become an empty mail",
+        one_recipient_at_a_time,
+        act=lambda stage, make=_make: closing(stage, make),
+        story="""
+            open
+            sent BODY_ENDED
+              b@there.example delivered: 250 accepted 1
+              c@there.example later: the body could not be read: the message can be read only once, \
+and its envelope says that it is repeatable
+            end body SessionAborted: the body could not be read: the message can be read only once, \
+and its envelope says that it is repeatable
+        """,
+        check=bodies(ON_THE_WIRE),
+    )
+
+
+async def closing(stage: Stage, make: Callable[[], Any]) -> None:
+    message = make()
+    try:
+        await two_transactions(stage, lambda: message, True)
+    finally:
+        message.close()
+
+
+# --- sessions over sockets that are there already ------------------------------------------------------------------
+
+
+async def over_a_pair(stage: Stage) -> None:
+    """The peer's script runs on a Unix socket; the listening peer is not used but to run another session."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=_serve_socket, args=(theirs,))
+    thread.start()
+    session = await call(stage.driver.module.open_session, ours, **stage.options)
+    await stage.deliver(session)
+    await stage.quit(session)
+    thread.join()
+    await stage.quit(await stage.open())
+
+
+def _serve_socket(sock: socket.socket) -> None:
+    line = Line(sock)
+    line.serve()
+    line.until_closed()
+    sock.close()
+
+
+scenario(
+    "a session over a pair of Unix sockets",
+    lambda line: line.serve(),
+    act=over_a_pair,
+    options={"helo_name": "here.example"},
+    story="""
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        end quit clean
+        open
+        end quit clean
+    """,
+)
+
+
+async def use_after_end(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.quit(session)
+    await call(session.quit)
+    session.close()
+    await stage.deliver(session)
+
+
+scenario(
+    "a session that is over",
+    lambda line: line.serve(),
+    act=use_after_end,
+    story="""
+        open
+        end quit clean
+        ConnectionLost: the session has ended
+    """,
+)
+
+
+async def end_with_an_exception(stage: Stage) -> None:
+    session = await stage.open()
+    try:
+        if stage.driver.name == "blocking":
+            with session:
+                raise ZeroDivisionError
+        else:
+            async with session:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        stage.tell_end(session)
+
+
+scenario(
+    "a block that raises",
+    lambda line: line.serve(),
+    act=end_with_an_exception,
+    story="""
+        open
+        end aborted SessionAborted: the application gave the session up
+    """,
+    check=lambda peer: b"QUIT" not in peer.lines[0].heard or 1 / 0,
+)

@@ -1,0 +1,139 @@
+"""What the drivers make of options: the name for EHLO, the machine, the envelope.
+
+What lives here: the pure helpers of all drivers. What does not: anything with a socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
+from smtpcore.drivers._options import fallback_in_clear, make_envelope, make_machine
+from smtpcore.drivers.tls import client_context
+from smtpcore.sasl import Plain
+
+CREDENTIALS = [Plain("user", "password")]
+
+
+def helo(local_address: str | None = "192.0.2.1", **options: Any) -> bytes:
+    """The line with which a machine introduces itself."""
+    wire = make_machine({"tls": TlsPolicy.NEVER, **options}, "peer.example", local_address).wire  # type: ignore[typeddict-item]
+    wire.receive_data(b"220 hello\r\n")
+    event = wire.next_event()
+    assert isinstance(event, SendLine)
+    return event.data
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "line"),
+    [
+        ("mail.example.org", "192.0.2.1", b"EHLO mail.example.org\r\n"),
+        ("laptop", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        ("laptop", "2001:db8::1", b"EHLO [IPv6:2001:db8::1]\r\n"),
+        ("laptop", "fe80::1%eth0", b"EHLO [IPv6:fe80::1]\r\n"),
+        ("laptop", None, b"EHLO [127.0.0.1]\r\n"),
+        ("laptop.local", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        ("under_score.example", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        # What a machine may be called and what a domain may be called are not the same.
+        ("mail.example.org.", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        ("mail..org", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        ("-mail.example", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+        ("bücher.example", "192.0.2.1", b"EHLO [192.0.2.1]\r\n"),
+    ],
+)
+def test_the_name_for_ehlo(monkeypatch: pytest.MonkeyPatch, host: str, address: str | None, line: bytes) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    assert helo(address) == line
+
+
+def test_the_name_that_was_given() -> None:
+    assert helo(helo_name="given.example") == b"EHLO given.example\r\n"
+    with pytest.raises(LocalProtocolError, match="helo me"):
+        helo(helo_name="helo me")
+
+
+def test_options_of_the_machine() -> None:
+    """Each option reaches the machine that it is for."""
+    wire = make_machine({"pipelining": Pipelining.NONE, "tls": TlsPolicy.NEVER}, None, None).wire
+    assert isinstance(wire.next_event(), Timeout)
+    shown: list[str] = []
+    wire = make_machine({"trace": shown.append}, "peer.example", None).wire
+    wire.receive_data(b"220 hello\r\n")
+    wire.next_event()
+    assert shown == ["<<< 220 hello", f">>> {helo(None).decode().strip()}"]
+
+
+def test_contradictions() -> None:
+    with pytest.raises(LocalProtocolError, match="never said without TLS"):
+        make_machine({"credentials": CREDENTIALS, "tls": TlsPolicy.NEVER}, "peer.example", None)
+    with pytest.raises(LocalProtocolError, match="no such option: timeout, user"):
+        make_machine({"user": "x", "timeout": 5}, "peer.example", None)  # type: ignore[typeddict-unknown-key]
+    for policy in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT):
+        with pytest.raises(LocalProtocolError, match="give tls_server_name"):
+            make_machine({"tls": policy}, None, None)
+    make_machine({"tls": TlsPolicy.REQUIRED, "tls_server_name": "peer.example"}, None, None)
+
+
+def test_certificates_are_judged_where_tls_is_meant() -> None:
+    strict = client_context(verify=True)
+    assert strict.check_hostname
+    assert strict.verify_mode is ssl.CERT_REQUIRED
+    lenient = client_context(verify=False)
+    assert not lenient.check_hostname
+    assert lenient.verify_mode is ssl.CERT_NONE
+    assert (lenient.minimum_version, lenient.options) == (strict.minimum_version, strict.options)
+    # Every authority of the system loaded for nothing costs more than the mail.
+    assert lenient.cert_store_stats() == {"x509": 0, "crl": 0, "x509_ca": 0}
+
+
+def test_the_way_back_to_clear() -> None:
+    assert fallback_in_clear({"helo_name": "x.example"}) == {"helo_name": "x.example", "tls": TlsPolicy.NEVER}
+    assert fallback_in_clear({"tls": TlsPolicy.OPPORTUNISTIC}) == {"tls": TlsPolicy.NEVER}
+    assert fallback_in_clear({"credentials": CREDENTIALS}) is None
+    for policy in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT):
+        assert fallback_in_clear({"tls": policy}) is None
+
+
+FACTS = BodyFacts(size=5)
+
+
+def email() -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "from@x.example"
+    message["To"] = "to@x.example"
+    return message
+
+
+def test_the_envelope_as_given() -> None:
+    envelope = make_envelope(b"x", "a@x.example", "b@x.example", FACTS)
+    assert (envelope.reverse_path, envelope.recipients, envelope.body) == ("a@x.example", ("b@x.example",), FACTS)
+    assert make_envelope(b"x", "", (r for r in ["b@x.example"]), FACTS).reverse_path == ""  # type: ignore[arg-type]
+    given = make_envelope(email(), "a@x.example", ["b@x.example"], FACTS)
+    assert (given.reverse_path, given.recipients) == ("a@x.example", ("b@x.example",))
+
+
+def test_the_envelope_as_the_header_says() -> None:
+    envelope = make_envelope(email(), None, None, FACTS)
+    assert (envelope.reverse_path, envelope.recipients) == ("from@x.example", ("to@x.example",))
+    assert make_envelope(email(), "", None, FACTS).reverse_path == ""
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipients", "words"),
+    [
+        (None, "b@x.example", "give the sender"),
+        ("a@x.example", None, "give the recipients"),
+        ("a@x.example", [], "at least one recipient"),
+        ("a@x.example", b"b@x.example", "must be a str"),
+        ("a@x.example", [b"b@x.example"], "must be a str"),
+        ("a@x.example", "b@x.example, c@x.example", "b@x.example, c@x.example"),
+    ],
+)
+def test_envelopes_that_are_none(sender: Any, recipients: Any, words: str) -> None:
+    with pytest.raises(LocalProtocolError, match=words):
+        make_envelope(b"x", sender, recipients, FACTS)

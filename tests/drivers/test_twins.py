@@ -1,0 +1,88 @@
+"""The pumps of the three wire drivers are one text.
+
+What lives here: the comparison, with every difference that is allowed written down. What does not: what the pump does.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+
+import pytest
+
+#: What is alike under another name, and the few words in which the docstrings differ.
+WORDS = [
+    ("make_async_body(message, self._piece, _in_thread)", "make_body(message, self._piece)"),
+    ("AsyncBody", "Body"),
+    ("AsyncSource", "Source"),
+    ("__aenter__", "__enter__"),
+    ("__aexit__", "__exit__"),
+    ("as an async context manager", "as a context manager"),
+]
+
+#: What must be alike: the session, and the ways to one. The stream and the connecting are each driver's own.
+ALIKE = ["Session", "connect", "open_session", "send"]
+
+
+class _Synchronous(ast.NodeTransformer):
+    """Drops ``async`` and ``await``."""
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        return ast.FunctionDef(**{name: getattr(node, name) for name in node._fields}, lineno=0)
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
+        self.generic_visit(node)
+        return ast.With(items=node.items, body=node.body, lineno=0)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.AST:
+        self.generic_visit(node)
+        return ast.For(target=node.target, iter=node.iter, body=node.body, orelse=node.orelse, lineno=0)
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        return self.visit(node.value)
+
+
+def pump(source: str) -> dict[str, list[str]]:
+    """The parts that must be alike, as normal text, by name."""
+    tree = _Synchronous().visit(ast.parse(source))
+    parts = {node.name: node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    texts = {}
+    for name in ALIKE:
+        text = ast.unparse(parts[name])
+        for ours, theirs in WORDS:
+            text = text.replace(ours, theirs)
+        texts[name] = [" ".join(line.split()) for line in text.splitlines()]
+    return texts
+
+
+def source_of(name: str) -> str:
+    return inspect.getsource(importlib.import_module(f"smtpcore.drivers.{name}"))
+
+
+@pytest.mark.parametrize("part", ALIKE)
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_the_pump_is_the_same(name: str, part: str) -> None:
+    # Docstrings wrap elsewhere when a word is longer, so text is compared as words.
+    blocking = " ".join(pump(source_of("blocking"))[part])
+    other = " ".join(pump(source_of(name))[part])
+    difference = difflib.unified_diff(blocking.split(" "), other.split(" "), "blocking", name, lineterm="")
+    assert blocking == other, "\n".join(difference)
+
+
+def test_the_async_drivers_are_the_same_but_for_their_streams() -> None:
+    """Between the two even the docstrings and the line breaks of the session agree."""
+    texts = {}
+    for name in ("asyncio", "trio"):
+        source = source_of(name)
+        texts[name] = source[source.index("class Session:") : source.index("async def _connect(")]
+    assert texts["asyncio"] == texts["trio"]
+
+
+def test_a_difference_is_found() -> None:
+    source = source_of("asyncio")
+    changed = source.replace("self._wire.receive_eof()", "self._wire.receive_timeout()", 1)
+    assert changed != source
+    assert pump(changed) != pump(source)

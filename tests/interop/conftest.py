@@ -1,0 +1,126 @@
+"""What the interoperability tests share: a certificate authority, a private Postfix, and one face for all drivers.
+
+What lives here: fixtures. What does not: how servers are started (:mod:`postfix`), and any test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+import smtpcore.drivers.asyncio
+import smtpcore.drivers.blocking
+import smtpcore.drivers.trio
+
+from .postfix import Postfix, postfix_missing
+
+#: Local parts with a mailbox; every other one is refused.
+MAILBOXES = ("alice", "bob", "carol")
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """A context that trusts our authority and nobody else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def postfix(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postfix]:
+    """A private Postfix: STARTTLS on its first port, implicit TLS on its second, little patience on its third."""
+    missing = postfix_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    chain = tmp_path_factory.mktemp("certificate") / "chain.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(chain)
+    settings = {
+        "smtpd_tls_security_level": "may",
+        "smtpd_tls_chain_files": str(chain),
+        "smtpd_tls_received_header": "yes",
+        "smtpd_error_sleep_time": "0",
+        "smtpd_hard_error_limit": "20",
+        "smtpd_timeout": "60",
+    }
+    implicit = {"smtpd_tls_wrappermode": "yes"}
+    impatient = {"smtpd_timeout": "2"}
+    with Postfix(settings, mailboxes=MAILBOXES, listeners=({}, implicit, impatient)) as server:
+        yield server
+
+
+# --- the drivers, behind one face -----------------------------------------------------------------------------------
+
+
+class Driver:
+    """``driver.run(story, port, **options)`` opens a session to ``localhost`` and plays ``await story(session)``.
+
+    The session is ended with QUIT. The blocking driver has its methods wrapped, so that one text serves all three.
+    """
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        self.name = name
+        self._run = run
+
+    def run(self, story: Callable[[Any], Awaitable[Any]], port: int, **options: Any) -> Any:
+        return self._run(story, port, options)
+
+
+class _Awaitable:
+    """A blocking session whose methods are called from ``async`` functions that never wait."""
+
+    def __init__(self, session: smtpcore.drivers.blocking.Session) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def send(self, message: Any, **envelope: Any) -> smtpcore.MailSent:
+        return self._session.send(message, **envelope)
+
+    async def quit(self) -> None:
+        self._session.quit()
+
+
+def _run_blocking(story: Callable[[Any], Any], port: int, options: Any) -> Any:
+    with smtpcore.drivers.blocking.connect("localhost", port, **options) as session:
+        steps = story(_Awaitable(session))
+        try:
+            steps.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("nothing in this story may wait")
+
+
+def _run_asyncio(story: Callable[[Any], Any], port: int, options: Any) -> Any:
+    async def main() -> Any:
+        async with await smtpcore.drivers.asyncio.connect("localhost", port, **options) as session:
+            return await story(session)
+
+    return asyncio.run(main())
+
+
+def _run_trio(story: Callable[[Any], Any], port: int, options: Any) -> Any:
+    async def main() -> Any:
+        async with await smtpcore.drivers.trio.connect("localhost", port, **options) as session:
+            return await story(session)
+
+    return trio.run(main)
+
+
+DRIVERS = (Driver("blocking", _run_blocking), Driver("asyncio", _run_asyncio), Driver("trio", _run_trio))
+
+
+@pytest.fixture(params=DRIVERS, ids=lambda driver: driver.name)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return request.param
