@@ -79,13 +79,14 @@ class State(enum.Enum):
 
 _ANY_TIME: Final = frozenset({Verb.NOOP, Verb.VRFY, Verb.EXPN, Verb.HELP, Verb.RSET, Verb.QUIT})
 
-#: What may be said in a state (RFC 5321 §4.1.4). VRFY, EXPN, HELP, NOOP and QUIT are legal before EHLO as well; so would
-#: be RSET, but there is nothing to reset, and its row would lead past EHLO. A refused greeting leaves QUIT (§4.1.1.10).
+#: What may be said in a state (RFC 5321 §4.1.4). VRFY, EXPN, HELP, NOOP and QUIT are legal before EHLO as well; so
+#: would RSET be, but there is nothing to reset, and its row would lead past EHLO. A refused greeting leaves QUIT
+#: (§4.1.1.10).
 LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
     {
         # After a greeting that refuses service, a client may still say goodbye (§3.1).
         State.CONNECTED: frozenset({Verb.QUIT}),
-        State.GREETED: _ANY_TIME | {Verb.EHLO, Verb.HELO},
+        State.GREETED: (_ANY_TIME - {Verb.RSET}) | {Verb.EHLO, Verb.HELO},
         State.READY: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.AUTH, Verb.MAIL},
         State.TLS: frozenset(),
         State.AUTH: frozenset({Verb.AUTH_ANSWER}),

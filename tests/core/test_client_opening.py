@@ -494,11 +494,26 @@ def test_a_challenge_to_the_cancellation_ends_the_session_at_once():
     assert isinstance(ended(driver).error, AuthExchangeFailed)
 
 
-def test_success_after_a_cancelled_exchange_is_success():
+def test_success_after_a_cancelled_exchange_is_not_believed():
+    # What a mechanism cannot answer may be the false proof of an impostor.
     driver, _ = before_auth(Asking())
-    driver.hear(b"334 \r\n")
-    driver.hear(b"235 never mind\r\n")
-    assert driver.client.authenticated
+    driver.give(ENVELOPE, b"")
+    assert driver.hear(b"334 \r\n") == b"*\r\n"
+    assert driver.hear(b"235 never mind\r\n") == b"QUIT\r\n"
+    driver.hear(b"221 bye\r\n")
+    assert not driver.client.authenticated
+    assert isinstance(ended(driver).error, AuthExchangeFailed)
+    assert driver.reports[0].stage is Stage.NOT_STARTED
+
+
+def test_an_impatient_handshake_is_not_shown_as_tls():
+    driver = opened(tls=TlsPolicy.REQUIRED)
+    for octets in (b"220 hi\r\n", OFFERED, b"220 go\r\n"):
+        driver.hear(octets)
+    driver.client.receive_data(b"x")
+    driver.client.tls_started(INFO)
+    assert driver.client.tls is None
+    assert isinstance(driver.client.next_event(), Disconnect)
 
 
 def test_challenges_have_a_limit():
