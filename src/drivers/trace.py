@@ -21,6 +21,7 @@ class Traced:
         self._show = show
         self._heard = b""
         self._secrets: list[bytes] = []
+        self._tls = False
 
     def next_event(self) -> Event:
         event = self._client.next_event()
@@ -31,7 +32,9 @@ class Traced:
             self._show(f">>> {event.shown.lstrip()}")
         elif isinstance(event, SendBody):
             self._show(f">>> ({len(event.data)} octets of message)")
-        elif isinstance(event, BeginTls):
+        elif isinstance(event, BeginTls) and not self._tls:
+            # It is said again until the handshake is done.
+            self._tls = True
             self._show("--- TLS begins")
         return event
 
