@@ -90,7 +90,8 @@ class _Stream:
                 if self._heard:
                     return self._take()
         except OSError as error:
-            self._unsent = memoryview(b"")
+            if not isinstance(error, TimeoutError):
+                self._unsent = memoryview(b"")
             if self._failure is not None:
                 # The reader met the cause already; a write sees no more than a broken pipe.
                 raise self._failure from error

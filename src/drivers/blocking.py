@@ -85,8 +85,9 @@ class _Stream:
                 if self._wait(self._either, deadline) != select.POLLOUT:
                     with contextlib.suppress(BlockingIOError):
                         return self._socket.recv(_RECEIVED)
-        except OSError:
-            self._unsent = memoryview(b"")
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                self._unsent = memoryview(b"")
             raise
         return None
 

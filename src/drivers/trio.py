@@ -80,8 +80,9 @@ class _Stream:
                 await self._wait(_wait_either, deadline)
                 with contextlib.suppress(BlockingIOError):
                     return self._socket.recv(_RECEIVED)
-        except OSError:
-            self._unsent = memoryview(b"")
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                self._unsent = memoryview(b"")
             raise
         if len(octets) >= _GATHERED:
             # A fast peer must not keep the other tasks waiting.

@@ -633,8 +633,10 @@ class Client:
             self._over = self._ending
             return
         error.transcript = error.transcript or self._connection.transcript
-        # A reply that broke the protocol decided nothing.
-        reply = None if isinstance(error, RemoteProtocolError) else error.reply
+        # A challenge refuses nothing, and a reply that broke the protocol decides nothing.
+        reply = error.reply
+        if reply is not None and (reply.positive or isinstance(error, RemoteProtocolError)):
+            reply = None
         self._break_off(error, reply)
         while self._queue:
             transaction = Transaction(*self._queue.popleft())

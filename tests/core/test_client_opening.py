@@ -487,6 +487,17 @@ def test_a_challenge_that_the_mechanism_cannot_answer_cancels_the_exchange():
     assert isinstance(ended(driver).error, AuthExchangeFailed)
 
 
+@pytest.mark.parametrize("answer", ["501 cancelled", "334 ", "235 never mind"])
+def test_a_challenge_is_no_reply_that_decided_anything(answer):
+    driver, _ = before_auth(Asking())
+    driver.give(ENVELOPE, b"")
+    driver.hear(b"334 \r\n")
+    driver.hear(answer.encode() + b"\r\n")
+    (outcome,) = driver.reports[0].outcomes
+    assert (outcome.verdict, outcome.reply) == (Verdict.LATER, None)
+    assert "nothing to say to that" in outcome.text
+
+
 def test_a_challenge_to_the_cancellation_ends_the_session_at_once():
     driver, _ = before_auth(Asking())
     assert driver.hear(b"334 \r\n") == b"*\r\n"

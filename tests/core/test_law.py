@@ -5,7 +5,9 @@ What lives here: what may be said when, and what a reply leads to. What does not
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
+import pathlib
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import smtpcore
 from smtpcore import (
     LEADS,
     LEGAL,
@@ -105,6 +108,30 @@ def test_nothing_may_be_said_before_the_greeting() -> None:
     assert not any(connection.can_send(verb) for verb in Verb)
     with pytest.raises(LocalProtocolError, match="EHLO"):
         connection.send(Command(Verb.EHLO, b"EHLO x"))
+
+
+def test_nothing_leads_past_ehlo() -> None:
+    for verb in LEGAL[State.GREETED]:
+        connection = Connection()
+        hear(connection, b"220 hi\r\n")
+        say(connection, verb)
+        hear(connection, b"250 ok\r\n")
+        assert connection.can_send(Verb.MAIL) is (verb in {Verb.EHLO, Verb.HELO})
+
+
+def test_a_reply_that_nobody_asked_for_answers_nothing() -> None:
+    connection = opened()
+    before = connection.snapshot()
+    (event,) = hear(connection, b"421 bye\r\n")
+    assert isinstance(event, Replied)
+    assert event.command is None
+    assert (connection.snapshot().said, connection.snapshot().replied) == (before.said, before.replied)
+
+
+def test_a_refused_greeting_leaves_quit_and_nothing_else() -> None:
+    connection = Connection()
+    hear(connection, b"554 no service\r\n")
+    assert {verb for verb in Verb if connection.can_send(verb)} == {Verb.QUIT}
 
 
 def test_one_command_at_a_time_without_pipelining() -> None:
@@ -308,6 +335,29 @@ def test_secrets_are_masked_even_if_echoed() -> None:
     assert ">>> AUTH PLAIN ********" in connection.transcript.lines
 
 
+@pytest.mark.parametrize("kept", [8, 20, 199])
+@pytest.mark.parametrize("behind", ["", " and so on", "\r\n501 the end"])
+def test_secrets_are_masked_even_if_the_echo_breaks_off(kept: int, behind: str) -> None:
+    secret = "".join(f"{number:02x}" for number in range(100))
+    connection = opened()
+    connection.send(Command(Verb.AUTH, b"AUTH OAUTHBEARER " + secret.encode(), secret=True))
+    connection.next_event()
+    mark = "-" if "\r\n" in behind else " "
+    (event,) = hear(connection, f"501{mark}{secret[:kept]} {secret[:kept]}{behind}\r\n".encode())
+    assert isinstance(event, Replied)
+    assert event.reply.lines[0] == "******** ********" + behind.partition("\r\n")[0]
+    assert secret[:8] not in str(connection.transcript)
+
+
+def test_a_secret_of_a_few_characters_is_masked_whole() -> None:
+    connection = opened()
+    connection.send(Command(Verb.AUTH, b"AUTH LOGIN YQ==", secret=True))
+    connection.next_event()
+    (event,) = hear(connection, b"535 YQ and YQ== and YQ==\r\n")
+    assert isinstance(event, Replied)
+    assert event.reply.text == "YQ and ******** and ********"
+
+
 @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"250 ok\r\n", b"354 go\r\n", b"421 no\r\n", b"550 x\r\n"])))
 def test_arbitrary_octets_raise_only_what_is_the_peers_fault(pieces: list[bytes]) -> None:
     connection = opened(pipelining=True)
@@ -316,7 +366,7 @@ def test_arbitrary_octets_raise_only_what_is_the_peers_fault(pieces: list[bytes]
         for piece in pieces:
             hear(connection, piece)
             snapshot = connection.snapshot()
-            assert snapshot.replied + len(snapshot.in_flight) == snapshot.said + (connection.state is State.CLOSED) * 0
+            assert snapshot.replied + len(snapshot.in_flight) == snapshot.said
             assert snapshot.unread_octets <= Limits().reply_line
     except RemoteProtocolError:
         pass
@@ -324,6 +374,7 @@ def test_arbitrary_octets_raise_only_what_is_the_peers_fault(pieces: list[bytes]
 
 PROBE = """
 import sys
+sys.path.insert(0, {root!r})
 before = set(sys.modules)
 import {module}
 impure = {{"socket", "ssl", "select", "random", "logging", "threading", "asyncio", "email", "sqlite3", "anyio"}}
@@ -333,7 +384,13 @@ print(sorted(impure & (set(sys.modules) - before)))
 
 @pytest.mark.parametrize("module", ["smtpcore", "smtpcore.relay", "smtpcore.sasl"])
 def test_the_core_is_pure(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(module=module)], capture_output=True, text=True, check=True
-    )
+    # Isolated, and without the site's packages: nothing else can have been imported before, and nothing else be found.
+    root = str(pathlib.Path(smtpcore.__file__).parents[1])
+    probe = PROBE.format(module=module, root=root)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_core_depends_on_nothing() -> None:
+    requires = importlib.metadata.requires("smtpcore") or []
+    assert all("extra ==" in requirement for requirement in requires)

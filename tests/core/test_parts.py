@@ -5,8 +5,11 @@ What lives here: parts that need no dialogue. What does not: the law (``test_law
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -18,15 +21,20 @@ from smtpcore import (
     Capabilities,
     Command,
     Deadlines,
+    DeliveryFailed,
     Envelope,
     ExtensionRequired,
     Limits,
     LocalProtocolError,
+    Mail,
+    MailRefused,
     Outcome,
     RemoteProtocolError,
     Reply,
     SendLine,
+    SessionError,
     SmtpError,
+    Stage,
     Transcript,
     Verb,
     Verdict,
@@ -270,3 +278,50 @@ def test_plain() -> None:
             Plain(*broken)
     with pytest.raises(LocalProtocolError, match="authorization"):
         Plain("tim", "x", "a\0b")
+
+
+def test_a_transcript_sends_nothing_to_the_terminal() -> None:
+    transcript = Transcript(((False, b"\x1b]0;pwned\x07\r\xc2\x9b\xff"), (True, b"EHLO x")))
+    assert str(transcript).isascii()
+    assert all(line.isprintable() for line in transcript.lines)
+
+
+def test_an_ehlo_reply_costs_time_in_proportion_to_its_length() -> None:
+    """With every parameter compared with every other, this would take minutes."""
+    names = [f"{number:x}" for number in range(200_000)]
+    lines = [f"AUTH {' '.join(names[start : start + 1000])}" for start in range(0, len(names), 1000)]
+    capabilities = Capabilities.from_reply(Reply(250, ("mx", *lines, *lines)))
+    assert capabilities["AUTH"] == tuple(names)
+
+
+@pytest.mark.parametrize("travel", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_errors_survive_a_journey(travel: Callable[[Exception], Exception]) -> None:
+    """As they make it between processes, and as ``concurrent.futures`` raises them again."""
+    mail = Mail(Envelope("", ["a@b.example"]))
+    reply = Reply(550, ("no",))
+    refused = MailRefused(mail, (Outcome("a@b.example", Verdict.NEVER, reply),), Stage.STARTED, Transcript())
+    known: dict[type[SmtpError], SmtpError] = {
+        LocalProtocolError: LocalProtocolError("a rule", "a value"),
+        ExtensionRequired: ExtensionRequired("needs 8BITMIME", "5.6.3"),
+        DeliveryFailed: DeliveryFailed(refused),
+    }
+    for name in _errors.__all__:
+        kind = getattr(_errors, name)
+        if issubclass(kind, SessionError):
+            error = kind("gone", reply=reply, transcript=Transcript(((False, reply),)))
+        else:
+            error = known.get(kind) or kind("gone")
+        arrived = travel(error)
+        assert type(arrived) is kind
+        assert str(arrived) == str(error)
+        assert {key: str(value) for key, value in vars(arrived).items()} == {
+            key: str(value) for key, value in vars(error).items()
+        }
+
+
+@pytest.mark.parametrize("words", [("\ud800", "b"), ("a", "\udcff"), ("a", "b", "\ud800")])
+def test_plain_takes_only_what_can_be_encoded_and_never_shows_it(words: tuple[str, ...]) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        Plain(*words)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

@@ -107,7 +107,8 @@ def start_relay(spool: Path, port: int, *arguments: str) -> subprocess.Popen[byt
 
 
 def start_adder(spool: Path, seed: int, output: Path) -> subprocess.Popen[bytes]:
-    with output.open("ab") as file:
+    output.mkdir(exist_ok=True)
+    with (output / str(seed)).open("wb") as file:
         return subprocess.Popen([sys.executable, "-c", ADDER, str(spool), str(seed)], stdout=file)
 
 
@@ -119,9 +120,10 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def acknowledged(output: Path) -> Counter[tuple[str, str]]:
     """What was said to be accepted; a last line that the kill cut short was not said."""
     counts: Counter[tuple[str, str]] = Counter()
-    for line in output.read_bytes().split(b"\n")[:-1]:
-        digest, recipients = json.loads(line)
-        counts.update((digest, recipient) for recipient in recipients)
+    for said in output.iterdir():
+        for line in said.read_bytes().split(b"\n")[:-1]:
+            digest, recipients = json.loads(line)
+            counts.update((digest, recipient) for recipient in recipients)
     return counts
 
 

@@ -153,6 +153,17 @@ class Line:
             while True:
                 self._more()
 
+    def closes_within(self, seconds: float) -> bool:
+        """Whether the client closes in time; what it says meanwhile is read."""
+        self._sock.settimeout(seconds)
+        try:
+            self.until_closed()
+        except TimeoutError:
+            return False
+        finally:
+            self._sock.settimeout(PATIENCE)
+        return True
+
     def tls(self, context: ssl.SSLContext) -> bool:
         """Shake hands as the server; whether it came about."""
         try:

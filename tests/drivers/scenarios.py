@@ -648,6 +648,41 @@ scenario(
     """,
 )
 
+
+def accepts_unread(line: Line) -> None:
+    """Accept a message that is still to be read; read it, and all else, afterwards."""
+    line.serve("BODY")
+    line.say("250 accepted early")
+    line.gone(SOON)
+    line.message()
+    line.serve(greet=False)
+
+
+async def small_buffers_two_mails(stage: Stage) -> None:
+    sock = socket.create_connection((stage.host, stage.peer.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    session = await call(stage.driver.module.open_session, sock, **stage.options)
+    await stage.deliver(session, b"x" * 60_000)
+    await stage.deliver(session, b"second")
+    await stage.quit(session)
+
+
+scenario(
+    "a peer that accepts what it has not read",
+    # The rest of the first message must not be forgotten: the next command would become a part of it.
+    accepts_unread,
+    act=small_buffers_two_mails,
+    small_buffers=True,
+    story="""
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted early
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 2
+        end quit clean
+    """,
+    check=bodies(b"x" * 60_000 + b"\r\n.\r\n", b"second\r\n.\r\n"),
+)
+
 # --- between mails -------------------------------------------------------------------------------------------------
 
 

@@ -263,6 +263,8 @@ def test_no_descriptor_is_left(driver: Driver) -> None:
 
     def refuse(line: Any) -> None:
         line.say("554 no")
+        line.expect("QUIT")
+        line.say("221 bye")
 
     def vanish(line: Any) -> None:
         line.reset()

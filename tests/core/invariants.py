@@ -1,0 +1,459 @@
+"""What must be true of a client whatever befalls it, for property tests and fuzzers alike.
+
+What lives here: a life (one client, its mails, and every fact that can befall it), the checks of what came of it, and
+:func:`live`, which reads a life out of any octets. The checks know the protocol from the wire alone: by rules of their
+own they pair the replies that were heard with the lines that were written. What does not: the choice of the octets.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from smtpcore import (
+    BeginTls,
+    BodyFacts,
+    Client,
+    Disconnect,
+    Envelope,
+    Event,
+    Idle,
+    Limits,
+    LineEnds,
+    LocalProtocolError,
+    Mail,
+    MailRefused,
+    MailSent,
+    NeedBody,
+    NeedMail,
+    Outcome,
+    Pipelining,
+    Report,
+    SendBody,
+    SendLine,
+    Stage,
+    State,
+    Timeout,
+    TlsInfo,
+    TlsPolicy,
+    Verb,
+    Verdict,
+)
+from smtpcore.sasl import Plain
+
+T = TypeVar("T")
+
+TLS = TlsInfo("TLSv1.3", "TLS_TEST", verified=True)
+
+#: What a peer that is content says to a command.
+CONTENT = {
+    None: b"421 why are we here",
+    Verb.CONNECT: b"220 mx.example",
+    Verb.EHLO: b"250-mx.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-AUTH PLAIN\r\n250 STARTTLS",
+    Verb.STARTTLS: b"220 go ahead",
+    Verb.AUTH: b"235 welcome",
+    Verb.AUTH_ANSWER: b"235 welcome",
+    Verb.DATA: b"354 go ahead",
+    Verb.QUIT: b"221 bye",
+}
+
+#: More turns of ``next_event()`` than any of the small lives here can need between two facts.
+_TURNS = 10_000
+
+
+class Life:
+    """A client with its mails, to be told any fact at any time by a driver that keeps its contract.
+
+    Each method is one fact or wish, and :meth:`run` gives the client its turn. ``mails`` are pairs of an envelope, each
+    with its own reverse-path, and a body. ``secrets`` are what no one may ever get to see.
+    """
+
+    def __init__(
+        self, client: Client, limits: Limits, mails: Iterable[tuple[Envelope, bytes]], secrets: Sequence[str] = ()
+    ) -> None:
+        self.client = client
+        self.mails: list[Mail] = []
+        self.events: list[Event] = []
+        #: All octets that the client was given.
+        self.heard = b""
+        #: Whether the client had its turn after each fact.
+        self.patient = True
+        self._limits = limits
+        self._to_give = list(mails)
+        self._bodies: dict[Mail, bytes] = {}
+        self._secrets = secrets
+
+    # --- the driver's side -----------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Disconnect)
+
+    @property
+    def last(self) -> Event | None:
+        return self.events[-1] if self.events else None
+
+    def give(self) -> None:
+        """Ask for the next mail, if the client still takes any."""
+        if self._to_give:
+            envelope, body = self._to_give[0]
+            mail = self.careful(lambda: self.client.send(envelope))
+            if isinstance(mail, Mail):
+                del self._to_give[0]
+                self.mails.append(mail)
+                self._bodies[mail] = body
+
+    def careful(self, call: Callable[[], object]) -> object:
+        """Make a call that may be refused: if it is, nothing may have changed."""
+        before, transcript = self.client.snapshot(), self.client.transcript
+        try:
+            return call()
+        except LocalProtocolError as error:
+            refusal = error
+        assert self.client.snapshot() == before
+        assert self.client.transcript == transcript
+        return refusal
+
+    def run(self) -> None:
+        """Do as ordered until the peer, TLS or a body is waited for, or nothing more comes."""
+        for _ in range(_TURNS):
+            event = self.client.next_event()
+            if self.over:
+                assert event is self.events[-1], "something after the end"
+            elif event is not self.last:
+                self.events.append(event)
+            self.check()
+            if isinstance(event, NeedMail):
+                if self._to_give:
+                    self.give()
+                else:
+                    self.client.no_mail()
+            elif isinstance(event, (Timeout, BeginTls, Idle, NeedBody, Disconnect)):
+                return
+        raise AssertionError("the client never comes to rest")
+
+    def feed(self, octets: int | None = None) -> None:
+        """Hand the next octets of the body in, or its end with ``None``, if a body is due."""
+        mail = self.client.snapshot().current
+        if mail is None:
+            self.careful(lambda: self.client.send_body(b"x"))
+            return
+        need = next((e for e in reversed(self.events) if isinstance(e, NeedBody)), None)
+        start = need.offset if need is not None and need.mail is mail else 0
+        chunk = b"" if octets is None else self._bodies[mail][start : start + octets]
+        self.careful(lambda: self.client.send_body(chunk))
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def hear(self, octets: bytes) -> None:
+        snapshot = self.client.snapshot()
+        if not snapshot.connection.peer_closed:
+            self.client.receive_data(octets)
+            self.heard += octets if snapshot.over is None else b""
+        else:
+            self.careful(lambda: self.client.receive_data(octets))
+
+    def hear_reply(self, code: str = "2") -> None:
+        """A reply to the oldest command in flight: a good one, or the code with its first digit or whole."""
+        in_flight = self.client.snapshot().connection.in_flight
+        verb = in_flight[0] if in_flight else None
+        if code == "2":
+            self.hear(CONTENT.get(verb, b"250 ok") + b"\r\n")
+        else:
+            self.hear(f"{code.ljust(3, '5')} no\r\n".encode())
+
+    def eof(self) -> None:
+        self.client.receive_eof()
+
+    def timeout(self) -> None:
+        self.client.receive_timeout()
+
+    def send_failed(self) -> None:
+        self.client.send_failed("broken pipe")
+
+    def body_failed(self) -> None:
+        self.careful(lambda: self.client.body_failed("disk on fire"))
+
+    def tls_started(self) -> None:
+        self.careful(lambda: self.client.tls_started(TLS))
+
+    def tls_failed(self) -> None:
+        if isinstance(self.last, BeginTls):
+            self.client.tls_failed("no common cipher")
+
+    def abort(self) -> None:
+        self.client.abort()
+
+    def quit(self) -> None:
+        self.client.quit()
+
+    def misuse(self) -> None:
+        """What no driver should do: it is refused, or it was right."""
+        too_long = Envelope("x" * 300 + "@a.example", ["b@b.example"])
+        for call in (
+            lambda: self.client.send(too_long),
+            lambda: self.client.tls_started(TLS) if not isinstance(self.last, BeginTls) else None,
+        ):
+            self.careful(call)
+        if not self.client.snapshot().connection.body_open:
+            for call in (lambda: self.client.send_body(b"x"), lambda: self.client.body_failed("x")):
+                assert isinstance(self.careful(call), LocalProtocolError)
+
+    # --- what must be true -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What is true at any time."""
+        connection = self.client.snapshot().connection
+        assert connection.said == connection.replied + len(connection.in_flight)
+        assert len(connection.in_flight) <= self._limits.commands_in_flight
+        assert len(self.client.transcript.entries) <= self._limits.transcript_lines
+        if isinstance(self.last, (Timeout, Idle)):
+            assert connection.unread_octets < self._limits.reply_line
+            assert not connection.unsent_orders
+
+    def finish(self) -> list[Event]:
+        """Bring the life to an end, check all that must be true of it, and return its events."""
+        self.run()
+        if not self.over:
+            self.client.abort()
+            self.run()
+        assert self.over
+        check_answers(self.mails, self.events)
+        check_deliveries(self.events, self.heard, exactly=self.patient)
+        check_bodies(self.events)
+        shown = everything_shown(self.client, self.events)
+        assert not any(secret in shown for secret in self._secrets)
+        return self.events
+
+
+# --- the law of answers ---------------------------------------------------------------------------------------------
+
+
+def check_answers(mails: Sequence[Mail], events: Sequence[Event]) -> None:
+    """Every mail has one report, in order, with one outcome for each recipient, before the one ``Disconnect``."""
+    reports = [event for event in events if isinstance(event, Report)]
+    assert Counter(map(id, mails)) == Counter(id(report.mail) for report in reports)
+    assert sum(isinstance(event, Disconnect) for event in events) == 1
+    assert isinstance(events[-1], Disconnect)
+    for report in reports:
+        assert tuple(outcome.recipient for outcome in report.outcomes) == report.mail.envelope.recipients
+        delivered = [outcome for outcome in report.outcomes if outcome.verdict is Verdict.DELIVERED]
+        assert isinstance(report, MailSent if delivered else MailRefused)
+        if isinstance(report, MailSent):
+            assert report.reply.code // 100 == 2
+            assert report.stage is Stage.BODY_ENDED
+        for outcome in report.outcomes:
+            check_outcome(outcome, report.stage)
+
+
+def check_outcome(outcome: Outcome, stage: Stage) -> None:
+    """An outcome is explained, and what explains it fits."""
+    assert outcome.reply is not None or outcome.error is not None
+    assert str(outcome)
+    if outcome.verdict is Verdict.DELIVERED:
+        assert outcome.code is not None
+        assert outcome.code // 100 == 2
+    elif outcome.verdict is Verdict.NEVER and outcome.reply is not None:
+        assert outcome.reply.permanent
+        assert stage > Stage.NOT_STARTED
+    elif outcome.verdict is Verdict.LATER and outcome.reply is not None:
+        assert not outcome.reply.positive
+    if outcome.in_doubt:
+        assert outcome.verdict is Verdict.LATER
+        assert outcome.reply is None
+        assert stage is Stage.BODY_ENDED
+
+
+# --- deliveries, judged by the wire alone ---------------------------------------------------------------------------
+
+
+def replies_in(octets: bytes) -> list[int]:
+    """The codes of the replies in what a peer said, up to what is no reply."""
+    codes: list[int] = []
+    begun: bytes | None = None
+    *lines, _ = octets.split(b"\r\n")
+    for line in lines:
+        found = re.fullmatch(rb"([2-5][0-9][0-9])([ -][^\r\n\0]*)?", line)
+        if found is None or (begun is not None and begun != found[1]):
+            break
+        begun = found[1]
+        if line[3:4] != b"-":
+            codes.append(int(begun))
+            begun = None
+    return codes
+
+
+def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = True) -> None:
+    """Who has the mail, and who may have it, judged by the wire alone; ``exactly``, if all that came was heard.
+
+    Delivered is who was accepted, where the end of the data, once written, was answered by a 2yz. In doubt is who was
+    accepted, where the end of the data was written and not answered.
+
+    The replies answer the greeting and then the lines that were written, one by one. A line written while a message
+    is under way is the end of the data.
+    """
+    replies = iter(replies_in(heard))
+    ended, have, may_have = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
+    sender, begun, accepted, was_data = "", False, set[str](), False
+    code = next(replies, None)
+    for line in (event.data for event in events if isinstance(event, SendLine)):
+        end_of_data, was_data = was_data, False
+        code = None if code == 421 else next(replies, None)
+        text = line.decode("latin-1")
+        if end_of_data:
+            assert text.endswith(".\r\n")
+            keys = {(sender, recipient) for recipient in accepted}
+            ended |= keys
+            if code is None or code // 100 == 3:
+                may_have |= keys
+            elif code // 100 == 2:
+                have |= keys
+        elif text.startswith("MAIL FROM:"):
+            sender, accepted = text.partition("<")[2].partition(">")[0], set()
+            begun = code is not None and code // 100 == 2
+        elif text.startswith("RCPT TO:") and begun and code is not None and code // 100 == 2:
+            accepted.add(text.partition("<")[2].partition(">")[0])
+        elif text == "DATA\r\n":
+            was_data = code == 354
+    for event in events:
+        if isinstance(event, Report):
+            for outcome in event.outcomes:
+                key = (event.mail.envelope.reverse_path, outcome.recipient)
+                assert (outcome.verdict is Verdict.DELIVERED) <= (key in have)
+                assert outcome.in_doubt <= (key in ended)
+                if exactly:
+                    assert (outcome.verdict is Verdict.DELIVERED) == (key in have)
+                    assert outcome.in_doubt == (key in may_have)
+
+
+def check_bodies(events: Sequence[Event]) -> None:
+    """Octets of a body are written only while one is due."""
+    due = False
+    for event in events:
+        if isinstance(event, NeedBody):
+            due = True
+        elif isinstance(event, SendBody):
+            assert due
+        elif isinstance(event, (SendLine, Report)):
+            due = False
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+def everything_shown(client: Client, events: Iterable[Event]) -> str:
+    """All that a person could get to see of a session: every representation, message and transcript."""
+    shown: list[str] = [repr(client), repr(client.snapshot()), str(client.transcript), repr(client.transcript)]
+    for event in events:
+        shown += [repr(event), str(event)]
+        errors: list[BaseException] = []
+        if isinstance(event, SendLine):
+            shown.append(event.shown)
+        elif isinstance(event, Disconnect):
+            errors = causes(event.error)
+        elif isinstance(event, Report):
+            shown += [str(event.transcript), repr(event.transcript)]
+            for outcome in event.outcomes:
+                shown += [str(outcome), repr(outcome), outcome.text]
+                errors += causes(outcome.error)
+        for error in errors:
+            shown += [str(error), repr(error), str(vars(error)), str(getattr(error, "transcript", ""))]
+    return "\n".join(shown)
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """An exception and all that stand behind it."""
+    return [] if error is None else [error, *causes(error.__cause__ or error.__context__)]
+
+
+# --- lives out of octets --------------------------------------------------------------------------------------------
+
+LIMITS = Limits(reply_line=128, reply_lines=6, auth_steps=3, transcript_lines=10)
+USER, PASSWORD = "user", "correct horse battery staple"
+SECRET = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
+BODIES = (b"", b"hello\n", b".\r\n.\n", b"a\rb", b"x" * 100)
+#: Replies that are good for something else, lines that are none, and pieces of lines.
+ODDITIES = (
+    *(b"%d text\r\n" % code for code in (220, 221, 235, 250, 334, 354, 421, 452, 503, 535, 552)),
+    *(b"421-", b"42", b"2", b"250-more\r\n", b"250", b" \r\n", b"\r", b"\n", b"\x1b[2J\r\n", b"334 YQ==\r\n"),
+    b"x" * 130,
+)
+#: What a peer may make of credentials.
+ECHOES = tuple(
+    before + SECRET[:cut].encode() + behind
+    for cut in (10, 30, 99)
+    for before in (b"501 ", b"334 ", b"")
+    for behind in (b"\r\n", b"...\r\n", b"\n", b"")
+)
+REFUSALS = ("4", "5", "450", "452", "452", "530", "550", "552")
+TROUBLES = (
+    *("eof", "timeout", "send_failed", "body_failed", "tls_failed"),
+    *("abort", "quit", "misuse", "give", "tls_started"),
+)
+
+
+def live(plan: bytes) -> Life:
+    """A whole life, checked, out of any octets: the first ones say what the client is, the others what befalls it.
+
+    Most octets further the dialogue, so that lives get far; each value does the same thing wherever it can.
+    """
+    octets = iter(plan)
+
+    def pick(options: Sequence[T]) -> T:
+        return options[next(octets, 0) % len(options)]
+
+    tls = pick([TlsPolicy.NEVER, TlsPolicy.SECURED, *TlsPolicy])
+    credentials = [Plain(USER, PASSWORD)] if tls is not TlsPolicy.NEVER and pick([False, True]) else []
+    limits = replace(LIMITS, commands_in_flight=pick([1024, 1, 2, 3]))
+    client = Client(
+        "client.example",
+        tls=tls,
+        credentials=credentials,
+        pipelining=pick(list(Pipelining)),
+        line_ends=pick(list(LineEnds)),
+        limits=limits,
+    )
+    mails: list[tuple[Envelope, bytes]] = []
+    for number in range(pick([1, 2, 3, 4])):
+        facts = BodyFacts(
+            repeatable=pick([False, True]), size=pick([None, None, 10, 10_000]), eight_bit=pick([None, False, True])
+        )
+        recipients = [f"r{n}@b.example" for n in range(pick([1, 2, 3, 5]))]
+        mails.append((Envelope(f"s{number}@a.example", recipients, body=facts), pick(BODIES)))
+    life = Life(client, limits, mails, [SECRET[:8]] if credentials else [])
+    hasty = pick([False, False, True])
+    life.run()
+    for octet in octets:
+        befall(life, octet, pick)
+        if hasty and pick([False, False, False, True]):
+            life.patient = False
+        else:
+            life.run()
+        if life.over and octet % 2:
+            break
+    life.finish()
+    return life
+
+
+def befall(life: Life, octet: int, pick: Callable[[Sequence[Any]], Any]) -> None:
+    """Let one octet have its meaning."""
+    connection = life.client.snapshot().connection
+    if octet >= 246:
+        getattr(life, TROUBLES[octet - 246])()
+    elif octet >= 226:
+        said_secret = any(isinstance(event, SendLine) and event.secret for event in life.events)
+        life.hear(pick(ODDITIES + (ECHOES if said_secret else ())))
+    elif connection.state is State.TLS:
+        life.tls_started()
+    elif connection.body_open:
+        life.feed(pick([None, None, 1, 7, 1000]))
+    elif isinstance(life.last, Idle) and octet % 4:
+        life.give()
+    elif octet >= 180:
+        life.hear_reply(pick(REFUSALS))
+    else:
+        life.hear_reply()
