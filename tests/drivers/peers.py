@@ -108,6 +108,11 @@ class Line:
             self._more()
         return self._take(len(self._unread))
 
+    def await_octet(self) -> None:
+        """Wait for something to read, and leave it there."""
+        while not self._unread:
+            self._more()
+
     def close(self) -> None:
         self._sock.close()
 

@@ -652,6 +652,7 @@ scenario(
 def accepts_unread(line: Line) -> None:
     """Accept a message that is still to be read; read it, and all else, afterwards."""
     line.serve("BODY")
+    line.await_octet()
     line.say("250 accepted early")
     line.gone(SOON)
     line.message()
