@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from smtpcore._buffer import LineBuffer
 from smtpcore._errors import LocalProtocolError, RemoteProtocolError
 from smtpcore._events import MASKED, Command, Reply, SendBody, SendLine, Timeout, Transcript, Verb, masked
-from smtpcore._grammar import parse_reply_line
+from smtpcore._grammar import parse_reply_line, printable
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
 from smtpcore._state import ENDS_GROUP, LEGAL, State, anticipated, leads
 
@@ -55,7 +55,7 @@ def _without(secret: str, text: str) -> str:
         while text[end : end + 1] and text[end] == secret[end - start : end - start + 1]:
             end += 1
         text = text[:start] + MASKED.decode("ascii") + text[end:]
-        start = text.find(begin, start)
+        start = text.find(begin, start + len(MASKED))
     return text
 
 
@@ -136,7 +136,9 @@ class Connection:
 
     @property
     def anticipated(self) -> State:
-        """Where it will stand once everything in flight has succeeded."""
+        """Where it will stand once everything in flight has succeeded; once closed, nothing will."""
+        if self._state is State.CLOSED:
+            return State.CLOSED
         return anticipated(self._state, (command.verb for command, _ in reversed(self._in_flight)))
 
     @property
@@ -167,6 +169,8 @@ class Connection:
     @property
     def timeout(self) -> Timeout | None:
         """The deadline that runs now; the same object while it is the same deadline (RFC 5321 §4.5.3.2)."""
+        if self._state is State.CLOSED:
+            return None
         if self._in_flight:
             verb = self._in_flight[0][0].verb
         elif self._unread:
@@ -236,8 +240,9 @@ class Connection:
         self._in_flight.append((command, about))
         self._said += 1
         self._window_full = len(self._in_flight) >= self._limits.commands_in_flight
-        if command.secret:
-            self._secrets.append(line.rpartition(b" ")[2].decode("ascii"))
+        if command.secret and (secret := line.rpartition(b" ")[2]):
+            # As it would look in a reply.
+            self._secrets.append(printable(secret.decode("utf-8", "backslashreplace")))
         self._transcript.append((True, masked(line, command.secret)))
         self._orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
 
@@ -369,7 +374,7 @@ class Connection:
         if self._window_full:
             self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
         if reply.code == 421:
-            self._state = State.CLOSED
+            self._state, self._body_open = State.CLOSED, False
             return Replied(command, reply, about)
         if command is None:
             raise self._violation(f"a reply that nobody asked for: {reply}", reply)
@@ -377,12 +382,15 @@ class Connection:
         state = leads(self._state, command.verb, reply.code)
         if state is None or (early and reply.positive):
             raise self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
-        self._state = State.CLOSED if early else state
+        if early:
+            self._state, self._body_open = State.CLOSED, False
+            return Replied(command, reply, about, early)
+        self._state = state
         if state is State.DATA and command.verb is Verb.DATA:
             self._open_body(about)
         elif state is State.TLS and self._unread:
             raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
-        return Replied(command, reply, about, early)
+        return Replied(command, reply, about)
 
     def _open_body(self, about: object) -> None:
         self._body_open = True

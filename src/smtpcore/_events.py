@@ -87,7 +87,7 @@ def masked(line: bytes, secret: bool) -> bytes:
     if not secret:
         return line
     words = line.split(b" ", 2)
-    return b" ".join([*words[:2], MASKED]) if words[0].upper() == b"AUTH" else MASKED
+    return b" ".join([*words[:2], MASKED]) if len(words) > 1 and words[0].upper() == b"AUTH" else MASKED
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,10 +83,10 @@ def check_host_name(name: str, value: str | None = None) -> None:
     """
     shown = name if value is None else value
     _check_characters(name)
+    if len(name) > _DOMAIN_OCTETS:
+        raise LocalProtocolError("a domain or address literal has at most 255 octets (RFC 5321 §4.5.3.1.2)", shown)
     if name[:1] == "[" and name[-1:] == "]":
         _check_literal(name, shown)
-    elif len(name) > _DOMAIN_OCTETS:
-        raise LocalProtocolError("a domain has at most 255 octets (RFC 5321 §4.5.3.1.2)", shown)
     elif not _DOMAIN.fullmatch(name):
         raise LocalProtocolError(f"{name!r} is not a domain or address literal (RFC 5321 §4.1.2)", shown)
 

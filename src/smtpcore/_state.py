@@ -100,22 +100,22 @@ LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
 #: Where a reply to a command leads: by its exact code, or by its first digit. ``None`` stays where it is.
 LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
     {
-        Verb.CONNECT: {220: State.GREETED},
-        Verb.EHLO: {2: State.READY},
-        Verb.HELO: {2: State.READY},
-        Verb.STARTTLS: {220: State.TLS},
-        Verb.AUTH: {235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY},
-        Verb.AUTH_ANSWER: {235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY},
-        Verb.MAIL: {2: State.MAIL},
-        Verb.RCPT: {2: State.RCPT},
-        Verb.DATA: {354: State.DATA},
-        Verb.END_OF_DATA: {2: State.READY, 4: State.READY, 5: State.READY},
-        Verb.RSET: {2: State.READY},
-        Verb.NOOP: {2: None},
-        Verb.VRFY: {2: None},
-        Verb.EXPN: {2: None},
-        Verb.HELP: {2: None},
-        Verb.QUIT: {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED},
+        Verb.CONNECT: MappingProxyType({220: State.GREETED}),
+        Verb.EHLO: MappingProxyType({2: State.READY}),
+        Verb.HELO: MappingProxyType({2: State.READY}),
+        Verb.STARTTLS: MappingProxyType({220: State.TLS}),
+        Verb.AUTH: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
+        Verb.AUTH_ANSWER: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
+        Verb.MAIL: MappingProxyType({2: State.MAIL}),
+        Verb.RCPT: MappingProxyType({2: State.RCPT}),
+        Verb.DATA: MappingProxyType({354: State.DATA}),
+        Verb.END_OF_DATA: MappingProxyType({2: State.READY, 4: State.READY, 5: State.READY}),
+        Verb.RSET: MappingProxyType({2: State.READY}),
+        Verb.NOOP: MappingProxyType({2: None}),
+        Verb.VRFY: MappingProxyType({2: None}),
+        Verb.EXPN: MappingProxyType({2: None}),
+        Verb.HELP: MappingProxyType({2: None}),
+        Verb.QUIT: MappingProxyType({2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}),
     }
 )
 

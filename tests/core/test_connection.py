@@ -1,0 +1,529 @@
+"""A connection against a naive one: which keeps the whole history in lists and reads the RFC's rules off by hand.
+
+What lives here: the comparison, what a connection still does once it is closed, its deadlines, and what it masks. What
+does not: the law case by case (``test_law.py``), and what should be said.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpcore import (
+    LEGAL,
+    Command,
+    Connection,
+    Deadlines,
+    Limits,
+    LocalProtocolError,
+    PeerClosed,
+    RemoteProtocolError,
+    Replied,
+    SendBody,
+    SendLine,
+    State,
+    Timeout,
+    Verb,
+)
+
+WINDOW = 4
+
+#: What a peer that is content answers, where it is not 250.
+CONTENT = {
+    Verb.CONNECT: 220,
+    Verb.STARTTLS: 220,
+    Verb.AUTH: 235,
+    Verb.AUTH_ANSWER: 235,
+    Verb.DATA: 354,
+    Verb.QUIT: 221,
+}
+
+#: RFC 2920 §3.1: what may stand in the middle of a group; the end of data by §3.1 too.
+MAY_BE_FOLLOWED = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.END_OF_DATA}
+
+
+def after(state: State, verb: Verb, code: int) -> State | None:
+    """Where a reply leads by RFC 5321 §4.3.2, RFC 3207 and RFC 4954, or ``None`` where none of them allows it."""
+    positive, refused = code // 100 == 2, code >= 400
+    match verb:
+        case Verb.CONNECT:
+            return State.GREETED if code == 220 else state if refused else None
+        case Verb.STARTTLS:
+            return State.TLS if code == 220 else state if refused else None
+        case Verb.AUTH | Verb.AUTH_ANSWER:
+            return {235: State.READY, 334: State.AUTH}.get(code) or (State.READY if refused else None)
+        case Verb.DATA:
+            return State.DATA if code == 354 else state if refused else None
+        case Verb.END_OF_DATA:
+            return State.READY if positive or refused else None
+        case Verb.QUIT:
+            return State.CLOSED if positive or refused else None
+        case Verb.EHLO | Verb.HELO | Verb.RSET:
+            return State.READY if positive else state if refused else None
+        case Verb.MAIL:
+            return State.MAIL if positive else state if refused else None
+        case Verb.RCPT:
+            return State.RCPT if positive else state if refused else None
+        case _:
+            return state if positive or refused else None
+
+
+class Naive:
+    """What a connection should be, with nothing done in advance and nothing cleverly."""
+
+    def __init__(self, *, implicit_tls: bool) -> None:
+        self.state = State.TLS if implicit_tls else State.CONNECTED
+        self.waiting = [Verb.CONNECT]
+        self.said: list[Verb] = [Verb.CONNECT]
+        self.answered = 0
+        self.full = self.pipelining = self.body = self.ended = False
+
+    def may(self, verb: Verb) -> bool:
+        if self.state is State.CLOSED or self.body or self.ended or self.full:
+            return False
+        if self.waiting and not (self.pipelining and self.waiting[-1] in MAY_BE_FOLLOWED):
+            return False
+        state: State | None = self.state
+        for other in self.waiting:
+            assert state is not None
+            state = after(state, other, CONTENT.get(other, 250))
+        assert state is not None
+        return verb in LEGAL[state]
+
+    def say(self, verb: Verb) -> None:
+        self.waiting.append(verb)
+        self.said.append(verb)
+        self.full = len(self.waiting) >= WINDOW
+
+    def hear(self, code: int) -> tuple[Verb | None, bool] | None:
+        """The verb that is answered and whether it is early; ``None`` for a violation."""
+        if not self.waiting and code != 421:
+            return None
+        verb = self.waiting.pop(0) if self.waiting else None
+        self.answered += verb is not None
+        self.full = self.full and len(self.waiting) > WINDOW / 2
+        if code == 421:
+            self.state, self.body = State.CLOSED, False
+            return verb, False
+        assert verb is not None
+        early = verb is Verb.END_OF_DATA and self.body
+        state = after(self.state, verb, code)
+        if state is None or (early and code < 400):
+            return None
+        if early:
+            self.state, self.body = State.CLOSED, False
+            return verb, True
+        self.state = state
+        if verb is Verb.DATA and state is State.DATA:
+            self.body = True
+            self.waiting.append(Verb.END_OF_DATA)
+            self.said.append(Verb.END_OF_DATA)
+        return verb, False
+
+
+def drain(connection: Connection) -> list[Any]:
+    return list(itertools.takewhile(lambda event: event not in (None, PeerClosed()), iter(connection.next_event, ...)))
+
+
+def line(verb: Verb) -> Command:
+    return Command(verb, verb.value.encode())
+
+
+def agree(connection: Connection, naive: Naive) -> None:
+    snapshot = connection.snapshot()
+    assert snapshot.state is connection.state is naive.state
+    assert snapshot.in_flight == tuple(naive.waiting)
+    assert connection.in_flight == len(naive.waiting)
+    assert (snapshot.said, snapshot.replied) == (len(naive.said), naive.answered)
+    assert snapshot.said == snapshot.replied + len(snapshot.in_flight)
+    assert len(snapshot.in_flight) <= WINDOW
+    assert snapshot.body_open is connection.body_open is naive.body
+    assert {verb for verb in Verb if connection.can_send(verb)} == {verb for verb in Verb if naive.may(verb)}
+    timeout = connection.timeout
+    if naive.state is State.CLOSED or not naive.waiting:
+        assert timeout is None
+    else:
+        assert timeout is not None
+        assert timeout.waiting_for is naive.waiting[0]
+        assert connection.timeout is timeout
+
+
+def refused(connection: Connection, call: Any, *arguments: Any) -> None:
+    """A refused call changes nothing that can be seen."""
+    before = (connection.snapshot(), connection.transcript, connection.timeout, connection.anticipated)
+    with pytest.raises(LocalProtocolError):
+        call(*arguments)
+    assert (connection.snapshot(), connection.transcript, connection.timeout, connection.anticipated) == before
+
+
+STEP = st.one_of(
+    st.tuples(st.just("say"), st.integers(0, 20)),
+    st.tuples(st.just("say"), st.integers(0, 20)),
+    st.tuples(st.just("content"), st.integers(1, 4)),
+    st.tuples(st.just("content"), st.integers(1, 4)),
+    st.tuples(st.just("code"), st.sampled_from([220, 235, 250, 334, 354, 421, 450, 500, 530, 550, 599])),
+    st.tuples(st.just("refuse"), st.sampled_from([450, 550])),
+    st.tuples(st.sampled_from(["body", "end", "tls", "wrong"]), st.just(0)),
+    st.tuples(st.just("pipelining"), st.sampled_from([1, 1, 1, 0])),
+    st.tuples(st.just("eof"), st.just(0)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(implicit_tls=st.sampled_from([False, False, False, True]), steps=st.lists(STEP, max_size=60))
+def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[tuple[str, int]]) -> None:
+    connection = Connection(Limits(commands_in_flight=WINDOW), implicit_tls=implicit_tls)
+    naive = Naive(implicit_tls=implicit_tls)
+    if not implicit_tls:
+        # Most lives get past the greeting.
+        steps = [("content", 1), ("say", 0), ("content", 1), *steps]
+    for what, number in steps:
+        agree(connection, naive)
+        legal = [verb for verb in Verb if naive.may(verb)]
+        if what == "say" and legal:
+            verb = legal[number % len(legal)]
+            connection.send(line(verb))
+            naive.say(verb)
+            (order,) = drain(connection)
+            assert (order.data, order.secret) == (verb.value.encode() + b"\r\n", False)
+        elif what == "wrong":
+            for verb in set(Verb) - set(legal):
+                refused(connection, connection.send, line(verb))
+        elif what in {"content", "code", "refuse"}:
+            if naive.ended:
+                refused(connection, connection.receive_data, b"250 ok\r\n")
+                continue
+            if naive.state in {State.TLS, State.CLOSED}:
+                continue
+            codes = [CONTENT.get(verb, 250) for verb in naive.waiting[:number]] if what == "content" else [number]
+            # The end of a message is answered when it was said, or else early: not by contentment.
+            if what == "content" and naive.body:
+                continue
+            connection.receive_data(b"".join(b"%d-x\r\n%d y\r\n" % (code, code) for code in codes))
+            for index, code in enumerate(codes):
+                if naive.state is State.CLOSED:
+                    assert connection.next_event() is None
+                    break
+                heard = naive.hear(code)
+                if heard is None or (naive.state is State.TLS and index + 1 < len(codes)):
+                    with pytest.raises(RemoteProtocolError) as caught:
+                        connection.next_event()
+                    assert caught.value.transcript is not None
+                    return
+                event = connection.next_event()
+                assert isinstance(event, Replied)
+                assert (None if event.command is None else event.command.verb, event.early) == heard
+                assert (event.reply.code, event.reply.lines) == (code, ("x", "y"))
+        elif what == "body":
+            if naive.body:
+                connection.send_data(b"octets")
+                assert isinstance(connection.next_event(), SendBody)
+            else:
+                refused(connection, connection.send_data, b"octets")
+        elif what == "end":
+            if naive.body:
+                connection.end_data(b".\r\n")
+                naive.body = False
+                assert not connection.in_doubt
+                assert connection.next_event() == SendLine(b".\r\n", False, Deadlines().data_block)
+                assert connection.in_doubt
+            else:
+                refused(connection, connection.end_data, b".\r\n")
+        elif what == "tls":
+            if naive.state is State.TLS:
+                connection.tls_started()
+                naive.state = State.CONNECTED if naive.waiting else State.GREETED
+                naive.pipelining = False
+            else:
+                refused(connection, connection.tls_started)
+        elif what == "pipelining":
+            connection.allow_pipelining(bool(number))
+            naive.pipelining = bool(number)
+        elif what == "eof":
+            connection.receive_eof()
+            naive.ended = True
+            assert connection.next_event() == (None if naive.state is State.CLOSED else PeerClosed())
+    agree(connection, naive)
+
+
+# --- any division ---------------------------------------------------------------------------------------------------
+
+
+def opened(limits: Limits | None = None, *, pipelining: bool = True) -> Connection:
+    connection = Connection(limits or Limits())
+    connection.receive_data(b"220 hi\r\n")
+    drain(connection)
+    say(connection, Verb.EHLO)
+    connection.receive_data(b"250 hello\r\n")
+    drain(connection)
+    connection.allow_pipelining(pipelining)
+    return connection
+
+
+def say(connection: Connection, *verbs: Verb) -> None:
+    for verb in verbs:
+        connection.send(line(verb))
+        assert isinstance(connection.next_event(), SendLine)
+
+
+PIECES = st.sampled_from(
+    [
+        b"250 ok\r\n",
+        b"250-a\r\n",
+        b"354 go\r\n",
+        b"421 bye\r\n",
+        b"550-x\r\n550 y\r\n",
+        b"\r",
+        b"\n",
+        b"\0",
+        b"25",
+        b"4",
+    ]
+)
+
+
+@settings(deadline=None)
+@given(octets=st.lists(PIECES | st.binary(max_size=8), max_size=8).map(b"".join), cuts=st.lists(st.integers(0, 80)))
+def test_any_division_of_the_octets_gives_the_same_replies(octets: bytes, cuts: list[int]) -> None:
+    def life(pieces: Sequence[bytes]) -> tuple[list[object], bool]:
+        connection = opened(Limits(reply_line=30, reply_lines=3))
+        say(connection, Verb.MAIL, Verb.RCPT, Verb.DATA)
+        heard: list[object] = []
+        try:
+            for piece in pieces:
+                connection.receive_data(piece)
+                while (event := connection.next_event()) is not None:
+                    heard.append(event)
+        except RemoteProtocolError:
+            return heard, True
+        return heard, False
+
+    borders = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
+    assert life([octets[start:end] for start, end in itertools.pairwise(borders)]) == life([octets])
+
+
+# --- closed is closed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answered", range(4))
+def test_after_a_421_nothing_may_be_said_though_commands_are_in_flight(answered: int) -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.RCPT)
+    connection.receive_data(b"250 ok\r\n" * answered + b"421 bye\r\n250 ok\r\n")
+    events = drain(connection)
+    assert [event.reply.code for event in events] == [250] * answered + [421]
+    assert connection.state is connection.anticipated is State.CLOSED
+    assert not any(connection.can_send(verb) for verb in Verb)
+    assert connection.timeout is None
+    assert connection.next_event() is None
+
+
+@pytest.mark.parametrize(("code", "early"), [(421, False), (552, True), (452, True)])
+def test_after_an_early_verdict_no_octet_of_the_message_may_be_said(code: int, early: bool) -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.DATA)
+    connection.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    drain(connection)
+    connection.send_data(b"half a message")
+    drain(connection)
+    connection.receive_data(b"%d no\r\n" % code)
+    (event,) = drain(connection)
+    assert (event.command.verb, event.early) == (Verb.END_OF_DATA, early)
+    assert connection.state is State.CLOSED
+    assert not connection.body_open
+    assert not connection.in_doubt
+    refused(connection, connection.send_data, b"x")
+    refused(connection, connection.end_data, b".\r\n")
+    assert connection.next_event() is None
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+#: Every row with a length of its own, so that none can be taken for another.
+ROWS = Deadlines(
+    connect=1,
+    greeting=2,
+    ehlo=3,
+    starttls=4,
+    auth=5,
+    mail=6,
+    rcpt=7,
+    data_initiation=8,
+    data_block=9,
+    data_termination=10,
+    other=11,
+    quit=12,
+    last_words=13,
+)
+
+
+@pytest.mark.parametrize(
+    ("verbs", "row"),
+    [
+        ([Verb.EHLO], ROWS.ehlo),
+        ([Verb.HELO], ROWS.ehlo),
+        ([Verb.STARTTLS], ROWS.starttls),
+        ([Verb.AUTH], ROWS.auth),
+        ([Verb.MAIL], ROWS.mail),
+        ([Verb.MAIL, Verb.RCPT], ROWS.rcpt),
+        ([Verb.MAIL, Verb.RCPT, Verb.DATA], ROWS.data_initiation),
+        ([Verb.RSET], ROWS.other),
+        ([Verb.NOOP], ROWS.other),
+        ([Verb.VRFY], ROWS.other),
+        ([Verb.EXPN], ROWS.other),
+        ([Verb.HELP], ROWS.other),
+        ([Verb.QUIT], ROWS.quit),
+    ],
+)
+def test_each_command_has_its_row(verbs: list[Verb], row: float) -> None:
+    connection = Connection(Limits(deadlines=ROWS))
+    assert connection.timeout == Timeout(Verb.CONNECT, ROWS.greeting)
+    connection.receive_data(b"220 hi\r\n")
+    drain(connection)
+    say(connection, Verb.EHLO)
+    connection.receive_data(b"250 hello\r\n")
+    drain(connection)
+    for verb in verbs[:-1]:
+        say(connection, verb)
+        connection.receive_data(b"250 ok\r\n")
+        drain(connection)
+    connection.send(line(verbs[-1]))
+    assert connection.next_event() == SendLine(verbs[-1].value.encode() + b"\r\n", False, row)
+    assert connection.timeout == Timeout(verbs[-1], row)
+
+
+def test_a_message_has_a_row_for_each_block_and_one_for_its_verdict() -> None:
+    connection = opened(Limits(deadlines=ROWS))
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.DATA)
+    connection.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    drain(connection)
+    connection.send_data(b"x")
+    assert connection.next_event() == SendBody(b"x", ROWS.data_block)
+    connection.end_data(b".\r\n")
+    assert connection.next_event() == SendLine(b".\r\n", False, ROWS.data_block)
+    assert connection.timeout == Timeout(Verb.END_OF_DATA, ROWS.data_termination)
+
+
+def test_two_equal_commands_in_a_row_have_two_deadlines() -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT)
+    connection.receive_data(b"250 ok\r\n")
+    drain(connection)
+    first = connection.timeout
+    connection.receive_data(b"250-slow")
+    assert drain(connection) == []
+    assert connection.timeout is first
+    connection.receive_data(b"\r\n250 ly\r\n")
+    drain(connection)
+    second = connection.timeout
+    assert second == first
+    assert second is not first
+
+
+# --- orders that never left -----------------------------------------------------------------------------------------
+
+
+def test_a_message_whose_end_never_left_is_open_again() -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.DATA)
+    connection.receive_data(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    drain(connection)
+    connection.end_data(b".\r\n")
+    connection.drop_orders()
+    assert connection.body_open
+    assert not connection.in_doubt
+    assert connection.snapshot().unsent_orders == 0
+    connection.receive_data(b"552 too big\r\n")
+    (event,) = drain(connection)
+    assert event.early
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+def said_in_secret(secret: bytes) -> Connection:
+    connection = opened()
+    connection.send(Command(Verb.AUTH, b"AUTH X"))
+    connection.next_event()
+    connection.receive_data(b"334 \r\n")
+    drain(connection)
+    connection.send(Command(Verb.AUTH_ANSWER, secret, secret=True))
+    order = connection.next_event()
+    assert order == SendLine(secret + b"\r\n", True, Deadlines().auth)
+    return connection
+
+
+@pytest.mark.parametrize("secret", ["gehäim-gehäim", "tab\there", "esc\x1b[31mred", "AUTH", "auth", "a*b", "********"])
+def test_whatever_a_secret_looks_like_its_echo_is_masked(secret: str) -> None:
+    connection = said_in_secret(secret.encode())
+    connection.receive_data(f"535 you said {secret}, {secret}!\r\n".encode())
+    (event,) = drain(connection)
+    assert event.reply.text == "you said ********, ********!"
+    assert connection.transcript.lines[-2:] == (">>> ********", "<<< 535 you said ********, ********!")
+    assert repr(event.command) == "Command(AUTH_ANSWER, b'********')"
+
+
+def test_octets_that_are_no_text_can_be_a_secret() -> None:
+    connection = said_in_secret(b"\xff\xfe\xfd octets \xff\xfe\xfd")
+    connection.receive_data(b"535 <\xff\xfe\xfd>\r\n")
+    (event,) = drain(connection)
+    assert event.reply.text == "<********>"
+
+
+@pytest.mark.parametrize("secret", [b"", b"*", b"AUTH PLAIN "])
+def test_a_secret_of_next_to_nothing_hangs_nobody(secret: bytes) -> None:
+    connection = said_in_secret(secret)
+    connection.receive_data(b"535 a * b\r\n")
+    (event,) = drain(connection)
+    assert event.reply.text == ("a ******** b" if secret == b"*" else "a * b")
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(blacklist_characters="\r\n\0 ", blacklist_categories=["Cs"]), min_size=4, max_size=20))
+def test_no_whole_echo_survives(secret: str) -> None:
+    connection = said_in_secret(secret.encode())
+    connection.receive_data(b"535 " + secret.encode() + b"\r\n")
+    (event,) = drain(connection)
+    assert event.reply.text == "********"
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"535 c2VjcmV0\0\r\n",
+        b"c2VjcmV0\r\n",
+        b"535-c2VjcmV0\r\n536 c2VjcmV0\r\n",
+        b"250 c2VjcmV0\r\n",
+        b"535 c2VjcmV0\n",
+    ],
+)
+def test_no_violation_quotes_a_secret(octets: bytes) -> None:
+    connection = said_in_secret(b"c2VjcmV0")
+    connection.receive_data(octets)
+    with pytest.raises(RemoteProtocolError) as caught:
+        drain(connection)
+    assert "c2VjcmV0" not in f"{caught.value!r} {caught.value.transcript} {caught.value.reply}"
+    assert caught.value.__cause__ is None
+
+
+def test_a_refused_secret_is_not_shown() -> None:
+    connection = opened()
+    with pytest.raises(LocalProtocolError) as caught:
+        connection.send(Command(Verb.AUTH, b"AUTH PLAIN c2Vj\r\ncmV0", secret=True))
+    assert "c2Vj" not in f"{caught.value!r} {caught.value}"
+    assert connection.transcript.lines[-1] == "<<< 250 hello"
+
+
+def test_a_transcript_forgets_its_oldest_lines() -> None:
+    connection = opened(Limits(transcript_lines=3))
+    say(connection, Verb.NOOP)
+    connection.receive_data(b"250 done\r\n")
+    drain(connection)
+    assert connection.transcript.lines == ("<<< 250 hello", ">>> NOOP", "<<< 250 done")
+    silent = opened(Limits(transcript_lines=0))
+    assert silent.transcript.lines == ()
