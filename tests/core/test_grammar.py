@@ -5,13 +5,8 @@ What lives here: addresses, names, reply lines, status codes, xtext, base64. Wha
 
 from __future__ import annotations
 
-import base64
-import ipaddress
-import re
-import string
-
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import (
@@ -238,10 +233,7 @@ def test_xtext_encodes_what_must_be() -> None:
         encode_xtext("ä")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["a", "YQ=", "YQ==\n", "Y Q==", "YQ==YQ==", "ä", "!!!!", "=", "====", "A===", "YQ", "YWI", "YW=I", "-_-_", "*"],
-)
+@pytest.mark.parametrize("text", ["a", "YQ=", "YQ==\n", "Y Q==", "YQ==YQ==", "ä", "!!!!"])
 def test_base64_is_strict(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_base64(text)
@@ -249,205 +241,6 @@ def test_base64_is_strict(text: str) -> None:
 
 @given(st.binary(max_size=50))
 def test_base64_comes_back(octets: bytes) -> None:
+    import base64
+
     assert decode_base64(base64.b64encode(octets).decode()) == octets
-
-
-@given(st.text("Yab1+/= \n-_", max_size=12) | st.text(max_size=8))
-def test_base64_is_what_the_rfc_draws(text: str) -> None:
-    group = "[A-Za-z0-9+/]"
-    whole = re.fullmatch(rf"(?:{group}{{4}})*(?:{group}{{2}}==|{group}{{3}}=)?", text)
-    try:
-        octets = decode_base64(text)
-    except RemoteProtocolError:
-        assert not whole
-    else:
-        assert whole
-        assert len(octets) == len(text) // 4 * 3 - text.count("=")
-
-
-# --- a second reader of addresses, character by character, as §4.1.2 draws them ---------------------------------------
-
-LETTERS = string.ascii_letters + string.digits
-ATEXT = LETTERS + "!#$%&'*+-/=?^_`{|}~"
-
-
-def is_quoted(text: str) -> bool:
-    if len(text) < 2 or text[0] != '"':
-        return False
-    position = 1
-    while position < len(text):
-        character = text[position]
-        if character == '"':
-            return position == len(text) - 1
-        if character == "\\":
-            position += 1
-            if position == len(text):
-                return False
-            character = text[position]
-        if not " " <= character <= "~":
-            return False
-        position += 1
-    return False
-
-
-def is_local_part(text: str) -> bool:
-    return is_quoted(text) or all(atom and set(atom) <= set(ATEXT) for atom in text.split("."))
-
-
-def is_domain(text: str) -> bool:
-    return len(text) <= 255 and all(
-        0 < len(label) <= 63 and set(label) <= {*LETTERS, "-"} and label[0] != "-" and label[-1] != "-"
-        for label in text.split(".")
-    )
-
-
-def is_mailbox(text: str) -> bool:
-    return any(is_local_part(text[:at]) and is_domain(text[at + 1 :]) for at in range(len(text)) if text[at] == "@")
-
-
-LOCAL_PART = st.text("ab.+_!", max_size=6) | st.text('a"\\@ .\x7f', max_size=6).map(lambda text: f'"{text}"')
-DOMAIN = st.text("ab1.-", max_size=8) | st.text("a_ @é", max_size=4)
-
-
-@settings(max_examples=300)
-@given(st.one_of(st.builds("{}@{}".format, LOCAL_PART, DOMAIN), st.text('a@."\\ -[]<>\r\n\0é', max_size=8)))
-def test_two_readers_agree_on_every_mailbox(text: str) -> None:
-    try:
-        check_mailbox(text)
-    except LocalProtocolError as error:
-        assert not is_mailbox(text)
-        assert error.value == text
-    else:
-        assert is_mailbox(text)
-
-
-@given(st.ip_addresses())
-def test_every_address_has_a_literal(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    check_host_name(f"[{address}]" if address.version == 4 else f"[IPv6:{address}]")
-    check_mailbox(f"a@[{address}]" if address.version == 4 else f"a@[IPv6:{address.exploded}]")
-    with pytest.raises(LocalProtocolError):
-        check_host_name(f"[IPv6:{address}]" if address.version == 4 else f"[IPv6:{address}%1]")
-
-
-@pytest.mark.parametrize(
-    "literal",
-    ["[", "]", "[]", "[1.2.3.4", "1.2.3.4]", "[01.2.3.4]", "[1.2.3.4/8]", "[IPv6:]", "[IPv6:::1/64]", "[IPv6:1.2.3.4]"]
-    + ["[IPv6 ::1]", "[tag-:x]", "[:x]", "[tag:]", "[tag:[x]", "[tag:x]]", "[tag:\\x]", "[tag:x y]", "[1.2.3.4]\n"],
-)
-def test_what_is_no_literal_is_refused(literal: str) -> None:
-    for check, text in ((check_host_name, literal), (check_mailbox, f"a@{literal}")):
-        with pytest.raises(LocalProtocolError) as caught:
-            check(text)
-        assert caught.value.value == text
-
-
-@pytest.mark.parametrize("form", ["{}", "[tag:{}]"])
-def test_a_domain_and_a_literal_have_255_octets_and_no_more(form: str) -> None:
-    room = 255 - len(form.format(""))
-    name = ".".join(["x" * 49] * 10)[:room]
-    check_host_name(form.format(name))
-    check_mailbox("a@" + form.format(name))
-    for check, text in ((check_host_name, form.format(name + "x")), (check_mailbox, "a@" + form.format(name + "x"))):
-        with pytest.raises(LocalProtocolError, match="255 octets") as caught:
-            check(text)
-        assert caught.value.value == text
-
-
-@pytest.mark.parametrize("character", ["\r", "\n", "\0", "\r\n", "\x1b", "\x7f", "\x85", "\u2028", "\uff20", "\ud800"])
-def test_no_control_and_nothing_beyond_ascii_gets_in_anywhere(character: str) -> None:
-    places = [
-        f"{character}a@b.example",
-        f"a{character}@b.example",
-        f'"a{character}"@b.example',
-        f'"\\{character}"@b.example',
-    ]
-    places += [
-        f"a@b{character}.example",
-        f"a@b.example{character}",
-        f"a@[{character}127.0.0.1]",
-        f"a@[tag:x{character}]",
-    ]
-    for mailbox in places:
-        for check in (check_mailbox, check_forward_path, check_reverse_path):
-            with pytest.raises(LocalProtocolError) as caught:
-                check(mailbox)
-            assert caught.value.value == mailbox
-            # What is shown of it is one line.
-            assert str(caught.value).isprintable()
-    for name in (f"b{character}.example", f"{character}", f"b.example{character}"):
-        with pytest.raises(LocalProtocolError):
-            check_host_name(name)
-
-
-@pytest.mark.parametrize("path", ["Postmaster", "postmaster", "POSTMASTER", "pOsTmAsTeR"])
-def test_postmaster_in_any_case(path: str) -> None:
-    check_forward_path(path)
-
-
-@pytest.mark.parametrize(
-    "path", ["Postmaster ", "<Postmaster>", "Postmaster\r\n", "Postmasters", "postma\u017fter", "abuse"]
-)
-def test_nobody_else_stands_without_a_domain(path: str) -> None:
-    with pytest.raises(LocalProtocolError):
-        check_forward_path(path)
-
-
-@pytest.mark.parametrize("value", [None, 1, b"Postmaster", ["a@b.example"]])
-def test_only_text_is_an_address(value: object) -> None:
-    for check in (check_mailbox, check_forward_path, check_reverse_path, check_host_name):
-        with pytest.raises(LocalProtocolError, match="must be a str"):
-            check(value)  # type: ignore[arg-type]
-
-
-# --- reply lines ------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=300)
-@given(st.builds(bytes.__add__, st.text("0123456789 -+_a", max_size=5).map(str.encode), st.binary(max_size=6)))
-def test_a_reply_line_is_strict_in_structure(line: bytes) -> None:
-    legal = re.fullmatch(rb"[2-5][0-9][0-9](?:[ -][^\r\n\0]*)?", line, re.DOTALL)
-    try:
-        code, last, _ = parse_reply_line(line)
-    except RemoteProtocolError as error:
-        assert not legal
-        assert str(error).isprintable()
-    else:
-        assert legal
-        assert (str(code).encode(), last) == (line[:3], line[3:4] != b"-")
-
-
-@given(st.text(max_size=30))
-def test_what_can_be_shown_stays_and_what_cannot_can_be_told(text: str) -> None:
-    shown = printable(text)
-    assert shown.replace("\t", "").isprintable()
-    assert printable(shown) == shown
-    if "\\" not in text:
-        assert (
-            re.sub(
-                r"\\(?:x(..)|u(....)|U(........)|([rn]))",
-                lambda found: (
-                    {"r": "\r", "n": "\n"}[found[4]] if found[4] else chr(int(found[1] or found[2] or found[3], 16))
-                ),
-                shown,
-            )
-            == text
-        )
-
-
-@pytest.mark.parametrize(
-    "character", ["\x07", "\x1b", "\x7f", "\x80", "\x9b", "\u200e", "\u202e", "\u2066", "\ufeff", "\u2028"]
-)
-def test_nothing_that_steers_a_terminal_is_shown(character: str) -> None:
-    _, _, text = parse_reply_line(f"550 a{character}b grüß 例 😀".encode())
-    assert character not in text
-    assert text == f"a{character.encode('unicode_escape').decode()}b grüß 例 😀"
-
-
-@pytest.mark.parametrize("code", [200, 421, 550])
-@pytest.mark.parametrize(
-    "text", ["2.1.5", "4.7.0 x", "5.1.10  x", "2.1", "2.1.5.6 x", "6.1.1 x", "3.1.1 x", " 2.1.5 x", "٢.1.5"]
-)
-def test_an_enhanced_code_is_of_the_class_of_its_reply(code: int, text: str) -> None:
-    words = text.split(" ")
-    legal = re.fullmatch(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", words[0]) and words[0][0] == str(code)[0]
-    assert enhanced_status(code, text) == (words[0] if legal else None)
