@@ -39,6 +39,7 @@ __all__ = [
     "Options",
     "connect_failed",
     "connect_seconds",
+    "credentials_for",
     "fallback_in_clear",
     "make_envelope",
     "make_machine",
@@ -57,8 +58,8 @@ class Options(TypedDict, total=False):
     tls_context: ssl.SSLContext
     #: The name that the certificate must be for; default: the host that was connected to.
     tls_server_name: str
-    #: SASL mechanisms in order of preference.
-    credentials: Sequence[Mechanism]
+    #: SASL mechanisms in order of preference, or what gives them for the host that is connected to.
+    credentials: Sequence[Mechanism] | Callable[[str | None], Sequence[Mechanism]]
     pipelining: Pipelining
     line_ends: LineEnds
     limits: Limits
@@ -81,7 +82,7 @@ def make_machine(options: Options, host: str | None, local_address: str | None) 
     """
     limits = options.get("limits", DEFAULT_LIMITS)
     policy = options.get("tls", TlsPolicy.OPPORTUNISTIC)
-    credentials = options.get("credentials", ())
+    credentials = credentials_for(options, host)
     server_name = options.get("tls_server_name", host)
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
@@ -107,6 +108,12 @@ def make_machine(options: Options, host: str | None, local_address: str | None) 
     return Machine(client, wire)
 
 
+def credentials_for(options: Options, host: str | None) -> Sequence[Mechanism]:
+    """The mechanisms to use with ``host``; what a callable raises passes as it is."""
+    credentials = options.get("credentials", ())
+    return credentials(host) if callable(credentials) else credentials
+
+
 def _helo_name(local_address: str | None) -> str:
     name = socket.gethostname()
     if "." in name and not name.endswith(".local"):
@@ -124,9 +131,9 @@ def connect_seconds(options: Options) -> float:
     return options.get("limits", DEFAULT_LIMITS).deadlines.connect
 
 
-def fallback_in_clear(options: Options) -> Options | None:
+def fallback_in_clear(options: Options, host: str) -> Options | None:
     """The options for a new connection in clear after a failed handshake, if TLS was a mere wish (RFC 7435 §3)."""
-    if options.get("tls", TlsPolicy.OPPORTUNISTIC) is not TlsPolicy.OPPORTUNISTIC or options.get("credentials"):
+    if options.get("tls", TlsPolicy.OPPORTUNISTIC) is not TlsPolicy.OPPORTUNISTIC or credentials_for(options, host):
         return None
     return {**options, "tls": TlsPolicy.NEVER}
 

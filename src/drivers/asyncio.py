@@ -432,7 +432,7 @@ async def connect(host: str, port: int = 25, **options: Unpack[Options]) -> Sess
     try:
         return await open_session(await _connect(host, port, connect_seconds(options)), host, **options)
     except TlsFailed:
-        in_clear = fallback_in_clear(options)
+        in_clear = fallback_in_clear(options, host)
         if in_clear is None:
             raise
     return await open_session(await _connect(host, port, connect_seconds(options)), host, **in_clear)

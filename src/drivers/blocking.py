@@ -355,7 +355,7 @@ def connect(host: str, port: int = 25, **options: Unpack[Options]) -> Session:
     try:
         return open_session(_connect(host, port, connect_seconds(options)), host, **options)
     except TlsFailed:
-        in_clear = fallback_in_clear(options)
+        in_clear = fallback_in_clear(options, host)
         if in_clear is None:
             raise
     return open_session(_connect(host, port, connect_seconds(options)), host, **in_clear)

@@ -40,7 +40,7 @@ from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError
 from smtpcore.mime import sender_of
 from smtpcore.relay import RelaySettings, SmartHost
-from smtpcore.sasl import Plain
+from smtpcore.sasl import mechanisms_for
 
 __all__ = ["main"]
 
@@ -127,7 +127,7 @@ def session_options(
             raise click.UsageError("--ca: certificates are judged with --tls required or implicit only")
         options["tls_context"] = _context(ca)
     if user and password_file:
-        options["credentials"] = [Plain(user, _first_line(password_file))]
+        options["credentials"] = mechanisms_for(user, _first_line(password_file))
     try:
         if helo:
             check_host_name(helo)

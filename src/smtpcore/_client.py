@@ -18,17 +18,16 @@ the state of the connection and from what is known (capabilities, TLS, authentic
 
 from __future__ import annotations
 
-import base64
 import enum
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from smtpcore._authentication import Authentication
 from smtpcore._body import DataEncoder, LineEnds
 from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
 from smtpcore._errors import (
-    AuthDeclined,
     AuthExchangeFailed,
     AuthRequired,
     BodyError,
@@ -71,7 +70,7 @@ from smtpcore._extensions import (
     missing_extension,
     rcpt_command,
 )
-from smtpcore._grammar import check_host_name, decode_base64
+from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
@@ -160,7 +159,7 @@ class Client:
             raise LocalProtocolError("credentials are never said without TLS; choose another TlsPolicy", tls)
         self._helo_name = helo_name
         self._tls_policy = TlsPolicy.REQUIRED if credentials and tls is TlsPolicy.OPPORTUNISTIC else tls
-        self._credentials = tuple(credentials)
+        self._needs_auth = bool(credentials)
         self._pipelining = pipelining
         self._line_ends = line_ends
         self._limits = limits
@@ -170,13 +169,9 @@ class Client:
         self._hello = Verb.EHLO
         self._tls: TlsInfo | None = None
         self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
-        self._mechanism: Mechanism | None = None
-        self._initial_response: bytes | None = None
-        self._auth_steps = 0
+        self._authentication = Authentication(credentials, limits)
         #: The challenge that waits for its answer.
         self._challenge: Reply | None = None
-        self._auth_error: AuthExchangeFailed | None = None
-        self._authenticated = False
         self._open = False
 
         self._queue: deque[tuple[Mail, list[Command]]] = deque()
@@ -206,7 +201,7 @@ class Client:
     @property
     def authenticated(self) -> bool:
         """Whether the peer accepted the credentials."""
-        return self._authenticated
+        return self._authentication.succeeded
 
     @property
     def transcript(self) -> Transcript:
@@ -219,7 +214,7 @@ class Client:
             connection=self._connection.snapshot(),
             capabilities=self._capabilities,
             tls=self._tls,
-            authenticated=self._authenticated,
+            authenticated=self._authentication.succeeded,
             queued=len(self._queue),
             current=None if self._transaction is None else self._transaction.mail,
             reports=len(self._reports),
@@ -415,7 +410,7 @@ class Client:
 
     @property
     def _needs_ehlo(self) -> bool:
-        return self._tls_policy is TlsPolicy.REQUIRED or bool(self._credentials)
+        return self._tls_policy is TlsPolicy.REQUIRED or self._needs_auth
 
     def _hear_starttls(self, reply: Reply) -> None:
         if reply.positive:
@@ -446,58 +441,25 @@ class Client:
     def _hear_auth(self, reply: Reply) -> None:
         if self._connection.state is State.AUTH:
             self._challenge = reply
-        elif reply.code == 235 and self._auth_error is None:
-            self._authenticated = True
-        else:
-            # After a cancelled exchange a 235 proves nothing: the challenge may have been an impostor's.
-            error: SessionError | None = self._auth_error
-            if error is None:
-                error = AuthDeclined(f"the peer refused the credentials: {reply}", reply=reply)
+        elif (error := self._authentication.conclude(reply)) is not None:
             self._fail(DisconnectReason.AUTH, error, polite=True)
 
-    def _say_answer(self, reply: Reply) -> bool:
+    def _say_answer(self, challenge: Reply) -> bool:
         """Answer a challenge, once nothing more has come behind it."""
-        assert self._mechanism is not None
         if not self._connection.can_send(Verb.AUTH_ANSWER):
             return False
         self._challenge = None
-        if self._auth_error is not None:
-            self._fail(DisconnectReason.AUTH, self._auth_error)
-            return True
-        self._auth_steps += 1
         try:
-            if self._auth_steps > self._limits.auth_steps:
-                raise AuthExchangeFailed(f"more than {self._limits.auth_steps} challenges")
-            challenge = decode_base64("".join(reply.lines))
-            if self._initial_response is not None and not challenge:
-                answer, self._initial_response = self._initial_response, None
-            else:
-                answer = self._mechanism.answer(challenge)
-            line = base64.b64encode(answer)
-            if len(line) + 2 > self._limits.auth_line:
-                raise AuthExchangeFailed(f"a response of more than {self._limits.auth_line} octets")
-            self._connection.send(Command(Verb.AUTH_ANSWER, line, secret=bool(line)))
-        except (AuthExchangeFailed, RemoteProtocolError) as error:
-            self._auth_error = AuthExchangeFailed(str(error), reply=reply)
-            self._connection.send(Command(Verb.AUTH_ANSWER, b"*"))
+            self._connection.send(self._authentication.answer(challenge))
+        except AuthExchangeFailed as error:
+            self._fail(DisconnectReason.AUTH, error)
         return True
 
     def _say_auth(self) -> None:
-        offered = self._capabilities.auth_mechanisms
-        mechanism = next((m for m in self._credentials if m.name.upper() in offered), None)
-        if mechanism is None:
-            ours = ", ".join(m.name for m in self._credentials)
-            error = AuthRequired(f"no common mechanism: we have {ours}; the peer offers {', '.join(offered) or 'none'}")
+        try:
+            self._connection.send(self._authentication.begin(self._capabilities.auth_mechanisms))
+        except (AuthRequired, AuthExchangeFailed) as error:
             self._fail(DisconnectReason.AUTH, error, polite=True)
-            return
-        self._mechanism = mechanism
-        initial = mechanism.start()
-        line = f"AUTH {mechanism.name}".encode("ascii")
-        whole = line if initial is None else line + b" " + (base64.b64encode(initial) or b"=")
-        if len(whole) + 2 > self._limits.auth_line:
-            # RFC 4954 §4: too long for the line, so it waits for an empty challenge.
-            self._initial_response, whole = initial, line
-        self._connection.send(Command(Verb.AUTH, whole, secret=whole is not line and bool(initial)))
 
     # --- speaking --------------------------------------------------------------------------------------------------
 
@@ -523,7 +485,7 @@ class Client:
             return False
         elif self._tls is None and not self._tls_given_up:
             self._say_starttls()
-        elif self._credentials and not self._authenticated:
+        elif self._needs_auth and not self._authentication.succeeded:
             self._say_auth()
         else:
             self._open = True

@@ -6,11 +6,12 @@ mechanism. A mechanism that needs chance or a token is given it by whoever makes
 
 from __future__ import annotations
 
+import hmac
 from typing import Protocol
 
 from smtpcore._errors import AuthExchangeFailed, LocalProtocolError
 
-__all__ = ["Mechanism", "Plain"]
+__all__ = ["CramMd5", "Login", "Mechanism", "Plain", "mechanisms_for"]
 
 
 class Mechanism(Protocol):
@@ -33,6 +34,17 @@ class Mechanism(Protocol):
         ...
 
 
+def _checked(mechanism: str, user: str, password: str, *others: str) -> None:
+    """Raise ``LocalProtocolError`` for credentials that no peer could be told; the error shows none of them."""
+    for what, value in (("user", user), ("password", password), *(("authorization", other) for other in others)):
+        if "\0" in value:
+            raise LocalProtocolError(f"the {what} of {mechanism} may not hold NUL")
+        if not value and what != "authorization":
+            raise LocalProtocolError(f"{mechanism} needs a {what}")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise LocalProtocolError(f"the {what} of {mechanism} is what UTF-8 can hold, without lone surrogates")
+
+
 class Plain:
     """PLAIN (RFC 4616): ``authorization`` is empty unless one acts for another."""
 
@@ -41,17 +53,8 @@ class Plain:
     name = "PLAIN"
 
     def __init__(self, user: str, password: str, authorization: str = "") -> None:
-        for what, value in (("user", user), ("password", password), ("authorization", authorization)):
-            if "\0" in value:
-                raise LocalProtocolError(f"the {what} of PLAIN may not hold NUL (RFC 4616 §2)")
-        if not user:
-            raise LocalProtocolError("PLAIN needs a user (RFC 4616 §2)")
-        if not password:
-            raise LocalProtocolError("PLAIN needs a password (RFC 4616 §2)")
-        try:
-            self._message = "\0".join((authorization, user, password)).encode()
-        except UnicodeEncodeError:
-            raise LocalProtocolError("PLAIN takes what UTF-8 can hold, and no lone surrogates (RFC 4616 §2)") from None
+        _checked(self.name, user, password, authorization)
+        self._message = "\0".join((authorization, user, password)).encode()
 
     def start(self) -> bytes | None:
         return self._message
@@ -64,3 +67,61 @@ class Plain:
 
     def __repr__(self) -> str:
         return "Plain(...)"
+
+
+class Login:
+    """LOGIN (no RFC; draft-murchison-sasl-login): the user, then the password, whatever the two prompts say."""
+
+    __slots__ = ("_left", "_words")
+
+    name = "LOGIN"
+
+    def __init__(self, user: str, password: str) -> None:
+        _checked(self.name, user, password)
+        self._words = (user.encode(), password.encode())
+        self._left = list(self._words)
+
+    def start(self) -> bytes | None:
+        self._left = list(self._words)
+        return None
+
+    def answer(self, challenge: bytes) -> bytes:
+        # Prompts are in any language; only their order counts.
+        if not self._left:
+            raise AuthExchangeFailed("LOGIN has no answer to a third prompt")
+        return self._left.pop(0)
+
+    def __repr__(self) -> str:
+        return "Login(...)"
+
+
+class CramMd5:
+    """CRAM-MD5 (RFC 2195): the password proves itself by a keyed digest of the challenge, and is not said."""
+
+    __slots__ = ("_answered", "_password", "_user")
+
+    name = "CRAM-MD5"
+
+    def __init__(self, user: str, password: str) -> None:
+        _checked(self.name, user, password)
+        self._user = user.encode()
+        self._password = password.encode()
+        self._answered = False
+
+    def start(self) -> bytes | None:
+        self._answered = False
+        return None
+
+    def answer(self, challenge: bytes) -> bytes:
+        if self._answered or not challenge:
+            raise AuthExchangeFailed("CRAM-MD5 answers one challenge, which is not empty")
+        self._answered = True
+        return self._user + b" " + hmac.new(self._password, challenge, "md5").hexdigest().encode("ascii")
+
+    def __repr__(self) -> str:
+        return "CramMd5(...)"
+
+
+def mechanisms_for(user: str, password: str) -> tuple[Mechanism, ...]:
+    """What a user with a password can do, in order of preference: CRAM-MD5, PLAIN, LOGIN."""
+    return CramMd5(user, password), Plain(user, password), Login(user, password)

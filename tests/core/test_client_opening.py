@@ -37,7 +37,7 @@ from smtpcore import (
     Verb,
     Verdict,
 )
-from smtpcore.sasl import Plain
+from smtpcore.sasl import Plain, mechanisms_for
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
 INFO = TlsInfo("TLSv1.3", "TLS_TEST", True)
@@ -402,6 +402,84 @@ def test_the_first_mechanism_of_ours_that_the_peer_offers_is_used():
     driver, said = before_auth(Eager(b"x", "ABSENT"), Plain("user", "hunter2"), Eager(b"x"))
     assert said.startswith(b"AUTH PLAIN ")
     assert isinstance(driver.last, Timeout)
+
+
+@pytest.mark.parametrize("refusal", ["504 5.5.4 unknown", "534 5.7.9 too weak", "538 5.7.11 not like this"])
+def test_another_mechanism_is_tried_where_the_first_was_refused_as_such(refusal):
+    driver, said = before_auth(Eager(b"x"), Eager(b"y", "ABSENT"), Asking(b"two"), Plain("user", "hunter2"))
+    assert said == b"AUTH EAGER eA==\r\n"
+    assert driver.hear(f"{refusal}\r\n".encode()) == b"AUTH ASKING\r\n"
+    assert driver.hear(b"334 \r\n") == base64.b64encode(b"two") + b"\r\n"
+    assert driver.hear(f"{refusal}\r\n".encode()) == f"AUTH PLAIN {PLAIN}\r\n".encode()
+    driver.hear(b"235 ok\r\n")
+    assert driver.client.authenticated
+    assert isinstance(driver.last, Idle)
+
+
+def test_the_last_refusal_of_a_mechanism_is_the_error():
+    driver, _ = before_auth(Eager(b"x"), Plain("user", "hunter2"))
+    driver.hear(b"504 5.5.4 not that\r\n")
+    assert driver.hear(b"504 5.5.4 nor that\r\n") == b"QUIT\r\n"
+    driver.hear(b"221 bye\r\n")
+    error = ended(driver).error
+    assert isinstance(error, AuthDeclined)
+    assert "nor that" in str(error)
+
+
+@pytest.mark.parametrize("refusal", ["535 5.7.8 wrong", "454 4.7.0 later", "500 what", "502 no", "503 no", "530 no"])
+def test_the_same_credentials_are_not_said_twice(refusal):
+    driver, _ = before_auth(*mechanisms_for("user", "hunter2"), offered=b"250-mx\r\n250 AUTH LOGIN PLAIN\r\n")
+    assert driver.hear(f"{refusal}\r\n".encode()) == b"QUIT\r\n"
+    driver.hear(b"221 bye\r\n")
+    assert isinstance(ended(driver).error, AuthDeclined)
+
+
+def test_login_over_the_wire():
+    driver, said = before_auth(*mechanisms_for("user", "hunter2"), offered=b"250-mx\r\n250 AUTH LOGIN\r\n")
+    assert said == b"AUTH LOGIN\r\n"
+    assert driver.hear(b"334 VXNlcm5hbWU6\r\n") == base64.b64encode(b"user") + b"\r\n"
+    assert driver.hear(b"334 UGFzc3dvcmQ6\r\n") == base64.b64encode(b"hunter2") + b"\r\n"
+    driver.hear(b"235 ok\r\n")
+    assert driver.client.authenticated
+    shown = str(driver.client.transcript)
+    assert "AUTH LOGIN" in shown
+    assert base64.b64encode(b"hunter2").decode() not in shown
+
+
+class Broken:
+    """A mechanism whose token cannot be had."""
+
+    def __init__(self, where: str) -> None:
+        self.name = "BROKEN"
+        self._where = where
+
+    def start(self) -> bytes | None:
+        if self._where == "start":
+            raise OSError("the token hunter2 is unreadable")
+        return None
+
+    def answer(self, challenge: bytes) -> bytes:
+        raise OSError("the token hunter2 is unreadable")
+
+
+def test_a_mechanism_that_cannot_begin_ends_the_session_politely():
+    driver, said = before_auth(Broken("start"), offered=b"250-mx\r\n250 AUTH BROKEN\r\n")
+    assert said == b"QUIT\r\n"
+    driver.hear(b"221 bye\r\n")
+    error = ended(driver).error
+    assert isinstance(error, AuthExchangeFailed)
+    assert isinstance(error.__cause__, OSError)
+    assert "hunter2" not in str(error)
+
+
+def test_a_mechanism_that_breaks_in_the_middle_cancels_the_exchange():
+    driver, _ = before_auth(Broken("answer"), offered=b"250-mx\r\n250 AUTH BROKEN\r\n")
+    assert driver.hear(b"334 \r\n") == b"*\r\n"
+    driver.hear(b"501 cancelled\r\n")
+    driver.hear(b"221 bye\r\n")
+    error = ended(driver).error
+    assert isinstance(error, AuthExchangeFailed)
+    assert isinstance(error.__cause__, OSError)
 
 
 def test_declined_credentials_end_the_session_politely():

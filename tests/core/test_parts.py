@@ -324,4 +324,4 @@ def test_plain_takes_only_what_can_be_encoded_and_never_shows_it(words: tuple[st
     with pytest.raises(LocalProtocolError) as caught:
         Plain(*words)
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None

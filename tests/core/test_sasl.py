@@ -1,6 +1,6 @@
 """SASL mechanisms on their own: messages as the RFCs write them, and credentials that never show.
 
-What lives here: PLAIN (RFC 4616). What does not: base64, AUTH lines, the choice of a mechanism.
+What lives here: PLAIN (RFC 4616), LOGIN, CRAM-MD5 (RFC 2195). What does not: base64, AUTH lines, choosing among them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import AuthExchangeFailed, LocalProtocolError
-from smtpcore.sasl import Mechanism, Plain
+from smtpcore.sasl import CramMd5, Login, Mechanism, Plain, mechanisms_for
 
 WORD = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
 
@@ -72,3 +72,49 @@ def test_a_mechanism_shows_nothing_and_can_be_copied() -> None:
         assert repr(same) == str(same) == f"{same}" == "Plain(...)"
         assert same.start() == b"\0tim\0hunter2"
     assert not hasattr(plain, "__dict__")
+
+
+def test_login_says_the_user_then_the_password_whatever_it_is_asked() -> None:
+    login = Login("jürgen", "päss wörd")
+    for prompts in ([b"Username:", b"Password:"], [b"", b""], [b"Benutzer", b"Benutzer"]):
+        # One object serves any number of exchanges, also after one that broke off.
+        login.start()
+        login.answer(b"User")
+        assert login.start() is None
+        assert [login.answer(prompt) for prompt in prompts] == ["jürgen".encode(), "päss wörd".encode()]
+        with pytest.raises(AuthExchangeFailed, match="third"):
+            login.answer(b"Password:")
+
+
+def test_cram_md5_as_in_the_rfc() -> None:
+    # RFC 2195 §2.
+    mechanism = CramMd5("tim", "tanstaaftanstaaf")
+    for _ in range(2):
+        assert mechanism.start() is None
+        answer = mechanism.answer(b"<1896.697170952@postoffice.reston.mci.net>")
+        assert answer == b"tim b913a602c7eda7a495b4e6e7334d3890"
+        with pytest.raises(AuthExchangeFailed):
+            mechanism.answer(b"<another@challenge>")
+
+
+def test_cram_md5_answers_no_empty_challenge() -> None:
+    mechanism = CramMd5("tim", "hunter2")
+    mechanism.start()
+    with pytest.raises(AuthExchangeFailed):
+        mechanism.answer(b"")
+
+
+@pytest.mark.parametrize("make", [Login, CramMd5])
+@pytest.mark.parametrize("words", [("hunter2", ""), ("", "hunter2"), ("hunter2\0", "x"), ("x", "hunter2\udc80")])
+def test_credentials_that_cannot_be_said(make: type[Login] | type[CramMd5], words: tuple[str, str]) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        make(*words)
+    assert "hunter2" not in str(caught.value) + repr(vars(caught.value))
+
+
+def test_what_a_user_with_a_password_can_do() -> None:
+    mechanisms = mechanisms_for("tim", "hunter2")
+    assert [mechanism.name for mechanism in mechanisms] == ["CRAM-MD5", "PLAIN", "LOGIN"]
+    assert "hunter2" not in repr(mechanisms)
+    for mechanism in mechanisms:
+        assert copy.copy(mechanism).name == pickle.loads(pickle.dumps(mechanism)).name == mechanism.name

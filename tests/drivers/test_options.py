@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
-from smtpcore.drivers._options import fallback_in_clear, make_envelope, make_machine
+from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine
 from smtpcore.drivers.tls import client_context
 from smtpcore.sasl import Plain
 
@@ -91,12 +91,35 @@ def test_certificates_are_judged_where_tls_is_meant() -> None:
     assert lenient.cert_store_stats() == {"x509": 0, "crl": 0, "x509_ca": 0}
 
 
+def in_clear(options: Options) -> Options | None:
+    return fallback_in_clear(options, "peer.example")
+
+
 def test_the_way_back_to_clear() -> None:
-    assert fallback_in_clear({"helo_name": "x.example"}) == {"helo_name": "x.example", "tls": TlsPolicy.NEVER}
-    assert fallback_in_clear({"tls": TlsPolicy.OPPORTUNISTIC}) == {"tls": TlsPolicy.NEVER}
-    assert fallback_in_clear({"credentials": CREDENTIALS}) is None
+    assert in_clear({"helo_name": "x.example"}) == {"helo_name": "x.example", "tls": TlsPolicy.NEVER}
+    assert in_clear({"tls": TlsPolicy.OPPORTUNISTIC}) == {"tls": TlsPolicy.NEVER}
+    assert in_clear({"credentials": CREDENTIALS}) is None
     for policy in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT):
-        assert fallback_in_clear({"tls": policy}) is None
+        assert in_clear({"tls": policy}) is None
+    # Credentials that depend on the host.
+    some = {"peer.example": CREDENTIALS}
+    assert in_clear({"credentials": lambda host: some.get(host or "", ())}) is None
+    assert in_clear({"credentials": lambda host: ()}) is not None
+
+
+def test_credentials_for_the_host_that_is_connected_to() -> None:
+    asked: list[str | None] = []
+
+    def credentials(host: str | None) -> list[Plain]:
+        asked.append(host)
+        return CREDENTIALS if host == "peer.example" else []
+
+    assert make_machine({"credentials": credentials}, "peer.example", None).client.snapshot().authenticated is False
+    # Only with credentials is TLS a condition: the greeting leads to a certificate that is judged.
+    with pytest.raises(LocalProtocolError, match="never said without TLS"):
+        make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "peer.example", None)
+    make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "other.example", None)
+    assert asked == ["peer.example", "peer.example", "other.example"]
 
 
 FACTS = BodyFacts(size=5)
