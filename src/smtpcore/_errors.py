@@ -7,6 +7,7 @@ What lives here: the exception types and the facts they carry. What does not: th
     SmtpError
     ├── LocalProtocolError      the caller misused a machine, or handed in a value that may not be sent
     ├── BodyError               the source of a message body broke while it was being read
+    ├── BodyNotRepeatable       a mail was due to be tried again, and its body can be read only once
     ├── ExtensionRequired       the mail needs a service extension that the peer does not offer
     ├── DeliveryFailed          a driver's ``send`` found that no recipient accepted the mail
     └── SessionError            the session with the peer failed
@@ -36,6 +37,7 @@ __all__ = [
     "AuthExchangeFailed",
     "AuthRequired",
     "BodyError",
+    "BodyNotRepeatable",
     "ConnectFailed",
     "ConnectionLost",
     "DeliveryFailed",
@@ -71,6 +73,10 @@ class LocalProtocolError(SmtpError):
 
 class BodyError(SmtpError):
     """The source of a message body broke while it was read; the end of data was not said."""
+
+
+class BodyNotRepeatable(SmtpError):
+    """A mail was due to be tried again, and its body can be read only once; the cause is what the attempt met."""
 
 
 class SessionError(SmtpError):

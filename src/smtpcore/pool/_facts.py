@@ -1,0 +1,131 @@
+"""What crosses the border of a pool: facts that come in, orders that go out.
+
+What lives here: frozen values. What does not: any decision. Times are seconds on a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from smtpcore._errors import SmtpError
+from smtpcore._events import Envelope, Report
+
+__all__ = [
+    "Answer",
+    "CloseSession",
+    "DropSession",
+    "Fact",
+    "GiveMail",
+    "MailAsked",
+    "MailWithdrawn",
+    "OpenSession",
+    "Order",
+    "Reported",
+    "SessionEnded",
+    "SessionOpened",
+    "ShutDown",
+    "TimePassed",
+]
+
+
+# --- facts ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MailAsked:
+    """A mail is to be sent. ``mail_id`` is new; ``envelope.body`` says whether the body can be read again."""
+
+    mail_id: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class MailWithdrawn:
+    """Nobody waits for the answer to a mail any more; a session that has it in hand is dropped."""
+
+    mail_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A session that was ordered is ready for mail."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A client's report of one attempt, unchanged."""
+
+    session_id: int
+    mail_id: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A session is gone, or could not be opened. A mail in its hand that was not reported was not begun either.
+
+    In one batch with the report of the mail that was its last, so that it is given no other.
+    """
+
+    session_id: int
+    error: SmtpError | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing happened but time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDown:
+    """Begin no more attempts, answer what waits, and close all sessions once the mails in their hands are answered."""
+
+
+Fact: TypeAlias = MailAsked | MailWithdrawn | SessionOpened | Reported | SessionEnded | TimePassed | ShutDown
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Connect, and say :class:`SessionOpened` or :class:`SessionEnded`."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveMail:
+    """Send a mail over an open session that is free; ``envelope`` names the recipients who have no final verdict."""
+
+    session_id: int
+    mail_id: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """End a free session with QUIT."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSession:
+    """Close a session's connection at once, whatever it is doing."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a mail: its only answer, with one outcome for each recipient of its envelope."""
+
+    mail_id: int
+    report: Report
+
+
+Order: TypeAlias = OpenSession | GiveMail | CloseSession | DropSession | Answer

@@ -1,0 +1,388 @@
+"""The pool: which mail goes over which session and when, decided by a machine without clock, socket or dice.
+
+What lives here: the machine. What does not: how the reports of one mail are put together (``_mail``), and everything
+that waits.
+
+How it works
+============
+
+**Facts in, orders out.** Whoever drives the machine hands it what has come, with the time, and performs the orders in
+their turn. No order waits for anything.
+
+**A mail is bound to a session only when that session is free.** Until then all mails wait in one queue, in the order
+in which they came or fell due again. So a session that opens slowly holds up nobody, and a mail that is withdrawn
+costs at most the session that has it in hand.
+
+**An attempt counts once it has cost something.** A session that was parked may be found closed when it is taken up
+again; a mail that was not begun then goes back to the head of the queue, and nothing is counted. Each such return uses
+up a session that has served at least one mail, so there is an end to it.
+
+**A host fails as a whole, or it does not.** When a session cannot be opened, or breaks before it has served one mail,
+no other is opened for a while, longer each time, and then one alone until one has opened. While other sessions live
+the waiting mails lose nothing by it; when there is none, each of them has failed an attempt.
+
+**Some failures do not pass by waiting.** TLS or AUTH that cannot be had is the answer to all that waits. Credentials
+that were refused are remembered: no session is opened again, for nobody may say the same wrong password twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from smtpcore._errors import (
+    AuthDeclined,
+    AuthExchangeFailed,
+    AuthRequired,
+    ConnectionLost,
+    EhloRequired,
+    LocalProtocolError,
+    SessionAborted,
+    SmtpError,
+    TlsRequired,
+)
+from smtpcore._events import Stage, Verdict
+from smtpcore.pool._facts import (
+    Answer,
+    CloseSession,
+    DropSession,
+    Fact,
+    GiveMail,
+    MailAsked,
+    MailWithdrawn,
+    OpenSession,
+    Order,
+    Reported,
+    SessionEnded,
+    SessionOpened,
+    ShutDown,
+)
+from smtpcore.pool._mail import PooledMail
+from smtpcore.pool._settings import PoolSettings
+
+__all__ = ["PoolMachine"]
+
+#: What another attempt would only meet again.
+_LASTING = (AuthDeclined, AuthExchangeFailed, AuthRequired, EhloRequired, TlsRequired)
+
+
+@dataclass(slots=True)
+class _Session:
+    """A session that was ordered and has not ended."""
+
+    session_id: int
+    opened_at: float | None = None
+    idle_since: float = 0.0
+    mail: PooledMail | None = None
+    #: Mails given to it, and whether one of them was served: a verdict, or a session that went on.
+    mails: int = 0
+    served: bool = False
+    closing: bool = False
+
+
+class PoolMachine:
+    """The machine. ``handle`` takes facts and answers with orders; ``wake_at`` says when to call it without any.
+
+    ``seed`` is any number that keeps the retries of many pools apart.
+    """
+
+    def __init__(self, settings: PoolSettings, seed: int = 0) -> None:
+        self._settings = settings
+        self._seed = seed
+        self._mails: dict[int, PooledMail] = {}
+        self._queue: deque[PooledMail] = deque()
+        #: Mails whose next attempt is not due yet: ``(due at, number, mail)``.
+        self._delayed: list[tuple[float, int, PooledMail]] = []
+        self._delays = 0
+        self._sessions: dict[int, _Session] = {}
+        #: Sessions that could take a mail, the one that was used last at the end.
+        self._free: list[_Session] = []
+        self._opening = 0
+        self._sessions_ordered = 0
+        #: Failures of the host as a whole, in a row.
+        self._failures = 0
+        self._resting_until: float | None = None
+        #: Whether the last session that was to be opened did open.
+        self._reachable = False
+        #: What kept a session from opening and would keep any other: for the time of the rest, or for ever.
+        self._refusal: SmtpError | None = None
+        self._next_mail_at = 0.0
+        self._stopping = False
+        self._orders: list[Order] = []
+
+    # --- the face ---------------------------------------------------------------------------------------------------
+
+    def handle(self, facts: Iterable[Fact], now: float) -> tuple[Order, ...]:
+        """Take in all facts that have come, and decide."""
+        for fact in facts:
+            self._take_in(fact, now)
+        self._mind_the_clock(now)
+        self._assign(now)
+        orders = tuple(self._orders)
+        self._orders.clear()
+        return orders
+
+    @property
+    def wake_at(self) -> float | None:
+        """When to call ``handle`` though nothing happened; ``None`` for never."""
+        times = [
+            min(session.idle_since + self._settings.idle_seconds, self._expires_at(session)) for session in self._free
+        ]
+        if self._delayed:
+            times.append(self._delayed[0][0])
+        if self._queue and self._free:
+            times.append(self._next_mail_at)
+        if self._queue and self._resting_until is not None:
+            times.append(self._resting_until)
+        return min(times, default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all sessions have ended and all mails are answered."""
+        return not self._sessions and not self._mails
+
+    @property
+    def sessions(self) -> tuple[int, int, int]:
+        """For a live view: sessions ``(being opened or closed, at work, parked)``."""
+        at_work = sum(session.mail is not None for session in self._sessions.values())
+        return len(self._sessions) - at_work - len(self._free), at_work, len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        """Mails that wait for a session or for their next attempt."""
+        return sum(mail.session_id is None for mail in self._mails.values())
+
+    @property
+    def resting_until(self) -> float | None:
+        """Until when no session is opened, for the host has failed; ``None`` when it is in service."""
+        return self._resting_until
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, fact: Fact, now: float) -> None:
+        if isinstance(fact, MailAsked):
+            self._asked(fact)
+        elif isinstance(fact, MailWithdrawn):
+            self._withdrawn(fact)
+        elif isinstance(fact, SessionOpened):
+            self._session_opened(fact, now)
+        elif isinstance(fact, Reported):
+            self._reported(fact, now)
+        elif isinstance(fact, SessionEnded):
+            self._session_ended(fact, now)
+        elif isinstance(fact, ShutDown):
+            self._shut_down()
+
+    def _asked(self, fact: MailAsked) -> None:
+        if fact.mail_id in self._mails:
+            raise LocalProtocolError("the number of a mail is another's", fact.mail_id)
+        mail = self._mails[fact.mail_id] = PooledMail(fact.mail_id, fact.envelope)
+        if self._stopping:
+            self._answer(mail, _closed())
+        else:
+            self._queue.append(mail)
+
+    def _withdrawn(self, fact: MailWithdrawn) -> None:
+        mail = self._mails.pop(fact.mail_id, None)
+        if mail is None:
+            return
+        if mail.session_id is not None:
+            self._drop(self._sessions[mail.session_id])
+        elif mail in self._queue:
+            self._queue.remove(mail)
+        else:
+            self._delayed = [delayed for delayed in self._delayed if delayed[2] is not mail]
+            heapq.heapify(self._delayed)
+        if not self._queue and not self._delayed:
+            self._drop_openings()
+
+    def _session_opened(self, fact: SessionOpened, now: float) -> None:
+        session = self._sessions.get(fact.session_id)
+        if session is None or session.opened_at is not None:
+            return
+        session.opened_at = session.idle_since = now
+        self._opening -= 1
+        self._reachable = True
+        if not session.closing:
+            self._free.append(session)
+
+    def _reported(self, fact: Reported, now: float) -> None:
+        session = self._sessions.get(fact.session_id)
+        if session is None or session.mail is None or session.mail.mail_id != fact.mail_id:
+            return
+        outcomes = fact.report.outcomes
+        if fact.report.stage is Stage.NOT_STARTED and any(o.verdict is Verdict.LATER for o in outcomes):
+            # The mail stays in hand until it is known how the session ended.
+            return
+        mail, session.mail = session.mail, None
+        if any(outcome.verdict is not Verdict.LATER for outcome in outcomes):
+            self._served(session)
+        if not session.closing:
+            session.idle_since = now
+            self._free.append(session)
+        if mail.mail_id in self._mails:
+            mail.session_id = None
+            mail.report(fact.report)
+            self._delay_or_answer(mail, now)
+
+    def _session_ended(self, fact: SessionEnded, now: float) -> None:
+        session = self._sessions.pop(fact.session_id, None)
+        if session is None:
+            return
+        if session.opened_at is None:
+            self._opening -= 1
+        if session in self._free:
+            self._free.remove(session)
+        mail = session.mail if session.mail is not None and session.mail.mail_id in self._mails else None
+        if mail is not None:
+            mail.session_id = None
+        error = fact.error or ConnectionLost("the session ended before the mail was begun")
+        if session.closing or self._stopping:
+            if mail is not None:
+                mail.fail(error)
+                self._answer(mail, error)
+        elif session.served:
+            if mail is not None:
+                self._queue.appendleft(mail)
+        else:
+            self._host_failed(error, now)
+            if mail is not None and self._fail(mail, error):
+                self._queue.appendleft(mail)
+
+    def _shut_down(self) -> None:
+        self._stopping = True
+        for mail in [mail for mail in self._mails.values() if mail.session_id is None]:
+            self._answer(mail, _closed())
+        self._queue.clear()
+        self._delayed.clear()
+        self._drop_openings()
+
+    # --- what failures mean -----------------------------------------------------------------------------------------
+
+    def _host_failed(self, error: SmtpError, now: float) -> None:
+        """A session could not be opened, or was of no use: open none for a while, and then one alone."""
+        self._reachable = False
+        if self._resting_until is None:
+            self._failures += 1
+            self._resting_until = now + self._settings.retries.delay(self._seed, 0, self._failures)
+        if _lasting(error) and not isinstance(self._refusal, AuthDeclined):
+            self._refusal = error
+        elif not self._alive:
+            self._queue = deque(mail for mail in self._queue if self._fail(mail, error))
+
+    def _fail(self, mail: PooledMail, error: SmtpError) -> bool:
+        """Note a failed attempt; whether there may be another, or else the mail is answered."""
+        mail.fail(error)
+        if mail.retry(self._settings.retries):
+            return True
+        self._answer(mail, error)
+        return False
+
+    def _delay_or_answer(self, mail: PooledMail, now: float) -> None:
+        if self._stopping or not mail.retry(self._settings.retries):
+            self._answer(mail, _closed())
+            return
+        due_at = now + self._settings.retries.delay(self._seed, mail.mail_id, mail.attempts)
+        self._delays += 1
+        heapq.heappush(self._delayed, (due_at, self._delays, mail))
+
+    def _answer(self, mail: PooledMail, error: SmtpError) -> None:
+        del self._mails[mail.mail_id]
+        self._orders.append(Answer(mail.mail_id, mail.answer(error)))
+
+    def _served(self, session: _Session) -> None:
+        session.served = True
+        self._failures = 0
+
+    @property
+    def _alive(self) -> bool:
+        """Whether a session is open, or may still open."""
+        return any(not session.closing for session in self._sessions.values())
+
+    # --- what comes next --------------------------------------------------------------------------------------------
+
+    def _mind_the_clock(self, now: float) -> None:
+        """End the rest that is over, queue what has fallen due, and close sessions that have served their time."""
+        if self._resting_until is not None and now >= self._resting_until:
+            self._resting_until = None
+            if not isinstance(self._refusal, AuthDeclined):
+                self._refusal = None
+        while self._delayed and self._delayed[0][0] <= now:
+            self._queue.append(heapq.heappop(self._delayed)[2])
+        for session in list(self._free):
+            idle = now >= session.idle_since + self._settings.idle_seconds
+            used_up = session.mails >= self._settings.mails_per_session or now >= self._expires_at(session)
+            if idle or used_up or self._stopping:
+                self._close(session)
+
+    def _expires_at(self, session: _Session) -> float:
+        assert session.opened_at is not None
+        return session.opened_at + self._settings.session_seconds
+
+    def _assign(self, now: float) -> None:
+        """Give what waits to sessions: to those that are free, and to new ones while the limits allow."""
+        if self._refusal is not None and not self._alive:
+            self._refuse_all(self._refusal)
+        while self._queue and self._free and now >= self._next_mail_at:
+            self._give(self._queue.popleft(), self._free.pop())
+            self._next_mail_at = now + 1 / self._settings.mails_per_second
+        if not self._free:
+            for _ in range(len(self._queue) - self._opening):
+                if not self._may_open:
+                    break
+                self._open()
+
+    def _refuse_all(self, refusal: SmtpError) -> None:
+        for mail in list(self._mails.values()):
+            mail.fail(refusal)
+            self._answer(mail, refusal)
+        self._queue.clear()
+        self._delayed.clear()
+
+    def _give(self, mail: PooledMail, session: _Session) -> None:
+        if session.mails:
+            self._served(session)
+        session.mails += 1
+        session.mail = mail
+        mail.session_id = session.session_id
+        self._orders.append(GiveMail(session.session_id, mail.mail_id, mail.next_envelope))
+
+    @property
+    def _may_open(self) -> bool:
+        openings = self._settings.openings if self._reachable else 1
+        in_service = self._resting_until is None and self._refusal is None
+        return in_service and self._opening < openings and len(self._sessions) < self._settings.sessions
+
+    def _open(self) -> None:
+        self._sessions_ordered += 1
+        session = _Session(self._sessions_ordered)
+        self._sessions[session.session_id] = session
+        self._opening += 1
+        self._orders.append(OpenSession(session.session_id))
+
+    def _close(self, session: _Session) -> None:
+        self._free.remove(session)
+        session.closing = True
+        self._orders.append(CloseSession(session.session_id))
+
+    def _drop(self, session: _Session) -> None:
+        session.closing = True
+        self._orders.append(DropSession(session.session_id))
+
+    def _drop_openings(self) -> None:
+        for session in self._sessions.values():
+            if session.opened_at is None and not session.closing:
+                self._drop(session)
+
+
+def _lasting(error: SmtpError) -> bool:
+    """Whether another attempt would only meet the same: not when the peer said that it is for now (a 4yz reply)."""
+    if not isinstance(error, _LASTING):
+        return False
+    return error.reply is None or not 400 <= error.reply.code < 500
+
+
+def _closed() -> SessionAborted:
+    return SessionAborted("the pool was closed")
