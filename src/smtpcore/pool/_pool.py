@@ -36,6 +36,7 @@ from smtpcore._errors import (
     AuthDeclined,
     AuthExchangeFailed,
     AuthRequired,
+    BodyError,
     ConnectionLost,
     EhloRequired,
     LocalProtocolError,
@@ -217,7 +218,8 @@ class PoolMachine:
             # The mail stays in hand until it is known how the session ended.
             return
         mail, session.mail = session.mail, None
-        if any(outcome.verdict is not Verdict.LATER for outcome in outcomes):
+        if any(o.verdict is not Verdict.LATER or isinstance(o.error, BodyError) for o in outcomes):
+            # A body that broke says nothing against the host.
             self._served(session)
         if not session.closing:
             session.idle_since = now
