@@ -14,6 +14,13 @@ the state of the connection and from what is known (capabilities, TLS, authentic
 
 **The law of answers:** every ``send`` is answered by exactly one report, with exactly one outcome per recipient, before
 :class:`Disconnect`, whatever happens.
+
+**Across mails**, commands of the next mail are said before the verdict on the last one has come. A peer that says one
+reply too many would then give a mail the verdict of its neighbour. So what was heard while more was in flight is kept
+back until a reply that cannot be mistaken stands in its place: the 354 to the next DATA, or, where none is to follow,
+the reply to a HELP behind an RSET (211, 214 or 5yz, never 250). If instead the peer breaks the protocol, the dialogue
+has lost step: whatever is kept back is in doubt. Any other end of the session contradicts nothing, and what was kept
+back is reported as it was heard.
 """
 
 from __future__ import annotations
@@ -101,6 +108,8 @@ class Pipelining(enum.Enum):
     NONE = "none"
     #: Within one mail, when the peer offers it.
     WITHIN = "within"
+    #: Across mails: the commands of the next mail follow the end of data at once, so that a mail costs one round trip.
+    ACROSS = "across"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,9 @@ class ClientSnapshot:
     #: Mails that wait for their turn.
     queued: int
     current: Mail | None
+    #: Mails begun and not yet reported, the current one among them.
+    begun: int
+    ran_ahead: bool
     reports: int
     open: bool
     quitting: bool
@@ -132,6 +144,8 @@ _IDLE: Final = Idle()
 _NEED_MAIL: Final = NeedMail()
 _BEGIN_TLS: Final = BeginTls()
 _DATA: Final = Command(Verb.DATA, b"DATA")
+_RSET: Final = Command(Verb.RSET, b"RSET")
+_HELP: Final = Command(Verb.HELP, b"HELP")
 _EVERYTHING: Final = Capabilities("", {"SIZE": (), "8BITMIME": ()})
 
 
@@ -176,6 +190,11 @@ class Client:
 
         self._queue: deque[tuple[Mail, list[Command]]] = deque()
         self._transaction: Transaction | None = None
+        self._across = False
+        #: The mails begun and not yet reported, oldest first; the current one is the last of them.
+        self._begun: deque[Transaction] = deque()
+        #: Whether anything was said behind a message without a verdict, and nothing unmistakable was heard since.
+        self._ran_ahead = False
         self._encoder = DataEncoder(line_ends)
         self._reports: deque[Report] = deque()
         self._no_mail = False
@@ -217,6 +236,8 @@ class Client:
             authenticated=self._authentication.succeeded,
             queued=len(self._queue),
             current=None if self._transaction is None else self._transaction.mail,
+            begun=len(self._begun),
+            ran_ahead=self._ran_ahead,
             reports=len(self._reports),
             open=self._open,
             quitting=self._quitting,
@@ -368,8 +389,15 @@ class Client:
             return _BEGIN_TLS
         timeout = self._connection.timeout
         if timeout is not None:
-            return timeout
+            return _NEED_MAIL if self._may_run_ahead else timeout
         return _IDLE if self._no_mail else _NEED_MAIL
+
+    @property
+    def _may_run_ahead(self) -> bool:
+        """Whether another mail could be begun behind a message that has no verdict yet."""
+        if not self._across or self._no_mail or self._quitting or self._queue or self._transaction is not None:
+            return False
+        return self._connection.can_send(Verb.MAIL)
 
     # --- hearing ---------------------------------------------------------------------------------------------------
 
@@ -388,15 +416,38 @@ class Client:
             self._hear_starttls(reply)
         elif verb in {Verb.AUTH, Verb.AUTH_ANSWER}:
             self._hear_auth(reply)
-        elif not reply.positive:
+        elif verb is Verb.HELP:
+            self._hear_mark(reply)
+        elif reply.positive:
+            return
+        elif verb is Verb.RSET and self._ran_ahead:
+            self._lost_step(reply, verb)
+        else:
             # The greeting, HELO or RSET: without it nothing can go on.
             self._refused(reply)
+
+    def _hear_mark(self, reply: Reply) -> None:
+        """The reply to the HELP that asks whether the dialogue is in step."""
+        if reply.code in {211, 214} or reply.permanent:
+            self._in_step()
+        else:
+            self._lost_step(reply, Verb.HELP)
+
+    def _lost_step(self, reply: Reply, verb: Verb) -> None:
+        error = RemoteProtocolError(f"the dialogue has lost step: {reply} is no answer to {verb.value}", reply=reply)
+        self._fail(DisconnectReason.PROTOCOL, error)
+
+    def _in_step(self) -> None:
+        """A reply that cannot be mistaken has come in its place: what was heard before is true."""
+        self._ran_ahead = False
+        self._report()
 
     def _hear_ehlo(self, reply: Reply) -> None:
         if reply.positive:
             self._capabilities = Capabilities.from_reply(reply)
-            within = self._pipelining is Pipelining.WITHIN and "PIPELINING" in self._capabilities
-            self._connection.allow_pipelining(within)
+            offered = "PIPELINING" in self._capabilities
+            self._connection.allow_pipelining(offered and self._pipelining is not Pipelining.NONE)
+            self._across = offered and self._pipelining is Pipelining.ACROSS
         elif not reply.permanent:
             self._refused(reply)
         elif self._needs_ehlo:
@@ -508,22 +559,44 @@ class Client:
         return True
 
     def _begin_mail(self) -> bool:
+        if self._ran_ahead and self._mark_is_due:
+            return self._say_mark()
         if not self._queue:
             return self._quitting and self._say_quit()
         if self._connection.anticipated in {State.MAIL, State.RCPT}:
             # What a failed transaction left behind; the next MAIL may follow in the same group.
             if not self._connection.can_send(Verb.RSET):
                 return False
-            self._connection.send(Command(Verb.RSET, b"RSET"))
+            self._connection.send(_RSET)
             return True
         if not self._connection.can_send(Verb.MAIL):
             return False
         mail, commands = self._queue.popleft()
-        transaction = self._transaction = Transaction(mail, commands)
+        transaction = Transaction(mail, commands)
         missing = missing_extension(mail.envelope, self._capabilities)
         if missing is not None:
             transaction.refuse(missing)
-            self._report(transaction)
+        else:
+            self._transaction = transaction
+            self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
+        self._begun.append(transaction)
+        self._report()
+        return True
+
+    @property
+    def _mark_is_due(self) -> bool:
+        """Whether everything begun is over, and no next mail, or one too many, is there to prove it."""
+        if self._connection.in_flight:
+            return False
+        at_rest = not self._queue and (self._no_mail or self._quitting)
+        return at_rest or len(self._begun) >= self._limits.mails_kept_back
+
+    def _say_mark(self) -> bool:
+        """Ask what no reply to another command answers: HELP, behind an RSET whose 250 would be out of place."""
+        if not self._connection.can_send(Verb.RSET):
+            return False
+        self._connection.send(_RSET)
+        self._connection.send(_HELP)
         return True
 
     def _say_of(self, transaction: Transaction) -> bool:
@@ -537,9 +610,14 @@ class Client:
                 command = _DATA
             self._connection.send(command, _Step(transaction, transaction.say()))
             said = True
-        if said or not self._connection.quiet:
+        if said:
+            return True
+        if self._across and transaction.may_be_left:
+            self._transaction = None
+            return True
+        if not self._connection.quiet:
             # A line that has begun to arrive may become a 421: nothing is over before it is heard.
-            return said
+            return False
         self._transaction_over(transaction)
         return True
 
@@ -561,6 +639,7 @@ class Client:
             transaction.data_reply(reply)
 
     def _begin_body(self, transaction: Transaction) -> None:
+        self._in_step()
         transaction.begin_body()
         self._encoder = DataEncoder(self._line_ends)
         if not transaction.accepted and self._write_failed is None:
@@ -569,6 +648,9 @@ class Client:
 
     def _hear_verdict(self, transaction: Transaction, heard: Replied) -> None:
         transaction.data_reply(heard.reply)
+        if transaction is not self._transaction:
+            transaction.over = True
+            self._report()
         if heard.reply.code == 421:
             self._refused(heard.reply, polite=False)
         elif heard.early:
@@ -577,12 +659,14 @@ class Client:
 
     def _transaction_over(self, transaction: Transaction) -> None:
         if not transaction.begin_again():
-            self._report(transaction)
-
-    def _report(self, transaction: Transaction) -> None:
-        self._reports.append(transaction.report(self._connection.transcript))
-        if transaction is self._transaction:
+            transaction.over = True
             self._transaction = None
+            self._report()
+
+    def _report(self) -> None:
+        """Report what is over and in no doubt, in the order of the mails."""
+        while self._begun and self._begun[0].over and not self._ran_ahead:
+            self._reports.append(self._begun.popleft().report(self._connection.transcript))
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -600,10 +684,6 @@ class Client:
         if reply is not None and (reply.positive or isinstance(error, RemoteProtocolError)):
             reply = None
         self._break_off(error, reply)
-        while self._queue:
-            transaction = Transaction(*self._queue.popleft())
-            transaction.break_off(error, reply)
-            self._report(transaction)
         end = Disconnect(reason, error, clean=False)
         self._connection.drop_orders()
         if polite and self._write_failed is None and self._say_quit():
@@ -612,6 +692,16 @@ class Client:
             self._over = end
 
     def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
-        if self._transaction is not None:
-            self._transaction.break_off(error, reply, self._connection.in_doubt)
-            self._report(self._transaction)
+        """Answer every mail: those that are over as they are, unless the dialogue lost step behind them."""
+        doubtful = {id(about.transaction) for about in self._connection.in_doubt if isinstance(about, _Step)}
+        lost_step = self._ran_ahead and isinstance(error, RemoteProtocolError)
+        self._transaction = None
+        self._ran_ahead = False
+        self._begun.extend(Transaction(*queued) for queued in self._queue)
+        self._queue.clear()
+        for transaction in self._begun:
+            if lost_step:
+                transaction.lose_step(error)
+            if not transaction.over:
+                transaction.break_off(error, reply, id(transaction) in doubtful)
+        self._report()

@@ -6,6 +6,7 @@ not: any choice. Whoever holds a ``Connection`` decides what to say; :class:`smt
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from smtpcore._errors import LocalProtocolError, RemoteProtocolError
 from smtpcore._events import MASKED, Command, Reply, SendBody, SendLine, Timeout, Transcript, Verb, masked
 from smtpcore._grammar import parse_reply_line, printable
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
-from smtpcore._state import ENDS_GROUP, LEGAL, State, anticipated, leads
+from smtpcore._state import ENDS_GROUP, LEGAL, SUCCESS, State, anticipated, leads
 
 __all__ = ["Connection", "ConnectionSnapshot", "PeerClosed", "Replied"]
 
@@ -39,6 +40,16 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
     Verb.END_OF_DATA: lambda row: row.data_termination,
     Verb.QUIT: lambda row: row.quit,
 }
+
+
+@functools.lru_cache(maxsize=256)
+def _usual_reply(line: bytes) -> Reply | None:
+    """The reply of one well-formed line; most replies of a session are alike. ``None`` for every other line."""
+    try:
+        code, last, text = parse_reply_line(line)
+    except RemoteProtocolError:
+        return None
+    return Reply(code, (text,)) if last else None
 
 
 def _seconds(deadlines: Deadlines) -> dict[Verb, float]:
@@ -122,6 +133,8 @@ class Connection:
         self._reply_lines: list[str] = []
         self._peer_closed = False
         self._orders: deque[SendLine | SendBody] = deque()
+        #: For each message without a verdict what it is about, and the order that ends it, once it was given.
+        self._messages: deque[tuple[object, SendLine | None]] = deque()
         self._timeout: Timeout | None = None
         self._timeout_of: tuple[int, int] | None = None
         self._transcript: deque[tuple[bool, bytes | Reply]] = deque(maxlen=limits.transcript_lines)
@@ -157,9 +170,12 @@ class Connection:
         return self._body_open
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether the end of a message left and its verdict did not come (RFC 1047)."""
-        return self._state is State.DATA and not self._body_open and not self._orders
+    def in_doubt(self) -> tuple[object, ...]:
+        """For each message whose end left and whose verdict did not come (RFC 1047), what it is about."""
+        return tuple(about for about, end in self._messages if end is not None and not self._is_unsaid(end))
+
+    def _is_unsaid(self, end: SendLine) -> bool:
+        return any(order is end for order in self._orders)
 
     @property
     def transcript(self) -> Transcript:
@@ -215,14 +231,15 @@ class Connection:
         group, and the window must have room: once full, it opens again when half of it is answered.
         """
         in_flight = self._in_flight
-        if self._body_open or self._peer_closed:
+        if self._body_open or self._peer_closed or self._state is State.CLOSED:
             return False
         if not in_flight:
             return not self._unread and verb in LEGAL[self._state]
         last = in_flight[-1][0].verb
         if not self._pipelining or last in ENDS_GROUP or self._window_full:
             return False
-        return verb in LEGAL[self.anticipated]
+        # The fold ends at the newest command, unless that is a neutral one.
+        return verb in LEGAL[SUCCESS[last] or self.anticipated]
 
     def send(self, command: Command, about: object = None) -> None:
         """Say a command; ``about`` comes back with its reply.
@@ -261,12 +278,16 @@ class Connection:
         self._transcript.append((True, b"(%d octets of message)" % self._body_octets))
         self._transcript.append((True, b"."))
         self._body_octets += len(data)
-        self._orders.append(SendLine(data, False, self._limits.deadlines.data_block))
+        end = SendLine(data, False, self._limits.deadlines.data_block)
+        self._messages[-1] = (self._messages[-1][0], end)
+        self._orders.append(end)
 
     def drop_orders(self) -> None:
         """Forget what was said and not yet taken: the way out is broken, and a message whose end never left is open."""
-        if self._orders and self._state is State.DATA:
-            self._body_open = True
+        for index, (about, end) in enumerate(self._messages):
+            if end is not None and self._is_unsaid(end):
+                self._messages[index] = (about, None)
+                self._body_open = True
         self._orders.clear()
 
     # --- facts -----------------------------------------------------------------------------------------------------
@@ -304,8 +325,7 @@ class Connection:
             return None
         if self._state is State.TLS and self._unread:
             raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
-        reply = self._next_reply() if self._buffer else None
-        if reply is not None:
+        if self._buffer and (reply := self._next_reply()) is not None:
             return self._pair(reply)
         return PeerClosed() if self._peer_closed else None
 
@@ -325,9 +345,16 @@ class Connection:
     def _next_reply(self) -> Reply | None:
         """The next whole reply (RFC 5321 §4.2.1)."""
         while True:
-            line = self._next_line()
+            if not self._in_flight and not self._reply_lines:
+                self._check_unasked()
+            try:
+                line = self._buffer.next_line()
+            except RemoteProtocolError as error:
+                raise self._signed(error) from None
             if line is None:
                 return None
+            if not (self._reply_lines or self._secrets) and (usual := _usual_reply(line)) is not None:
+                return usual
             code, last, text = self._parse(line)
             if self._reply_lines and code != self._reply_code:
                 raise self._violation(f"a reply with two codes: {self._reply_code} and {code}")
@@ -341,16 +368,10 @@ class Connection:
         self._reply_lines = []
         return reply
 
-    def _next_line(self) -> bytes | None:
-        if not self._in_flight and self._buffer and not self._reply_lines:
-            # Only a 421 may come unasked, so anything else is refused before it is complete.
-            begun = self._buffer.peek(3)
-            if not b"421".startswith(begun):
-                raise self._signed(RemoteProtocolError(f"octets that nobody asked for: {self._buffer.peek(80)!r}"))
-        try:
-            return self._buffer.next_line()
-        except RemoteProtocolError as error:
-            raise self._signed(error) from None
+    def _check_unasked(self) -> None:
+        """Only a 421 may come unasked, so anything else is refused before it is complete."""
+        if self._buffer and not b"421".startswith(self._buffer.peek(3)):
+            raise self._signed(RemoteProtocolError(f"octets that nobody asked for: {self._buffer.peek(80)!r}"))
 
     def _parse(self, line: bytes) -> tuple[int, bool, str]:
         try:
@@ -371,17 +392,22 @@ class Connection:
         if self._in_flight:
             command, about = self._in_flight.popleft()
             self._replied += 1
+        is_verdict = command is _END_OF_DATA
         if self._window_full:
             self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
         if reply.code == 421:
             self._state, self._body_open = State.CLOSED, False
+            if is_verdict:
+                self._messages.popleft()
             return Replied(command, reply, about)
         if command is None:
             raise self._violation(f"a reply that nobody asked for: {reply}", reply)
-        early = command.verb is Verb.END_OF_DATA and self._body_open
         state = leads(self._state, command.verb, reply.code)
+        early = is_verdict and self._messages[0][1] is None
         if state is None or (early and reply.positive):
             raise self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
+        if is_verdict:
+            self._messages.popleft()
         if early:
             self._state, self._body_open = State.CLOSED, False
             return Replied(command, reply, about, early)
@@ -396,4 +422,6 @@ class Connection:
         self._body_open = True
         self._body_octets = 0
         self._in_flight.append((_END_OF_DATA, about))
+        self._messages.append((about, None))
+        self._window_full = len(self._in_flight) >= self._limits.commands_in_flight
         self._said += 1

@@ -78,6 +78,8 @@ class Limits:
     recipients: int = 10_000
     #: Commands said and not yet answered; more are said when half of them are.
     commands_in_flight: int = 1024
+    #: With pipelining across mails: mails that are over and kept back until a reply that cannot be mistaken has come.
+    mails_kept_back: int = 64
     #: Octets read from a body source at a time.
     body_chunk: int = 65_536
     #: Commands and replies kept of the dialogue; 0 keeps none.

@@ -48,7 +48,7 @@ from typing import Final
 
 from smtpcore._events import Verb
 
-__all__ = ["ENDS_GROUP", "LEADS", "LEGAL", "State", "anticipated", "leads"]
+__all__ = ["ENDS_GROUP", "LEADS", "LEGAL", "SUCCESS", "State", "anticipated", "leads"]
 
 
 class State(enum.Enum):
@@ -143,7 +143,8 @@ def _success(rows: Mapping[int, State | None]) -> State | None:
     return next(iter(rows.values()))
 
 
-_SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
+#: Where the success of a command leads, whatever was before; ``None`` for a neutral one.
+SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
 
 
 def leads(state: State, verb: Verb, code: int) -> State | None:
@@ -162,7 +163,7 @@ def anticipated(state: State, in_flight: Iterable[Verb]) -> State:
     fold needs only the newest command that is not neutral.
     """
     for verb in in_flight:
-        success = _SUCCESS[verb]
+        success = SUCCESS[verb]
         if success is not None:
             return success
     return state

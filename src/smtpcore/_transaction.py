@@ -45,6 +45,8 @@ class Transaction:
 
     __slots__ = (
         "_accepted",
+        "_body_begun",
+        "_ended",
         "_outcomes",
         "_put_off",
         "_rcpt_commands",
@@ -54,6 +56,7 @@ class Transaction:
         "_to_say",
         "body_offset",
         "mail",
+        "over",
         "refused",
     )
 
@@ -63,8 +66,8 @@ class Transaction:
         self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
         self._reply: Reply | None = None
         self._stage = Stage.NOT_STARTED
-        #: Octets of the body handed in so far, in this transaction.
-        self.body_offset = 0
+        #: Whether every recipient has its outcome.
+        self.over = False
         self._begin(range(len(rcpt_commands)))
 
     def _begin(self, recipients: Sequence[int]) -> None:
@@ -72,7 +75,10 @@ class Transaction:
         self._said = -1
         self._accepted: list[int] = []
         self._put_off: list[tuple[int, Reply]] = []
+        #: Octets of the body handed in so far, in this transaction.
         self.body_offset = 0
+        self._body_begun = False
+        self._ended = False
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
 
@@ -106,10 +112,17 @@ class Transaction:
         return bool(self._accepted)
 
     def begin_body(self) -> None:
+        self._body_begun = True
         self._stage = max(self._stage, Stage.BODY_BEGUN)
 
     def end_body(self) -> None:
+        self._ended = True
         self._stage = Stage.BODY_ENDED
+
+    @property
+    def may_be_left(self) -> bool:
+        """Whether only the verdict on the message is open, and no further transaction can follow."""
+        return self._ended and not self._put_off
 
     def begin_again(self) -> bool:
         """Begin a further transaction for the recipients that were put off; false if there are none.
@@ -164,6 +177,7 @@ class Transaction:
 
         ``in_doubt`` says that the end of data was said and not answered: those accepted may have the mail.
         """
+        self.over = True
         doubtful = set(self._accepted) if in_doubt else set[int]()
         self._put_off_later()
         for index, outcome in enumerate(self._outcomes):
@@ -171,8 +185,23 @@ class Transaction:
                 recipient = self.mail.envelope.recipients[index]
                 self._outcomes[index] = Outcome(recipient, Verdict.LATER, reply, error, index in doubtful)
 
+    def lose_step(self, error: SmtpError) -> None:
+        """What was heard since the last reply that cannot be mistaken may have been meant for other commands.
+
+        The 354 to DATA is such a reply: of a message that was begun only the verdict is open.
+        """
+        if self._said < 0:
+            return
+        doubtful = self._accepted if self._ended else ()
+        for index in self._accepted if self._body_begun else self._to_say:
+            recipient = self.mail.envelope.recipients[index]
+            self._outcomes[index] = Outcome(recipient, Verdict.LATER, None, error, index in doubtful)
+        if not any(outcome is not None and outcome.verdict is Verdict.DELIVERED for outcome in self._outcomes):
+            self._reply = None
+
     def refuse(self, error: SmtpError) -> None:
         """The mail cannot be said to this peer at all."""
+        self.over = True
         recipients = self.mail.envelope.recipients
         self._outcomes = [Outcome(recipient, Verdict.NEVER, None, error) for recipient in recipients]
 
