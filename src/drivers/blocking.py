@@ -10,7 +10,7 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -24,6 +24,7 @@ from smtpcore import (
     Event,
     Idle,
     LocalProtocolError,
+    Mail,
     MailRefused,
     MailSent,
     NeedBody,
@@ -46,6 +47,7 @@ from smtpcore.drivers._options import (
     make_envelope,
     make_machine,
 )
+from smtpcore.drivers._supply import Supply
 
 __all__ = ["Session", "connect", "open_session", "send"]
 
@@ -135,7 +137,9 @@ class Session:
         self._write_deadline = 0.0
         self._timeout: Timeout | None = None
         self._deadline = 0.0
-        self._body: Body | None = None
+        #: The bodies of the mails on their way.
+        self._bodies: dict[Mail, Body] = {}
+        self._busy = False
         self._end: Disconnect | None = None
         #: The answer to the latest mail, also when the call that sent it was interrupted.
         self.last_report: Report | None = None
@@ -175,6 +179,34 @@ class Session:
         """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
         return self._deliver(envelope, make_body(message, self._piece))
 
+    def send_many(self, mails: Iterable[tuple[Envelope, Source]]) -> Iterator[Report]:
+        """Send mails one after the other and yield the report on each, in their order.
+
+        ``mails`` is asked for the next pair, which must not take long, whenever another mail can be begun: with
+        ``Pipelining.ACROSS`` that is before the verdict on the last one has come. Should it raise, or give what may not
+        go out, the mails before are finished and reported, and then the error is raised; so is the one that ended the
+        session before ``mails`` was used up. Whoever stops iterating before the end closes the connection.
+        """
+        self._check_not_busy()
+        supply = Supply(mails)
+        self._busy = True
+        try:
+            self._hear_what_came()
+            event: Event = NeedMail()
+            while not isinstance(event, (Idle, Disconnect)):
+                if isinstance(event, NeedMail):
+                    self._take_next(supply)
+                elif isinstance(event, (MailSent, MailRefused)):
+                    self._bodies.pop(event.mail).close()
+                    yield event
+                event = self._run()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self._let_go()
+        supply.finish(event)
+
     def quit(self) -> None:
         """End the session with QUIT and close the connection."""
         self._check_not_busy()
@@ -206,21 +238,18 @@ class Session:
 
     def _deliver(self, envelope: Envelope, body: Body) -> Report:
         self._check_not_busy()
-        if self._end is not None:
-            raise self._end.error or ConnectionLost("the session has ended")
-        self._begin(envelope)
-        self._body = body
+        self._take_on(envelope, body)
+        self._busy = True
         try:
-            self._hear_what_came()
-            while not isinstance(self._run(), (NeedMail, Idle, Disconnect)):
-                pass
             self._client.no_mail()
+            self._hear_what_came()
+            while not isinstance(self._run(), (Idle, Disconnect)):
+                pass
         except BaseException:
             self._abandon()
             raise
         finally:
-            self._body = None
-            body.close()
+            self._let_go()
         assert self.last_report is not None
         return self.last_report
 
@@ -257,13 +286,34 @@ class Session:
                 return self._note(event)
 
     def _check_not_busy(self) -> None:
-        if self._body is not None:
+        if self._busy:
             raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
 
-    def _begin(self, envelope: Envelope) -> None:
+    def _take_on(self, envelope: Envelope, body: Body) -> None:
         """Take a mail on; an envelope that is refused leaves the session as it was."""
-        self._client.send(envelope)
+        if self._end is not None:
+            raise self._end.error or ConnectionLost("the session has ended")
+        self._bodies[self._client.send(envelope)] = body
         self.last_report = None
+
+    def _take_next(self, supply: Supply[tuple[Envelope, Source]]) -> None:
+        """Take the next mail on, or tell the client that there is none."""
+        pair = supply.take()
+        if pair is None:
+            self._client.no_mail()
+            return
+        try:
+            self._take_on(pair[0], make_body(pair[1], self._piece))
+        except Exception as error:
+            supply.spoilt(error)
+            self._client.no_mail()
+
+    def _let_go(self) -> None:
+        """Close the bodies of mails that are answered, or never will be."""
+        self._busy = False
+        while self._bodies:
+            _, body = self._bodies.popitem()
+            body.close()
 
     def _flush(self) -> None:
         """Write what is gathered and what was left unsent, unless the peer speaks first."""
@@ -299,13 +349,13 @@ class Session:
 
     def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
-        assert self._body is not None
-        if self._stream.unsent or (self._gathered and not self._body.in_memory):
+        body = self._bodies[need.mail]
+        if self._stream.unsent or (self._gathered and not body.in_memory):
             # A peer that speaks while it does not read must neither win time with it nor fill our memory.
             self._flush()
             return
         try:
-            octets = self._body.read(need.offset)
+            octets = body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
         except Exception as error:

@@ -55,7 +55,8 @@ class Authentication:
         if mechanism is None:
             ours = ", ".join(mechanism.name for mechanism in self._untried)
             raise AuthRequired(f"no common mechanism: we have {ours}; the peer offers {', '.join(offered) or 'none'}")
-        self._untried.remove(mechanism)
+        name = mechanism.name.upper()
+        self._untried = [other for other in self._untried if other.name.upper() != name]
         self._steps = 0
         self._initial_response = None
         initial = self._asked(mechanism.start)

@@ -330,10 +330,10 @@ class Client:
 
     def body_failed(self, error: Exception | str = "") -> None:
         """The source of the body that is due broke; the connection is closed, for the body cannot be ended."""
-        self._body_due()
+        transaction = self._body_due()
         broken = BodyError(f"the body could not be read: {error}")
         broken.__cause__ = error if isinstance(error, Exception) else None
-        self._break_off(broken, None)
+        transaction.break_off(broken, None)
         self._fail(DisconnectReason.BODY, SessionAborted(str(broken)))
 
     def tls_started(self, info: TlsInfo) -> None:

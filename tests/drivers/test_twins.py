@@ -15,8 +15,10 @@ import pytest
 #: What is alike under another name, and the few words in which the docstrings differ.
 WORDS = [
     ("make_async_body(message, self._piece, _in_thread)", "make_body(message, self._piece)"),
+    ("make_async_body(pair[1], self._piece, _in_thread)", "make_body(pair[1], self._piece)"),
     ("AsyncBody", "Body"),
     ("AsyncSource", "Source"),
+    ("AsyncIterator", "Iterator"),
     ("__aenter__", "__enter__"),
     ("__aexit__", "__exit__"),
     ("as an async context manager", "as a context manager"),
