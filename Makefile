@@ -23,7 +23,9 @@ demo: dev
 test: dev
 	$(BIN)/python -m pytest
 
+# Servers that are not installed are unpacked into build/servers; what cannot be had is skipped, and said so.
 test-interop: dev
+	tests/interop/unpack-servers
 	$(BIN)/python -m pytest tests/interop
 
 coverage: dev

@@ -1,4 +1,4 @@
-"""What the interoperability tests share: a certificate authority, a private Postfix, and one face for all drivers.
+"""What the interoperability tests share: a certificate authority, the servers, and one face for all drivers.
 
 What lives here: fixtures. What does not: how servers are started (:mod:`postfix`), and any test.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ import smtpcore.drivers.asyncio
 import smtpcore.drivers.blocking
 import smtpcore.drivers.trio
 
+from .peers import MAILBOXES, SERVERS, Certificate, Peer
 from .postfix import Postfix, postfix_missing
+from .results import Results
 
-#: Local parts with a mailbox; every other one is refused.
-MAILBOXES = ("alice", "bob", "carol")
+#: Where the table of results is written.
+TABLE = Path(__file__).resolve().parents[2] / "build" / "interop.md"
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +60,33 @@ def postfix(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
     impatient = {"smtpd_timeout": "2"}
     with Postfix(settings, mailboxes=MAILBOXES, listeners=({}, implicit, impatient)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(authority: trustme.CA) -> Certificate:
+    return Certificate.issue(authority)
+
+
+@pytest.fixture(scope="session")
+def results() -> Iterator[Results]:
+    """Collects what was found; written as a table when the run ends."""
+    found = Results()
+    yield found
+    found.write(TABLE)
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def peer(
+    request: pytest.FixtureRequest, certificate: Certificate, results: Results, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """Each server of the matrix in turn."""
+    start, missing = SERVERS[request.param]
+    why = missing()
+    if why is not None:
+        results.left_out[request.param] = why
+        pytest.skip(why)
+    with start(certificate, tmp_path_factory.mktemp(request.param.lower())) as running:
+        yield running
 
 
 # --- the drivers, behind one face -----------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from typing import IO, NamedTuple, Self
 
 HOST = "127.0.0.1"
 DOMAIN = "interop.example"
+#: The one who may authenticate, wherever AUTH is offered.
+USER, PASSWORD = "alice", "correct horse"
 #: Administrators' programs are often outside the path of other users.
 PROGRAMS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 #: Below the ports that the system hands out for outgoing connections, so that none is taken between test and use.
@@ -251,7 +253,7 @@ class Postfix:
         for name in ("config", "queue", "data", "maildirs"):
             (self.folder / name).mkdir()
         shutil.chown(self.folder / "data", "postfix")
-        shutil.chown(self._maildirs, "nobody")
+        shutil.chown(self.maildirs, "nobody")
         settings = {**self._private_settings(), **self._delivery_settings(), **self._settings}
         lines = [f"{name} = {value}\n" for name, value in settings.items()]
         (self.folder / "config" / "main.cf").write_text("".join(lines))
@@ -290,7 +292,7 @@ class Postfix:
         maps = " ".join(f"{{ {name}@{DOMAIN} = {name}/ }}" for name in self._mailboxes)
         return {
             "virtual_mailbox_domains": DOMAIN,
-            "virtual_mailbox_base": str(self._maildirs),
+            "virtual_mailbox_base": str(self.maildirs),
             "virtual_mailbox_maps": f"inline:{{ {maps} }}",
             "virtual_uid_maps": f"static:{nobody.pw_uid}",
             "virtual_gid_maps": f"static:{nobody.pw_gid}",
@@ -330,14 +332,14 @@ class Postfix:
 
     def delivered(self, mailbox: str) -> list[bytes]:
         """The mails in a maildir, in no particular order."""
-        return [path.read_bytes() for path in (self._maildirs / mailbox).glob("new/*")]
+        return [path.read_bytes() for path in (self.maildirs / mailbox).glob("new/*")]
 
     def cpu_seconds(self) -> float:
         """Processor time of the master and all of its processes, those that have ended included."""
         return cpu_seconds(self._master)
 
     @property
-    def _maildirs(self) -> Path:
+    def maildirs(self) -> Path:
         return self.folder / "maildirs"
 
     @property

@@ -1,22 +1,22 @@
-"""Mail to a real Postfix with every wire driver, compared octet by octet with what its maildirs hold.
+"""Sessions with a real Postfix by every wire driver: TLS, refusals, a server that hangs up.
 
-What lives here: what only a foreign server can prove. What does not: the dialogue in all its turns, which the tests of
-core and drivers play with scripted peers.
+What lives here: what only a foreign server can prove. What does not: the many shapes of mail (`test_matrix.py`), and
+the dialogue in all its turns, which the tests of core and drivers play with scripted peers.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 import ssl
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from smtpcore import DeliveryFailed, DisconnectReason, Pipelining, Stage, TlsFailed, TlsPolicy, Verdict
 
+from .arrivals import split_trace
 from .conftest import Driver
+from .corpus import canonical
 from .postfix import DOMAIN, Postfix, wait_until
 
 pytestmark = pytest.mark.interop
@@ -42,88 +42,13 @@ def arrived(postfix: Postfix, mailbox: str, mark: bytes) -> bytes:
     return mail
 
 
-def split_trace(mail: bytes) -> tuple[bytes, bytes]:
-    """The trace fields that a receiving host puts on top (RFC 5321 §4.4), and the mail below them."""
-    trace = re.match(rb"(?:(?:Return-Path|X-Original-To|Delivered-To|Received):[^\n]*\n(?:[ \t][^\n]*\n)*)*", mail)
-    assert trace is not None
-    return trace[0], mail[trace.end() :]
-
-
-def stored(body: bytes) -> bytes:
-    """``body`` as a maildir holds it: any line end as LF, the last line ended."""
-    lines = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return lines if lines.endswith(b"\n") else lines + b"\n"
-
-
-_LONG = b"0123456789" * 99 + b"01234567"
-_EIGHT_BIT = bytes(octet for octet in range(1, 256) if octet not in b"\r\n")
-
-BODIES = {
-    "plain": b"Hello.\r\n",
-    "empty": b"",
-    "leading dots": b".\r\n..\r\n...\r\n.a\r\n..b\r\n\r\n.\r\n",
-    "the end of data inside": b"before\r\n.\r\nMAIL FROM:<>\r\nQUIT\r\n.\r\nafter\r\n",
-    "every octet but line ends and NUL": _EIGHT_BIT + b"\r\n" + _EIGHT_BIT[::-1] + b"\r\n",
-    "UTF-8": "Grüße aus Köln, 東京 und Αθήνα\r\n".encode(),
-    "lines of 998 octets": (_LONG + b"\r\n") * 3 + b"." + _LONG[1:] + b"\r\n" + b"\xe4" * 998 + b"\r\n",
-    "no final line end": b"the last line\r\nhas no end",
-    "a last line that is a dot": b"the last line is\r\n.",
-    "bare LF": b"one\ntwo\n\n.three\nfour\n",
-    "bare LF without a final one": b"one\n.",
-    "bare CR": b"one\rtwo\r.three\r\r\nfour\r",
-    "mixed line ends": b"one\r\ntwo\nthree\r.four\n.five\r\n\n\r\r\n.\n",
-    "white space at line ends": b"one \r\n\t\r\n two\t\r\n",
-    "From at line starts": b"From here\r\n>From there\r\n",
-    "300 KiB": b"".join(b"%s%d: %s\r\n" % (b"." * (n % 3), n, b"x" * (n % 71)) for n in range(7000)),
-}
-assert max(len(line) for body in BODIES.values() for line in re.split(rb"[\r\n]+", body)) == 998
-
-
-def in_pieces(body: bytes) -> Iterator[bytes]:
-    """``body`` in pieces of changing, awkward sizes."""
-    start = 0
-    for size in itertools.cycle((1, 2, 1, 3, 5, 1, 8, 997, 4096)):
-        if start >= len(body):
-            return
-        yield body[start : start + size]
-        start += size
+def stored(mail: bytes) -> bytes:
+    """``mail`` as a maildir holds it."""
+    return canonical(mail).replace(b"\r\n", b"\n")
 
 
 def required(trusting: ssl.SSLContext) -> dict[str, Any]:
     return {"tls": TlsPolicy.REQUIRED, "tls_context": trusting}
-
-
-@pytest.mark.parametrize("pieces", [False, True], ids=["whole", "in-pieces"])
-def test_awkward_bodies_over_starttls(postfix: Postfix, trusting: ssl.SSLContext, driver: Driver, pieces: bool) -> None:
-    marks: dict[str, bytes] = {}
-
-    async def story(session: Any) -> None:
-        assert session.tls.verified
-        for name, body in BODIES.items():
-            marks[name], top = header("body")
-            mail = top + body
-            report = await session.send(
-                in_pieces(mail) if pieces else mail, sender=SENDER, recipients=[f"alice@{DOMAIN}"]
-            )
-            assert [outcome.verdict for outcome in report.outcomes] == [Verdict.DELIVERED], name
-
-    driver.run(story, postfix.port, **required(trusting))
-    for name, body in BODIES.items():
-        trace, mail = split_trace(arrived(postfix, "alice", marks[name]))
-        assert b"with ESMTPS " in trace, name
-        assert b"Return-Path: <%s>\n" % SENDER.encode("ascii") in trace, name
-        assert mail == stored(b"Message-ID: %s\r\nSubject: interoperability\r\n\r\n" % marks[name] + body), name
-
-
-def test_a_dot_as_the_first_octet(postfix: Postfix, trusting: ssl.SSLContext, driver: Driver) -> None:
-    mark, top = header("dot")
-    mail = b".first: a field whose name begins with a dot\r\n" + top + b"body\r\n"
-
-    async def story(session: Any) -> None:
-        await session.send(mail, sender=SENDER, recipients=f"alice@{DOMAIN}")
-
-    driver.run(story, postfix.port, **required(trusting))
-    assert split_trace(arrived(postfix, "alice", mark))[1] == stored(mail)
 
 
 def test_tls_before_the_greeting(postfix: Postfix, trusting: ssl.SSLContext, driver: Driver) -> None:

@@ -1,0 +1,153 @@
+"""A private Exim, out of an unpacked package.
+
+What lives here: its configuration, and running it. What does not: any test.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports
+from .unpacked import Unpacked
+
+#: Its user, whose number the package has compiled in by name.
+OWNER = "Debian-exim"
+
+_CONFIGURATION = """
+spool_directory = {folder}/spool
+log_file_path = {folder}/log/%slog
+pid_file_path = {folder}/pid
+primary_hostname = mx.{domain}
+local_interfaces = {host}
+daemon_smtp_ports = {ports}
+domainlist local_domains = {domain}
+host_lookup =
+rfc1413_query_timeout = 0s
+keep_environment =
+never_users =
+smtp_accept_max = 100
+smtp_accept_queue_per_connection = 0
+tls_advertise_hosts = ${{if eq{{$received_port}}{{{clear}}}{{}}{{*}}}}
+tls_certificate = {folder}/chain.pem
+auth_advertise_hosts = ${{if and{{{{def:tls_in_cipher}}{{eq{{$received_port}}{{{auth}}}}}}}{{*}}{{}}}}
+acl_smtp_rcpt = check_rcpt
+{settings}
+
+begin acl
+check_rcpt:
+  deny condition = ${{if eq{{$received_port}}{{{auth}}}}}
+       !authenticated = *
+       message = authenticate first
+  deny !domains = +local_domains
+       message = relaying is not permitted
+  deny !local_parts = {mailboxes}
+       message = no such user
+  accept
+
+begin routers
+mailboxes:
+  driver = accept
+  local_parts = {mailboxes}
+  transport = maildir
+
+begin transports
+maildir:
+  driver = appendfile
+  directory = {folder}/maildirs/$local_part_data
+  maildir_format
+  create_directory
+  return_path_add
+  user = {owner}
+
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_condition = ${{if and{{{{eq{{$auth2}}{{{user}}}}}{{eq{{$auth3}}{{{password}}}}}}}}}
+  server_set_id = $auth2
+
+login:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = <| Username: | Password:
+  server_condition = ${{if and{{{{eq{{$auth1}}{{{user}}}}}{{eq{{$auth2}}{{{password}}}}}}}}}
+  server_set_id = $auth1
+
+cram_md5:
+  driver = cram_md5
+  public_name = CRAM-MD5
+  server_secret = ${{if eq{{$auth1}}{{{user}}}{{{password}}}fail}}
+  server_set_id = $auth1
+"""
+
+
+class Exim:
+    """An Exim that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAIN` and refuses all others.
+
+    ``clear``, ``starttls`` and ``auth`` are its ports: in clear only; with STARTTLS; with STARTTLS and AUTH, and
+    without AUTH no mail. ``settings`` are more lines of its configuration.
+    """
+
+    def __init__(self, chain: bytes, *, mailboxes: Sequence[str], settings: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-exim-"))
+        self.folder.chmod(0o755)
+        self.clear, self.starttls, self.auth = free_ports(3)
+        (self.folder / "chain.pem").write_bytes(chain)
+        configuration = _CONFIGURATION.format(
+            folder=self.folder,
+            domain=DOMAIN,
+            host=HOST,
+            ports=f"{self.clear} : {self.starttls} : {self.auth}",
+            clear=self.clear,
+            auth=self.auth,
+            mailboxes=" : ".join(mailboxes),
+            owner=OWNER,
+            user=USER,
+            password=PASSWORD,
+            settings="".join(f"{name} = {value}\n" for name, value in (settings or {}).items()),
+        )
+        (self.folder / "configuration").write_text(configuration)
+        (self.folder / "configuration").chmod(0o644)
+        self._process = Unpacked(
+            "exim",
+            ["exim4", "-C", str(self.folder / "configuration"), "-bdf"],
+            self.folder,
+            users=[OWNER],
+            prepare=f'cd "$2"; mkdir spool log maildirs; chown {OWNER} spool log maildirs chain.pem',
+            ready=lambda: all(accepts(port) for port in (self.clear, self.starttls, self.auth)),
+        )
+
+    @property
+    def version(self) -> str:
+        started = re.search(r"exim ([\d.]+) daemon started", self.log)
+        return started[1] if started else "?"
+
+    @property
+    def maildirs(self) -> Path:
+        return self.folder / "maildirs"
+
+    @property
+    def log(self) -> str:
+        """Its main log so far."""
+        file = self.folder / "log" / "mainlog"
+        return file.read_text("utf-8", "backslashreplace") if file.exists() else ""
+
+    def __enter__(self) -> Self:
+        try:
+            self._process.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

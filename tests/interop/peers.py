@@ -1,0 +1,282 @@
+"""The servers of the matrix behind one face: where they listen, what arrived, and the rules by which they change mail.
+
+What lives here: the servers' own ways, each with its reason. What does not: how they are started, and what is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import re
+import smtplib
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import trustme
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+
+from smtpcore import TlsPolicy
+from smtpcore.sasl import Plain
+
+from .arrivals import Maildirs
+from .dovecot import Dovecot
+from .exim import Exim
+from .opensmtpd import OpenSmtpd
+from .postfix import HOST, PASSWORD, USER, Postfix, Sink, free_ports, postfix_missing, program, sink_missing
+from .unpacked import unpacked_missing
+
+#: Local parts with a mailbox; every other one is refused.
+MAILBOXES = ("alice", "bob", "carol")
+
+
+class Way(enum.Enum):
+    """How a session is held."""
+
+    CLEAR = "clear"
+    STARTTLS = "STARTTLS"
+    AUTH_PLAIN = "STARTTLS, AUTH PLAIN"
+
+    def options(self, trusting: ssl.SSLContext) -> dict[str, Any]:
+        """The options of a session held this way."""
+        if self is Way.CLEAR:
+            return {"tls": TlsPolicy.NEVER}
+        options = {"tls": TlsPolicy.REQUIRED, "tls_context": trusting}
+        return options if self is Way.STARTTLS else {**options, "credentials": [Plain(USER, PASSWORD)]}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a server makes of a shape by a rule of its own, and why."""
+
+    why: str
+    #: What was added to a mail as it arrived: it matches once, and without it nothing is different.
+    added: re.Pattern[bytes] | None = None
+    #: The code and the enhanced code with which it is refused.
+    refusal: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A running server."""
+
+    name: str
+    version: str
+    ports: Mapping[Way, int]
+    #: The trace fields and the rest of each mail from a reverse-path.
+    mails: Callable[[str], list[tuple[bytes, bytes]]]
+    #: How it ends lines where it keeps mail.
+    line_end: bytes = b"\n"
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    #: Ways that it cannot go, and why.
+    cannot: Mapping[Way, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """For ``localhost``, in PEM; RSA, which the oldest server takes."""
+
+    chain: bytes
+    key: bytes
+
+    @classmethod
+    def issue(cls, authority: trustme.CA) -> Certificate:
+        issued = authority.issue_cert("localhost", key_type=trustme.KeyType.RSA)
+        return cls(b"".join(blob.bytes() for blob in issued.cert_chain_pems), issued.private_key_pem.bytes())
+
+    @property
+    def both(self) -> bytes:
+        """The key, then the chain, for servers that want one file."""
+        return self.key + self.chain
+
+
+_HEADLESS = Rule(
+    "The first line is no header field: an empty line is put above it, below the trace fields.", re.compile(rb"\A\n")
+)
+_BODILESS = Rule("The header is all there is: the empty line that ends a header is put below it.", re.compile(rb"\n\Z"))
+_DATELESS = Rule(
+    "There is neither Date nor Message-ID: both are put at the end of the header.",
+    re.compile(rb"^Date: [^\n]*\nMessage-ID: [^\n]*\n", re.MULTILINE | re.IGNORECASE),
+)
+_POSTFIX_RULES = {"demo: only a dot": _HEADLESS}
+_EXIM_RULES = {
+    "header only": _BODILESS,
+    "header only, no final line end": _BODILESS,
+    "demo: empty": _BODILESS,
+    "demo: only a dot": _HEADLESS,
+}
+_OPENSMTPD_RULES = {
+    "header only, no final line end": _DATELESS,
+    "no header": _DATELESS,
+    "demo: empty": _DATELESS,
+    "demo: only line ends": _DATELESS,
+    "demo: only a dot": Rule("The first line is no header field: not RFC 2822 compliant.", refusal=(550, "5.7.1")),
+}
+
+
+# --- the servers ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    chain = folder / "chain.pem"
+    chain.write_bytes(certificate.both)
+    with contextlib.ExitStack() as servers:
+        no_dovecot = unpacked_missing("dovecot")
+        sasl = {}
+        if no_dovecot is None:
+            dovecot = servers.enter_context(Dovecot())
+            sasl = {
+                "smtpd_tls_security_level": "encrypt",
+                "smtpd_sasl_auth_enable": "yes",
+                "smtpd_sasl_type": "dovecot",
+                "smtpd_sasl_path": str(dovecot.socket),
+                "smtpd_relay_restrictions": "permit_sasl_authenticated,reject",
+            }
+        settings = {"smtpd_tls_chain_files": str(chain), "smtpd_tls_received_header": "yes"}
+        listeners = ({}, {"smtpd_tls_security_level": "may"}, sasl)
+        server = servers.enter_context(Postfix(settings, mailboxes=MAILBOXES, listeners=listeners))
+        yield Peer(
+            "Postfix",
+            _said_by("postconf", "-h", "mail_version"),
+            dict(zip(Way, server.ports, strict=True)),
+            Maildirs(server.maildirs).mails,
+            rules=_POSTFIX_RULES,
+            cannot={} if no_dovecot is None else {Way.AUTH_PLAIN: no_dovecot},
+        )
+
+
+@contextlib.contextmanager
+def _exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    with Exim(certificate.both, mailboxes=MAILBOXES) as server:
+        ports = {Way.CLEAR: server.clear, Way.STARTTLS: server.starttls, Way.AUTH_PLAIN: server.auth}
+        yield Peer("Exim", server.version, ports, Maildirs(server.maildirs).mails, rules=_EXIM_RULES)
+
+
+@contextlib.contextmanager
+def _opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    with OpenSmtpd(certificate.chain, certificate.key, mailboxes=MAILBOXES) as server:
+        ports = {Way.CLEAR: server.clear, Way.STARTTLS: server.starttls, Way.AUTH_PLAIN: server.auth}
+        broken = handshake_failure(server.starttls)
+        cannot = {}
+        if broken is not None:
+            why = f"its TLS handshake fails: {broken} (6.8 with OpenSSL 3, OpenSMTPD issue 1171)"
+            cannot = {Way.STARTTLS: why, Way.AUTH_PLAIN: f"{why}, and it offers AUTH under TLS only"}
+        mails = Maildirs(server.maildirs).mails
+        yield Peer("OpenSMTPD", server.version, ports, mails, rules=_OPENSMTPD_RULES, cannot=cannot)
+
+
+class _Handler:
+    """Keeps mail in memory."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, bytes]] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        self.taken.append((envelope.mail_from.strip("<>"), envelope.content))
+        return "250 2.0.0 taken"
+
+    def mails(self, sender: str) -> list[tuple[bytes, bytes]]:
+        return [(b"", content) for return_path, content in self.taken if return_path == sender]
+
+
+def _authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+    known = isinstance(data, LoginPassword) and (data.login, data.password) == (USER.encode(), PASSWORD.encode())
+    return AuthResult(success=known, handled=known)
+
+
+@contextlib.contextmanager
+def _aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    chain = folder / "chain.pem"
+    chain.write_bytes(certificate.both)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain)
+    handler = _Handler()
+    ports = dict(zip(Way, free_ports(len(Way)), strict=True))
+    kinds: dict[Way, dict[str, Any]] = {
+        Way.CLEAR: {},
+        Way.STARTTLS: {"tls_context": context},
+        Way.AUTH_PLAIN: {"tls_context": context, "auth_required": True, "authenticator": _authenticate},
+    }
+    with contextlib.ExitStack() as running:
+        for way, port in ports.items():
+            controller = Controller(handler, hostname=HOST, port=port, server_hostname="mx", **kinds[way])
+            controller.start()
+            running.callback(controller.stop)
+        yield Peer("aiosmtpd", version("aiosmtpd"), ports, handler.mails, line_end=b"\r\n")
+
+
+class _Dumps:
+    """The mails that `smtp-sink` has written to files, by reverse-path."""
+
+    _HEAD = re.compile(
+        rb"(?:X-(?:Client-\w+|Helo-Args|Mail-Args|Rcpt-Args): [^\n]*\n)+(Received: [^\n]*\n(?:[ \t][^\n]*\n)*)"
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def mails(self, sender: str) -> list[tuple[bytes, bytes]]:
+        found = []
+        for path in self._folder.iterdir():
+            octets = path.read_bytes()
+            head = self._HEAD.match(octets)
+            if head is not None and b"X-Mail-Args: <%s>" % sender.encode() in head[0]:
+                # A dump ends with an empty line of its own.
+                assert octets.endswith(b"\n")
+                found.append((head[1], octets[head.end() : -1]))
+        return found
+
+
+@contextlib.contextmanager
+def _sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    no = "smtp-sink knows no TLS"
+    # It writes as `nobody`, who gets into the folders of no test.
+    with tempfile.TemporaryDirectory(prefix="smtpcore-sink-") as dumps:
+        Path(dumps).chmod(0o777)
+        with Sink(options=["-d", f"{dumps}/mail."]) as server:
+            yield Peer(
+                "smtp-sink",
+                _said_by("postconf", "-h", "mail_version"),
+                {Way.CLEAR: server.port},
+                _Dumps(Path(dumps)).mails,
+                cannot={way: no for way in Way if way is not Way.CLEAR},
+            )
+
+
+def _said_by(name: str, *arguments: str) -> str:
+    path = program(name)
+    return (
+        subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout.strip() if path else "?"
+    )
+
+
+def handshake_failure(port: int) -> str | None:
+    """Why TLS does not come about after STARTTLS on ``port``, asked with the standard library, or ``None``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with contextlib.closing(smtplib.SMTP(HOST, port)) as session:
+        session.ehlo("localhost")
+        try:
+            session.starttls(context=context)
+        except ssl.SSLError as error:
+            return error.reason
+    return None
+
+
+#: What starts each server, and what says what is missing for it.
+Start = Callable[[Certificate, Path], contextlib.AbstractContextManager[Peer]]
+SERVERS: dict[str, tuple[Start, Callable[[], str | None]]] = {
+    "Postfix": (_postfix, postfix_missing),
+    "Exim": (_exim, lambda: unpacked_missing("exim")),
+    "OpenSMTPD": (_opensmtpd, lambda: unpacked_missing("opensmtpd")),
+    "aiosmtpd": (_aiosmtpd, lambda: None),
+    "smtp-sink": (_sink, sink_missing),
+}

@@ -1,0 +1,62 @@
+"""The table of what was sent to whom and how it arrived, as Markdown.
+
+What lives here: collecting and writing. What does not: any judgement.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Results:
+    """What a run has found; rows stand in the order in which they came."""
+
+    #: Server with version -> (driver, way) -> what came of it.
+    matrix: defaultdict[str, dict[tuple[str, str], str]] = field(default_factory=lambda: defaultdict(dict))
+    #: Server -> what it makes of which shape, and why.
+    rules: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: What was left out, and why.
+    left_out: dict[str, str] = field(default_factory=dict)
+    #: Server -> what it was seen to do beside the matrix.
+    behaviour: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def markdown(self) -> str:
+        parts = [
+            "# Interoperability",
+            f"Written by `make test-interop` on Python {sys.version.split()[0]}. Every message is sent to every server "
+            "by every driver over one session each way, and what arrived is compared octet by octet, after the "
+            "policy for line ends, below the trace fields that the server puts on top.",
+        ]
+        if self.matrix:
+            drivers = list(dict.fromkeys(driver for cells in self.matrix.values() for driver, _ in cells))
+            rows = [
+                [server, way, *(cells.get((driver, way), "") for driver in drivers)]
+                for server, cells in self.matrix.items()
+                for way in dict.fromkeys(way for _, way in cells)
+            ]
+            parts.append(_table(["server", "way", *drivers], rows))
+        if self.rules:
+            rows = [[server, shape, why] for server, rules in self.rules.items() for shape, why in rules.items()]
+            parts += ["## What servers change by their own rules", _table(["server", "message", "what and why"], rows)]
+        if self.left_out:
+            rows = [[what, why] for what, why in self.left_out.items()]
+            parts += ["## What was left out", _table(["what", "why"], rows)]
+        if self.behaviour:
+            rows = [[server, what] for server, found in self.behaviour.items() for what in found]
+            parts += ["## What else was seen", _table(["server", "what our client does with it"], rows)]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the tables, unless nothing was found."""
+        if self.matrix or self.behaviour:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(self.markdown(), "utf-8")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

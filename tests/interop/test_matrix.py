@@ -1,0 +1,90 @@
+"""Every awkward message to every server, by every driver, each way, compared octet by octet with what arrived.
+
+What lives here: the matrix. What does not: the servers and their rules (:mod:`peers`), the messages (:mod:`corpus`),
+and what single servers do beside taking mail.
+"""
+
+from __future__ import annotations
+
+import io
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smtpcore import DeliveryFailed
+
+from .conftest import Driver
+from .corpus import MESSAGES, canonical, in_pieces
+from .peers import Peer, Way
+from .postfix import DOMAIN, wait_until
+from .results import Results
+
+pytestmark = pytest.mark.interop
+
+#: In which form a message is handed in, so that each driver goes all of its ways.
+_FORMS: dict[Way, Callable[[bytes], Any]] = {
+    Way.CLEAR: lambda octets: octets,
+    Way.STARTTLS: io.BytesIO,
+    Way.AUTH_PLAIN: in_pieces,
+}
+
+
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.name.lower().replace("_", "-"))
+def test_every_message_arrives(
+    peer: Peer, driver: Driver, way: Way, trusting: ssl.SSLContext, results: Results
+) -> None:
+    if way in peer.cannot:
+        results.left_out[f"{peer.name}: {way.value}"] = peer.cannot[way]
+        pytest.skip(peer.cannot[way])
+    senders = {shape: f"m{n}.{driver.name}.{way.name}@elsewhere.example" for n, shape in enumerate(MESSAGES)}
+
+    refused: dict[str, tuple[int | None, str | None]] = {}
+
+    async def story(session: Any) -> None:
+        assert (session.tls is None) == (way is Way.CLEAR)
+        for shape, octets in MESSAGES.items():
+            try:
+                await session.send(_FORMS[way](octets), sender=senders[shape], recipients=f"alice@{DOMAIN}")
+            except DeliveryFailed as failed:
+                (outcome,) = failed.report.outcomes
+                refused[shape] = outcome.code, outcome.enhanced
+
+    driver.run(story, peer.ports[way], **way.options(trusting))
+    assert refused == {shape: rule.refusal for shape, rule in peer.rules.items() if rule.refusal}
+    accepted = {shape: sender for shape, sender in senders.items() if shape not in refused}
+    for shape, sender in accepted.items():
+        wait_until(lambda sender=sender: peer.mails(sender), f"{shape!r} at {peer.name}")
+    wrong = {shape: found for shape, sender in accepted.items() if (found := _difference(peer, shape, sender))}
+    assert not wrong
+
+    exact = f"{len(MESSAGES) - len(peer.rules)} exact"
+    exact += f", {len(peer.rules)} by the server's rules" if peer.rules else ""
+    results.matrix[f"{peer.name} {peer.version}"][driver.name, way.value] = exact
+    if peer.rules:
+        results.rules[peer.name] = {
+            shape: f"Refused ({rule.refusal[0]}): {rule.why}" if rule.refusal else f"Added to: {rule.why}"
+            for shape, rule in peer.rules.items()
+        }
+
+
+def _difference(peer: Peer, shape: str, sender: str) -> str | None:
+    """Where what arrived is not what should have, or ``None``."""
+    expected = canonical(MESSAGES[shape]).replace(b"\r\n", peer.line_end)
+    mails = [mail for _, mail in peer.mails(sender)]
+    if len(mails) != 1:
+        return f"{len(mails)} copies"
+    (mail,) = mails
+    if shape in peer.rules:
+        added = peer.rules[shape].added
+        assert added is not None
+        mail, times = added.subn(b"", mail)
+        if times != 1:
+            return f"{peer.rules[shape].why} But that was seen {times} times."
+    if mail == expected:
+        return None
+    at = next((n for n, (ours, theirs) in enumerate(zip(expected, mail, strict=False)) if ours != theirs), None)
+    at = min(len(expected), len(mail)) if at is None else at
+    window = slice(max(0, at - 20), at + 40)
+    return f"{len(expected)} octets became {len(mail)}; at {at}: {expected[window]!r} became {mail[window]!r}"

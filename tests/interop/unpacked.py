@@ -1,0 +1,137 @@
+"""Running a server whose packages are unpacked into a folder and not installed, as if they were.
+
+What lives here: the process with its own view of the file system. It sees the unpacked /usr over the real one, users of
+its own, and empty /run, /var/lib and /var/spool; nobody else sees any of that. What does not: any server's
+configuration, and the unpacking (`unpack-servers`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .postfix import PATIENCE, program, wait_until
+
+SERVERS = Path(__file__).resolve().parents[2] / "build" / "servers"
+#: Users of packages have low numbers; these are in nobody's way.
+FIRST_USER = 64_800
+
+_VIEW = """
+set -e
+mount -t overlay overlay -o "ro,lowerdir=$1:/usr" /usr
+mount --bind "$2/passwd" /etc/passwd
+mount --bind "$2/group" /etc/group
+for folder in /run /var/lib /var/spool; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
+"""
+
+
+def unpacked_missing(name: str) -> str | None:
+    """What is missing to run the server ``name``, or ``None``."""
+    if not (SERVERS / name).is_dir():
+        return f"{name} is missing: run tests/interop/unpack-servers"
+    if os.geteuid() != 0:
+        return f"{name} needs root for a view of the file system of its own"
+    return _view_missing()
+
+
+@functools.cache
+def _view_missing() -> str | None:
+    if program("unshare") is None:
+        return "unshare is missing"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "usr").mkdir()
+        for name in ("passwd", "group"):
+            (Path(folder) / name).write_bytes(Path("/etc", name).read_bytes())
+        tried = _in_view("true", Path(folder) / "usr", Path(folder), ["true"], stderr=subprocess.PIPE)
+        words = tried.communicate()[1].decode("utf-8", "replace").strip()
+    return f"this system allows no view of the file system of one's own: {words}" if tried.returncode else None
+
+
+def _in_view(prepare: str, usr: Path, folder: Path, command: Sequence[str], **streams: int) -> subprocess.Popen[bytes]:
+    unshare = program("unshare")
+    assert unshare is not None
+    script = f'{_VIEW}{prepare}\nshift 2\nexec "$@"\n'
+    return subprocess.Popen(
+        [unshare, "--mount", "sh", "-c", script, "sh", str(usr), str(folder), *command],
+        stdin=subprocess.DEVNULL,
+        **streams,  # type: ignore[arg-type]
+    )
+
+
+class Unpacked:
+    """The server ``name`` in the foreground while inside ``with``; its log is a file in ``folder``.
+
+    ``users`` are created for its eyes only, each with a group of the same name. ``prepare`` is shell that runs in its
+    view just before. ``ready`` says when it serves.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        users: Sequence[str] = (),
+        prepare: str = "",
+        ready: Callable[[], object],
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._folder = folder
+        self._users = users
+        self._prepare = prepare
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return (self._folder / "output").read_text("utf-8", "backslashreplace")
+
+    def start(self) -> None:
+        users = [(name, number) for number, name in enumerate(self._users, FIRST_USER)]
+        passwd = "".join(f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n" for name, number in users)
+        group = "".join(f"{name}:x:{number}:\n" for name, number in users)
+        for file, more in (("passwd", passwd), ("group", group)):
+            (self._folder / file).write_text(Path("/etc", file).read_text() + more)
+        with (self._folder / "output").open("wb") as output:
+            self._process = _in_view(
+                self._prepare,
+                SERVERS / self._name / "usr",
+                self._folder,
+                self._command,
+                stdout=output.fileno(),
+                stderr=output.fileno(),
+            )
+        wait_until(self._serves, f"{self._name} to serve")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(PATIENCE)
+
+    def _serves(self) -> object:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise OSError(f"{self._name} ended with code {self._process.returncode}\n{self.log}")
+        return self._ready()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
