@@ -1,4 +1,4 @@
-"""What all drivers make alike: a client with its floors out of options, addresses, and the plain sentence for failures.
+"""What all drivers make alike out of options: a client with its floors, the way back to clear, envelopes.
 
 What lives here: pure helpers. What does not: anything that waits.
 """
@@ -6,30 +6,36 @@ What lives here: pure helpers. What does not: anything that waits.
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from smtpcore import (
     DEFAULT_LIMITS,
     BodyFacts,
     Client,
-    ConnectFailed,
+    ConnectionLost,
     Envelope,
     Limits,
     LineEnds,
     LocalProtocolError,
+    Mail,
+    PeerTimeout,
     Pipelining,
+    SessionError,
+    TlsFailed,
     TlsPolicy,
     check_host_name,
 )
 from smtpcore.drivers._bodies import AsyncSource
+from smtpcore.drivers._connecting import Ends, Way, source_addresses
+from smtpcore.drivers._journal import Journal, make_journal
 from smtpcore.drivers._wire import Wire
-from smtpcore.drivers.tls import TlsFloor, client_context
+from smtpcore.drivers.tls import KNOWN_TLS_FAILURES, TlsAtOnce, TlsFailures, TlsFloor, default_context
 from smtpcore.drivers.trace import Traced
 from smtpcore.mime import recipients_of, sender_of
 from smtpcore.sasl import Mechanism
@@ -37,13 +43,18 @@ from smtpcore.sasl import Mechanism
 __all__ = [
     "Machine",
     "Options",
-    "connect_failed",
     "connect_seconds",
     "credentials_for",
+    "explained",
     "fallback_in_clear",
     "make_envelope",
     "make_machine",
+    "remember_tls_failure",
+    "settled",
 ]
+
+#: The port for implicit TLS, RFC 8314 §7.3.
+_IMPLICIT_TLS_PORT: Final = 465
 
 
 class Options(TypedDict, total=False):
@@ -52,7 +63,7 @@ class Options(TypedDict, total=False):
     #: The name that EHLO gives; default: this host's name if it is fully qualified, else the address literal of the
     #: socket (RFC 5321 §4.1.4).
     helo_name: str
-    #: Default: opportunistic; required when there are credentials.
+    #: Default: implicit on port 465; else required when there are credentials, opportunistic when there are none.
     tls: TlsPolicy
     #: Default: certificates are verified against the host name where TLS is required or implicit, not judged elsewhere.
     tls_context: ssl.SSLContext
@@ -65,47 +76,92 @@ class Options(TypedDict, total=False):
     limits: Limits
     #: Called with every line said and heard, secrets masked.
     trace: Callable[[str], None]
+    #: Called while a body is sent, with the mail, the octets of its source that were handed to the connection, and the
+    #: size that its envelope declares. What it raises aborts the mail, as a source that breaks does.
+    progress: Callable[[Mail, int, int | None], object]
+    #: An address of this machine to connect from, or one of each family; no other family is tried then.
+    source_address: str | Sequence[str]
+    #: Makes the connection in place of the driver, as through a proxy: is called with host, port and the seconds that
+    #: it has, and returns a connected socket, in the async drivers an awaitable of one.
+    connect: Callable[[str, int, float], object]
+    #: The hosts whose TLS is known to fail, for sessions that merely wish for it; default: one memory for the process.
+    tls_failures: TlsFailures
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A client, and the wire on top of its floors."""
+    """A client, the wire on top of its floors, and who wants to hear of its work."""
 
     client: Client
     wire: Wire
+    journal: Journal | None
+    progress: Callable[[Mail, int, int | None], object] | None
 
 
-def make_machine(options: Options, host: str | None, local_address: str | None) -> Machine:
-    """A client for a connection to ``host`` from ``local_address``.
+def make_machine(options: Options, host: str | None, ends: Ends, logger: logging.Logger | None = None) -> Machine:
+    """A client for a connection to ``host`` between ``ends``; the levels of ``logger`` say what it writes down.
 
     Raises ``LocalProtocolError`` for options that contradict each other.
     """
+    _check_names(options)
     limits = options.get("limits", DEFAULT_LIMITS)
-    policy = options.get("tls", TlsPolicy.OPPORTUNISTIC)
     credentials = credentials_for(options, host)
-    server_name = options.get("tls_server_name", host)
-    unknown = options.keys() - Options.__annotations__.keys()
-    if unknown:
-        raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
     client = Client(
-        options.get("helo_name") or _helo_name(local_address),
-        tls=policy,
+        options.get("helo_name") or _helo_name(ends.local_address),
+        tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
         credentials=credentials,
         pipelining=options.get("pipelining", Pipelining.WITHIN),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
         limits=limits,
     )
+    journal = make_journal(logger, ends.peer)
     wire: Wire = client
+    if journal is not None and journal.wants_lines:
+        wire = Traced(wire, journal.line)
     if "trace" in options:
         wire = Traced(wire, options["trace"])
+    policy = options.get("tls", TlsPolicy.OPPORTUNISTIC)
     if policy not in {TlsPolicy.NEVER, TlsPolicy.SECURED}:
         verify = bool(credentials) or policy is not TlsPolicy.OPPORTUNISTIC
-        context = options.get("tls_context") or client_context(verify=verify)
-        if context.check_hostname and not server_name:
-            raise LocalProtocolError("a certificate is to be verified, and no host is known: give tls_server_name")
-        # A name in a certificate, and in SNI, stands without the dot of the root (RFC 6066 §3).
-        wire = TlsFloor(client, wire, context, server_name and server_name.removesuffix("."), limits)
-    return Machine(client, wire)
+        context = options.get("tls_context") or default_context(verify=verify)
+        wire = _with_tls(wire, client, context, options, host)
+    return Machine(client, wire, journal, options.get("progress"))
+
+
+def _with_tls(wire: Wire, client: Client, context: ssl.SSLContext, options: Options, host: str | None) -> Wire:
+    server_name = options.get("tls_server_name", host)
+    if context.check_hostname and not server_name:
+        raise LocalProtocolError("a certificate is to be verified, and no host is known: give tls_server_name")
+    # A name in a certificate, and in SNI, stands without the dot of the root (RFC 6066 §3).
+    name = server_name and server_name.removesuffix(".")
+    return TlsFloor(client, wire, context, name, options.get("limits", DEFAULT_LIMITS))
+
+
+def _check_names(options: Options) -> None:
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
+
+
+def settled(options: Options, way: Way) -> Options:
+    """The options for connecting by ``way``: what depends on the host is decided here, once.
+
+    Raises ``LocalProtocolError`` for options that do not exist or contradict each other.
+    """
+    _check_names(options)
+    if "source_address" in options:
+        source_addresses(options["source_address"])
+        if "connect" in options or way.path is not None:
+            raise LocalProtocolError("a source address is for TCP connections that the driver makes itself")
+    if "connect" in options and way.path is not None:
+        raise LocalProtocolError("the connect option is for hosts; open_session takes any connected socket")
+    chosen: Options = {**options, "credentials": credentials_for(options, way.host)}
+    if "tls" not in chosen and way.port == _IMPLICIT_TLS_PORT:
+        chosen["tls"] = TlsPolicy.IMPLICIT
+    in_clear = fallback_in_clear(chosen, way.host)
+    if in_clear is not None and str(way) in chosen.get("tls_failures", KNOWN_TLS_FAILURES):
+        return in_clear
+    return chosen
 
 
 def credentials_for(options: Options, host: str | None) -> Sequence[Mechanism]:
@@ -131,26 +187,27 @@ def connect_seconds(options: Options) -> float:
     return options.get("limits", DEFAULT_LIMITS).deadlines.connect
 
 
-def fallback_in_clear(options: Options, host: str) -> Options | None:
+def fallback_in_clear(options: Options, host: str | None, error: TlsFailed | None = None) -> Options | None:
     """The options for a new connection in clear after a failed handshake, if TLS was a mere wish (RFC 7435 §3)."""
     if options.get("tls", TlsPolicy.OPPORTUNISTIC) is not TlsPolicy.OPPORTUNISTIC or credentials_for(options, host):
         return None
-    return {**options, "tls": TlsPolicy.NEVER}
+    # A peer that speaks nothing but TLS understands nothing in clear.
+    return None if isinstance(error, TlsAtOnce) else {**options, "tls": TlsPolicy.NEVER}
 
 
-def connect_failed(host: str, port: int, failures: Sequence[tuple[str, BaseException]]) -> ConnectFailed:
-    """The error for a host of which no address could be reached."""
-    if not failures:
-        return ConnectFailed(f"{host}:{port}: the name has no address")
-    details = "; ".join(f"{address}: {_words(error)}" for address, error in failures)
-    return ConnectFailed(f"cannot connect to {host}:{port}: {details}")
+def remember_tls_failure(options: Options, way: Way) -> None:
+    """The handshake failed where a session in clear came about: the next session need not try it."""
+    options.get("tls_failures", KNOWN_TLS_FAILURES).add(str(way))
 
 
-def _words(error: BaseException) -> str:
-    """What failed in the words of the system, whichever event loop met it; a deadline that passed says nothing."""
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return str(error) or "timed out"
+def explained(error: SessionError, options: Options, way: Way) -> SessionError | None:
+    """What a silent peer on the port for implicit TLS most likely means, or ``None``."""
+    if way.port != _IMPLICIT_TLS_PORT or options.get("tls") in {TlsPolicy.IMPLICIT, TlsPolicy.SECURED}:
+        return None
+    heard = error.transcript is not None and any(not said for said, _ in error.transcript.entries)
+    if heard or not isinstance(error, (PeerTimeout, ConnectionLost)):
+        return None
+    return TlsFailed(f"{error}; port 465 speaks TLS from the first octet: use TlsPolicy.IMPLICIT")
 
 
 def make_envelope(

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import enum
 import ssl
+import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 from smtpcore import (
@@ -40,13 +43,31 @@ from smtpcore import (
 )
 from smtpcore.drivers._wire import Wire
 
-__all__ = ["TlsFloor", "client_context"]
+__all__ = ["KNOWN_TLS_FAILURES", "TlsAtOnce", "TlsFailures", "TlsFloor", "client_context", "default_context"]
 
 _PIECE: Final = 65_536
+#: How an alert or a handshake message begins (RFC 8446 §5.1); no reply line does.
+_TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
+#: OpenSSL's names for octets that are no TLS.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+#: What OpenSSL says, and what it means here.
+_REASONS: Final = {
+    **dict.fromkeys(_NO_TLS, "the peer does not speak TLS here"),
+    "HTTP_REQUEST": "the peer speaks HTTP on this port",
+    "UNSUPPORTED_PROTOCOL": "the peer speaks no version of TLS that is allowed here",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the peer allows no version of TLS that we speak",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the peer found no cipher in common, or wants a client certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the peer wants a client certificate: give a tls_context that has one",
+    "TLSV1_ALERT_UNKNOWN_CA": "the peer does not trust the issuer of our certificate",
+    "TLSV1_UNRECOGNIZED_NAME": "the peer does not know itself by the name that it was asked for",
+}
 
 
 def client_context(*, verify: bool) -> ssl.SSLContext:
-    """A context with the standard library's defaults; without ``verify`` no certificate is judged (RFC 7435)."""
+    """A new context with the standard library's defaults, to be changed at will (a client certificate, an authority).
+
+    Without ``verify`` no certificate is judged (RFC 7435).
+    """
     if verify:
         return ssl.create_default_context()
     # Not the default context with its judgement taken away: it would load every authority of the system first.
@@ -54,6 +75,68 @@ def client_context(*, verify: bool) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+_default_contexts: Final[dict[bool, ssl.SSLContext]] = {}
+_making: Final = threading.Lock()
+
+
+def default_context(*, verify: bool) -> ssl.SSLContext:
+    """The context of sessions that were given none; one for the process, for loading the authorities takes its time.
+
+    Do not change it: :func:`client_context` makes one of your own.
+    """
+    with _making:
+        context = _default_contexts.get(verify)
+        if context is None:
+            context = _default_contexts[verify] = client_context(verify=verify)
+        return context
+
+
+class TlsFailures:
+    """Where TLS is known to fail, so that sessions that merely wish for it need not try each time.
+
+    ``seconds`` is how long a failure is remembered, ``most`` how many are: the oldest goes first. ``clock`` gives
+    seconds from any point in time on. Threads may share it.
+    """
+
+    def __init__(
+        self, *, seconds: float = 3600.0, most: int = 1000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._clock = clock
+        self._known: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, where: str) -> None:
+        """Remember a failure; ``where`` is ``host:port``."""
+        with self._lock:
+            self._known.pop(where, None)
+            self._known[where] = self._clock() + self._seconds
+            while len(self._known) > self._most:
+                del self._known[next(iter(self._known))]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._known.clear()
+
+    def __contains__(self, where: str) -> bool:
+        with self._lock:
+            until = self._known.get(where)
+            if until is not None and until <= self._clock():
+                del self._known[where]
+                return False
+            return until is not None
+
+
+#: The memory of sessions that were given none.
+KNOWN_TLS_FAILURES: Final = TlsFailures()
+
+
+class TlsAtOnce(TlsFailed):
+    """The peer speaks TLS where it should greet in clear: the port is one for implicit TLS (RFC 8314 §3.3)."""
 
 
 class _State(enum.Enum):
@@ -82,6 +165,7 @@ class TlsFloor:
         self._server_name = server_name
         self._deadlines = limits.deadlines
         self._state = _State.CLEAR
+        self._heard_in_clear = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
@@ -97,7 +181,11 @@ class TlsFloor:
 
     def receive_data(self, data: bytes) -> None:
         if self._state is _State.CLEAR:
-            self._wire.receive_data(data)
+            if data.startswith(_TLS_RECORDS):
+                self._client.tls_failed(TlsAtOnce("the peer speaks TLS from the first octet: use TlsPolicy.IMPLICIT"))
+            else:
+                self._heard_in_clear = True
+                self._wire.receive_data(data)
             return
         for start in range(0, len(data), _PIECE):
             self._incoming.write(data[start : start + _PIECE])
@@ -173,7 +261,9 @@ class TlsFloor:
         except ssl.SSLWantReadError:
             return None if self._outgoing.pending else self._timeout
         except (ssl.SSLError, ValueError) as error:
-            self._client.tls_failed(TlsFailed(f"the TLS handshake failed: {_reason(error)}"))
+            mistaken = not self._heard_in_clear and getattr(error, "reason", None) in _NO_TLS
+            hint = "; is this a port for STARTTLS?" if mistaken else ""
+            self._client.tls_failed(TlsFailed(f"the TLS handshake failed: {_reason(error)}{hint}"))
             return None
         self._state = _State.SECURE
         cipher = self._tls.cipher()
@@ -228,6 +318,5 @@ class TlsFloor:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate was not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "the peer does not speak TLS here (WRONG_VERSION_NUMBER); is it a STARTTLS port?"
-    return str(error)
+    code = error.reason if isinstance(error, ssl.SSLError) else None
+    return f"{_REASONS[code]} ({code})" if code in _REASONS else str(error)

@@ -7,6 +7,7 @@ about SMTP. The text of the pump is the same in all three drivers, but for ``awa
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -39,18 +40,23 @@ from smtpcore import (
     TlsInfo,
 )
 from smtpcore.drivers._bodies import AsyncBody, AsyncSource, make_async_body
+from smtpcore.drivers._connecting import Way, prepare
+from smtpcore.drivers._dial_trio import dial
 from smtpcore.drivers._options import (
     Machine,
     Options,
-    connect_failed,
-    connect_seconds,
+    explained,
     fallback_in_clear,
     make_envelope,
     make_machine,
+    remember_tls_failure,
+    settled,
 )
 from smtpcore.drivers._supply import Supply
 
-__all__ = ["Session", "connect", "open_session", "send"]
+__all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
+
+_log = logging.getLogger(__name__)
 
 _GATHERED = 65_536
 _RECEIVED = 65_536
@@ -146,6 +152,8 @@ class Session:
         self._stream = stream
         self._client = machine.client
         self._wire = machine.wire
+        self._journal = machine.journal
+        self._progress = machine.progress
         self._piece = piece
         self._gathered: list[bytes] = []
         self._gathered_octets = 0
@@ -280,6 +288,8 @@ class Session:
             raise
         if isinstance(event, Disconnect):
             raise event.error or SessionError("the session ended before it was open")
+        if self._journal is not None:
+            self._journal.opened(self._client)
         return self
 
     async def _run(self) -> Event:
@@ -371,6 +381,8 @@ class Session:
             await self._flush()
             return
         try:
+            if self._progress is not None and need.offset:
+                self._progress(need.mail, need.offset, need.mail.envelope.body.size)
             octets = await body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
@@ -379,6 +391,8 @@ class Session:
                 self._client.body_failed(error)
 
     def _note(self, event: Event) -> Event:
+        if self._journal is not None:
+            self._journal.note(event)
         if isinstance(event, (MailSent, MailRefused)):
             self.last_report = event
         elif isinstance(event, Disconnect):
@@ -415,16 +429,37 @@ class Session:
 async def connect(host: str, port: int = 25, **options: Unpack[Options]) -> Session:
     """Connect to a host and open a session, ready for mail.
 
-    All addresses of the host are tried in turn. When TLS is a mere wish and the handshake fails, a new connection is
-    made in clear. Raises ``ConnectFailed``, or the ``SessionError`` that kept the session from opening.
+    The addresses of the host race (RFC 8305). When TLS is a mere wish and the handshake fails, a new connection is made
+    in clear. Raises ``ConnectFailed``, or the ``SessionError`` that kept the session from opening.
     """
+    return await _connect(Way(host, port), options)
+
+
+async def connect_unix(path: str | os.PathLike[str], host: str | None = None, **options: Unpack[Options]) -> Session:
+    """Connect to a unix socket and open a session, ready for mail; ``host`` is whose name TLS verifies.
+
+    Raises as :func:`connect`.
+    """
+    return await _connect(Way(host, path=os.fspath(path)), options)
+
+
+async def _connect(way: Way, options: Options) -> Session:
+    options = settled(options, way)
     try:
-        return await open_session(await _connect(host, port, connect_seconds(options)), host, **options)
-    except TlsFailed:
-        in_clear = fallback_in_clear(options, host)
+        return await open_session(await dial(way, options), way.host, **options)
+    except TlsFailed as error:
+        in_clear = fallback_in_clear(options, way.host, error)
         if in_clear is None:
             raise
-    return await open_session(await _connect(host, port, connect_seconds(options)), host, **in_clear)
+        _log.info("%s: TLS is not to be had, going on in clear: %s", way, error)
+    except SessionError as error:
+        explanation = explained(error, options, way)
+        if explanation is None:
+            raise
+        raise explanation from error
+    session = await open_session(await dial(way, options), way.host, **in_clear)
+    remember_tls_failure(options, way)
+    return session
 
 
 async def open_session(sock: socket.socket, host: str | None = None, **options: Unpack[Options]) -> Session:
@@ -433,12 +468,7 @@ async def open_session(sock: socket.socket, host: str | None = None, **options: 
     Raises the ``SessionError`` that kept the session from opening.
     """
     try:
-        if sock.family in {socket.AF_INET, socket.AF_INET6}:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            local_address = sock.getsockname()[0]
-        else:
-            local_address = None
-        machine = make_machine(options, host, local_address)
+        machine = make_machine(options, host, prepare(sock, host), _log)
         stream = _Stream(sock)
     except BaseException:
         sock.close()
@@ -458,41 +488,3 @@ async def send(
     """Connect, send one message, end the session: :func:`connect` and :meth:`Session.send` in one line."""
     async with await connect(host, port, **options) as session:
         return await session.send(message, sender=sender, recipients=recipients)
-
-
-async def _connect(host: str, port: int, seconds: float) -> socket.socket:
-    failures: list[tuple[str, BaseException]] = []
-    try:
-        addresses = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise connect_failed(host, port, [(host, error)]) from error
-    for family, kind, protocol, _, address in addresses:
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            # The machine knows the address family by name only.
-            failures.append((str(address[0]), error))
-            continue
-        try:
-            with trio.fail_after(seconds):
-                await _connect_to(sock, address)
-        except (OSError, trio.TooSlowError) as error:
-            sock.close()
-            failures.append((str(address[0]), error))
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise connect_failed(host, port, failures)
-
-
-async def _connect_to(sock: socket.socket, address: object) -> None:
-    sock.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        sock.connect(address)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        return
-    await trio.lowlevel.wait_writable(sock)
-    failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if failure:
-        raise OSError(failure, os.strerror(failure))

@@ -27,8 +27,8 @@ from .peers import Line, Peer, trusting_context
 from .scenarios import DRIVERS, STAGES, Driver, call, starttls, up_to
 
 ENVELOPE = Envelope("a@here.example", ("b@there.example", "c@there.example"))
-BLOCKING, ASYNCIO, TRIO = DRIVERS
-ASYNC = pytest.mark.parametrize("driver", [ASYNCIO, TRIO], ids=lambda driver: driver.name)
+BLOCKING, ASYNCIO, UVLOOP, TRIO = DRIVERS
+ASYNC = pytest.mark.parametrize("driver", [ASYNCIO, UVLOOP, TRIO], ids=lambda driver: driver.name)
 ALL = pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
 
 
@@ -208,7 +208,7 @@ async def until(driver: Driver, condition: Callable[[], bool]) -> None:
 
 async def cancel_when(driver: Driver, play: Awaitable[Any], condition: Callable[[], bool]) -> None:
     """Cancel ``play`` once ``condition`` holds; it must end at once."""
-    if driver is ASYNCIO:
+    if driver is not TRIO:
         task = asyncio.ensure_future(play)
         await until(driver, condition)
         task.cancel()
@@ -345,7 +345,7 @@ def test_control_c_at_every_stage(stage: str) -> None:
 
 async def beside(driver: Driver, first: Awaitable[Any], second: Callable[[], Awaitable[Any]]) -> Any:
     """Run ``second`` while ``first`` waits; what ``first`` comes to."""
-    if driver is ASYNCIO:
+    if driver is not TRIO:
         task = asyncio.ensure_future(first)
         await second()
         return await task

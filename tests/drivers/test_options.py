@@ -13,16 +13,18 @@ from typing import Any
 import pytest
 
 from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
+from smtpcore.drivers._connecting import Ends
 from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine
 from smtpcore.drivers.tls import client_context
 from smtpcore.sasl import Plain
 
+NOWHERE = Ends(None, "a socket")
 CREDENTIALS = [Plain("user", "password")]
 
 
 def helo(local_address: str | None = "192.0.2.1", **options: Any) -> bytes:
     """The line with which a machine introduces itself."""
-    wire = make_machine({"tls": TlsPolicy.NEVER, **options}, "peer.example", local_address).wire  # type: ignore[typeddict-item]
+    wire = make_machine({"tls": TlsPolicy.NEVER, **options}, "peer.example", Ends(local_address, "peer.example")).wire  # type: ignore[typeddict-item]
     wire.receive_data(b"220 hello\r\n")
     event = wire.next_event()
     assert isinstance(event, SendLine)
@@ -59,10 +61,10 @@ def test_the_name_that_was_given() -> None:
 
 def test_options_of_the_machine() -> None:
     """Each option reaches the machine that it is for."""
-    wire = make_machine({"pipelining": Pipelining.NONE, "tls": TlsPolicy.NEVER}, None, None).wire
+    wire = make_machine({"pipelining": Pipelining.NONE, "tls": TlsPolicy.NEVER}, None, NOWHERE).wire
     assert isinstance(wire.next_event(), Timeout)
     shown: list[str] = []
-    wire = make_machine({"trace": shown.append}, "peer.example", None).wire
+    wire = make_machine({"trace": shown.append}, "peer.example", NOWHERE).wire
     wire.receive_data(b"220 hello\r\n")
     wire.next_event()
     assert shown == ["<<< 220 hello", f">>> {helo(None).decode().strip()}"]
@@ -70,13 +72,13 @@ def test_options_of_the_machine() -> None:
 
 def test_contradictions() -> None:
     with pytest.raises(LocalProtocolError, match="never said without TLS"):
-        make_machine({"credentials": CREDENTIALS, "tls": TlsPolicy.NEVER}, "peer.example", None)
+        make_machine({"credentials": CREDENTIALS, "tls": TlsPolicy.NEVER}, "peer.example", NOWHERE)
     with pytest.raises(LocalProtocolError, match="no such option: timeout, user"):
-        make_machine({"user": "x", "timeout": 5}, "peer.example", None)  # type: ignore[typeddict-unknown-key]
+        make_machine({"user": "x", "timeout": 5}, "peer.example", NOWHERE)  # type: ignore[typeddict-unknown-key]
     for policy in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT):
         with pytest.raises(LocalProtocolError, match="give tls_server_name"):
-            make_machine({"tls": policy}, None, None)
-    make_machine({"tls": TlsPolicy.REQUIRED, "tls_server_name": "peer.example"}, None, None)
+            make_machine({"tls": policy}, None, NOWHERE)
+    make_machine({"tls": TlsPolicy.REQUIRED, "tls_server_name": "peer.example"}, None, NOWHERE)
 
 
 def test_certificates_are_judged_where_tls_is_meant() -> None:
@@ -114,11 +116,11 @@ def test_credentials_for_the_host_that_is_connected_to() -> None:
         asked.append(host)
         return CREDENTIALS if host == "peer.example" else []
 
-    assert make_machine({"credentials": credentials}, "peer.example", None).client.snapshot().authenticated is False
+    assert make_machine({"credentials": credentials}, "peer.example", NOWHERE).client.snapshot().authenticated is False
     # Only with credentials is TLS a condition: the greeting leads to a certificate that is judged.
     with pytest.raises(LocalProtocolError, match="never said without TLS"):
-        make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "peer.example", None)
-    make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "other.example", None)
+        make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "peer.example", NOWHERE)
+    make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "other.example", NOWHERE)
     assert asked == ["peer.example", "peer.example", "other.example"]
 
 

@@ -25,7 +25,7 @@ def _quick_collection() -> Iterator[None]:
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
 @pytest.mark.parametrize("scenario", TABLE, ids=lambda scenario: scenario.name)
 def test_scenario(scenario: Scenario, driver: Driver) -> None:
-    if driver.name not in scenario.drivers:
+    if driver.module_name not in scenario.drivers:
         pytest.skip("not for this driver")
     story = scenario.play(driver)
     assert story == list(scenario.story)

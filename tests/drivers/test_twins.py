@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import inspect
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,7 +26,7 @@ WORDS = [
 ]
 
 #: What must be alike: the session, and the ways to one. The stream and the connecting are each driver's own.
-ALIKE = ["Session", "connect", "open_session", "send"]
+ALIKE = ["Session", "connect", "connect_unix", "_connect", "open_session", "send"]
 
 
 class _Synchronous(ast.NodeTransformer):
@@ -47,12 +48,12 @@ class _Synchronous(ast.NodeTransformer):
         return self.visit(node.value)
 
 
-def pump(source: str) -> dict[str, list[str]]:
+def pump(source: str, alike: Sequence[str] = ALIKE) -> dict[str, list[str]]:
     """The parts that must be alike, as normal text, by name."""
     tree = _Synchronous().visit(ast.parse(source))
     parts = {node.name: node for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     texts = {}
-    for name in ALIKE:
+    for name in alike:
         text = ast.unparse(parts[name])
         for ours, theirs in WORDS:
             text = text.replace(ours, theirs)
@@ -74,12 +75,18 @@ def test_the_pump_is_the_same(name: str, part: str) -> None:
     assert blocking == other, "\n".join(difference)
 
 
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_connecting_is_the_same(name: str) -> None:
+    """But for looking names up and for waiting."""
+    assert pump(source_of("_dial_blocking"), ["dial"]) == pump(source_of(f"_dial_{name}"), ["dial"])
+
+
 def test_the_async_drivers_are_the_same_but_for_their_streams() -> None:
     """Between the two even the docstrings and the line breaks of the session agree."""
     texts = {}
     for name in ("asyncio", "trio"):
         source = source_of(name)
-        texts[name] = source[source.index("class Session:") : source.index("async def _connect(")]
+        texts[name] = source[source.index("class Session:") :]
     assert texts["asyncio"] == texts["trio"]
 
 
