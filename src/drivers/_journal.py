@@ -29,6 +29,7 @@ class Journal:
         self._logger = logger
         self._peer = peer
         self._number = next(_numbers)
+        self._told_of_opening = False
 
     @property
     def wants_lines(self) -> bool:
@@ -40,6 +41,10 @@ class Journal:
         self._logger.debug("session %d: %s", self._number, text)
 
     def opened(self, client: Client) -> None:
+        """Write down, once, how the session was opened."""
+        if self._told_of_opening:
+            return
+        self._told_of_opening = True
         tls = "in clear"
         if client.tls is not None:
             judged = "verified" if client.tls.verified else "not verified"
