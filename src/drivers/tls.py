@@ -218,6 +218,8 @@ class TlsFloor:
     # --- orders ----------------------------------------------------------------------------------------------------
 
     def next_event(self) -> Event:
+        if self._state is _State.CLEAR and not isinstance(event := self._wire.next_event(), BeginTls):
+            return event
         while True:
             if self._outgoing.pending:
                 return SendBody(self._outgoing.read(), self._seconds)

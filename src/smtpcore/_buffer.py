@@ -14,16 +14,18 @@ __all__ = ["LineBuffer"]
 class LineBuffer:
     """Octets received and not yet consumed; at most one unfinished line is bounded by ``limit``."""
 
-    __slots__ = ("_data", "_limit", "_searched", "_start")
+    __slots__ = ("_data", "_limit", "_searched", "_start", "unread")
 
     def __init__(self, limit: int) -> None:
         self._data = bytearray()
         self._limit = limit
         self._start = 0
         self._searched = 0
+        #: How many octets there are.
+        self.unread = 0
 
     def __len__(self) -> int:
-        return len(self._data) - self._start
+        return self.unread
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add received octets."""
@@ -32,6 +34,7 @@ class LineBuffer:
             self._searched -= self._start
             self._start = 0
         self._data += data
+        self.unread = len(self._data)
 
     def next_line(self) -> bytes | None:
         """The next line without its CRLF, or ``None`` while it is incomplete.
@@ -50,6 +53,7 @@ class LineBuffer:
             raise RemoteProtocolError(f"a bare LF in a reply: {self.peek(80)!r}")
         line = bytes(self._data[self._start : end - 1])
         self._start = self._searched = end + 1
+        self.unread = len(self._data) - self._start
         return line
 
     def peek(self, octets: int) -> bytes:
@@ -59,4 +63,4 @@ class LineBuffer:
     def clear(self) -> None:
         """Forget everything."""
         self._data.clear()
-        self._start = self._searched = 0
+        self._start = self._searched = self.unread = 0

@@ -63,8 +63,6 @@ from smtpcore._events import (
     NeedMail,
     Reply,
     Report,
-    SendBody,
-    SendLine,
     Timeout,
     TlsInfo,
     Transcript,
@@ -73,6 +71,7 @@ from smtpcore._events import (
 from smtpcore._extensions import (
     NO_CAPABILITIES,
     Capabilities,
+    check_mail_line,
     mail_command,
     missing_extension,
     rcpt_command,
@@ -146,7 +145,6 @@ _BEGIN_TLS: Final = BeginTls()
 _DATA: Final = Command(Verb.DATA, b"DATA")
 _RSET: Final = Command(Verb.RSET, b"RSET")
 _HELP: Final = Command(Verb.HELP, b"HELP")
-_EVERYTHING: Final = Capabilities("", {"SIZE": (), "8BITMIME": ()})
 
 
 class Client:
@@ -178,6 +176,7 @@ class Client:
         self._line_ends = line_ends
         self._limits = limits
         self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT)
+        self._orders = self._connection.orders
 
         self._capabilities = NO_CAPABILITIES
         self._hello = Verb.EHLO
@@ -255,7 +254,7 @@ class Client:
         if self._quitting or self._ending is not None or self._over is not None:
             raise LocalProtocolError("the session is over, or about to be: it takes no more mail")
         envelope.check_limits(self._limits)
-        mail_command(envelope, _EVERYTHING, self._limits)
+        check_mail_line(envelope, self._limits)
         commands = [rcpt_command(recipient, self._limits) for recipient in envelope.recipients]
         mail = Mail(envelope)
         self._queue.append((mail, commands))
@@ -361,19 +360,20 @@ class Client:
                 return self._reports.popleft()
             if self._over is not None:
                 return self._over
+            if self._orders:
+                return self._orders.popleft()
             try:
                 heard = self._connection.next_event()
             except RemoteProtocolError as violation:
                 self._fail(DisconnectReason.PROTOCOL, violation)
                 continue
-            if isinstance(heard, (SendLine, SendBody)):
-                return heard
-            if isinstance(heard, Replied):
+            if heard is None:
+                if not self._speak():
+                    return self._wait()
+            elif isinstance(heard, Replied):
                 self._hear(heard)
             elif isinstance(heard, PeerClosed):
                 self._closed_by_peer()
-            elif not self._speak():
-                return self._wait()
 
     def _wait(self) -> Event:
         if self._write_failed is not None:

@@ -132,7 +132,8 @@ class Connection:
         self._reply_code = 0
         self._reply_lines: list[str] = []
         self._peer_closed = False
-        self._orders: deque[SendLine | SendBody] = deque()
+        #: What was said and is not yet taken; whoever holds the connection may take from the left.
+        self.orders: deque[SendLine | SendBody] = deque()
         #: For each message without a verdict what it is about, and the order that ends it, once it was given.
         self._messages: deque[tuple[object, SendLine | None]] = deque()
         self._timeout: Timeout | None = None
@@ -175,7 +176,7 @@ class Connection:
         return tuple(about for about, end in self._messages if end is not None and not self._is_unsaid(end))
 
     def _is_unsaid(self, end: SendLine) -> bool:
-        return any(order is end for order in self._orders)
+        return any(order is end for order in self.orders)
 
     @property
     def transcript(self) -> Transcript:
@@ -208,7 +209,7 @@ class Connection:
             said=self._said,
             replied=self._replied,
             unread_octets=len(self._buffer),
-            unsent_orders=len(self._orders),
+            unsent_orders=len(self.orders),
             body_open=self._body_open,
             pipelining=self._pipelining,
             peer_closed=self._peer_closed,
@@ -216,7 +217,7 @@ class Connection:
 
     @property
     def _unread(self) -> bool:
-        return bool(self._reply_lines) or len(self._buffer) > 0
+        return self._buffer.unread > 0 or bool(self._reply_lines)
 
     # --- wishes ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ class Connection:
         if self._body_open or self._peer_closed or self._state is State.CLOSED:
             return False
         if not in_flight:
-            return not self._unread and verb in LEGAL[self._state]
+            return not self._buffer.unread and not self._reply_lines and verb in LEGAL[self._state]
         last = in_flight[-1][0].verb
         if not self._pipelining or last in ENDS_GROUP or self._window_full:
             return False
@@ -261,14 +262,14 @@ class Connection:
             # As it would look in a reply.
             self._secrets.append(printable(secret.decode("utf-8", "backslashreplace")))
         self._transcript.append((True, masked(line, command.secret)))
-        self._orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
+        self.orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
 
     def send_data(self, data: bytes) -> None:
         """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
         if not self._body_open:
             raise LocalProtocolError("no message is open: its octets may flow after 354 and before its end")
         self._body_octets += len(data)
-        self._orders.append(SendBody(data, self._limits.deadlines.data_block))
+        self.orders.append(SendBody(data, self._limits.deadlines.data_block))
 
     def end_data(self, data: bytes) -> None:
         """Say the end of the message: ``data`` is the line with the dot and what must stand before it."""
@@ -280,7 +281,7 @@ class Connection:
         self._body_octets += len(data)
         end = SendLine(data, False, self._limits.deadlines.data_block)
         self._messages[-1] = (self._messages[-1][0], end)
-        self._orders.append(end)
+        self.orders.append(end)
 
     def drop_orders(self) -> None:
         """Forget what was said and not yet taken: the way out is broken, and a message whose end never left is open."""
@@ -288,7 +289,7 @@ class Connection:
             if end is not None and self._is_unsaid(end):
                 self._messages[index] = (about, None)
                 self._body_open = True
-        self._orders.clear()
+        self.orders.clear()
 
     # --- facts -----------------------------------------------------------------------------------------------------
 
@@ -319,13 +320,13 @@ class Connection:
 
         Raises ``RemoteProtocolError``.
         """
-        if self._orders:
-            return self._orders.popleft()
+        if self.orders:
+            return self.orders.popleft()
         if self._state is State.CLOSED:
             return None
         if self._state is State.TLS and self._unread:
             raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
-        if self._buffer and (reply := self._next_reply()) is not None:
+        if self._buffer.unread and (reply := self._next_reply()) is not None:
             return self._pair(reply)
         return PeerClosed() if self._peer_closed else None
 
@@ -370,7 +371,7 @@ class Connection:
 
     def _check_unasked(self) -> None:
         """Only a 421 may come unasked, so anything else is refused before it is complete."""
-        if self._buffer and not b"421".startswith(self._buffer.peek(3)):
+        if self._buffer.unread and not b"421".startswith(self._buffer.peek(3)):
             raise self._signed(RemoteProtocolError(f"octets that nobody asked for: {self._buffer.peek(80)!r}"))
 
     def _parse(self, line: bytes) -> tuple[int, bool, str]:

@@ -15,7 +15,7 @@ from smtpcore._errors import ExtensionRequired, LocalProtocolError
 from smtpcore._events import Command, Envelope, Reply, Verb
 from smtpcore._limits import Limits
 
-__all__ = ["NO_CAPABILITIES", "Capabilities", "mail_command", "missing_extension", "rcpt_command"]
+__all__ = ["NO_CAPABILITIES", "Capabilities", "check_mail_line", "mail_command", "missing_extension", "rcpt_command"]
 
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
@@ -72,6 +72,9 @@ class Capabilities:
 
 
 NO_CAPABILITIES: Final = Capabilities()
+_EVERYTHING: Final = Capabilities("", {"SIZE": (), "8BITMIME": ()})
+#: What a MAIL line holds at most beside the reverse-path, CRLF included.
+_MAIL_PARAMETERS: Final = len("MAIL FROM:<> SIZE= BODY=8BITMIME\r\n") + 20
 
 
 def _is_number(text: str) -> bool:
@@ -105,6 +108,12 @@ def mail_command(envelope: Envelope, capabilities: Capabilities, limits: Limits)
     if envelope.body.eight_bit is not False and "8BITMIME" in capabilities:
         line += " BODY=8BITMIME"
     return _bounded(Command(Verb.MAIL, line.encode("ascii")), limits)
+
+
+def check_mail_line(envelope: Envelope, limits: Limits) -> None:
+    """Raise ``LocalProtocolError`` if MAIL could exceed its limit with everything that a peer may offer."""
+    if len(envelope.reverse_path) + _MAIL_PARAMETERS > limits.command_line:
+        mail_command(envelope, _EVERYTHING, limits)
 
 
 def rcpt_command(recipient: str, limits: Limits) -> Command:

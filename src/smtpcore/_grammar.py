@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import ipaddress
 import re
 from typing import Final
@@ -55,6 +56,8 @@ _DOMAIN_OCTETS: Final = 255
 def _check_characters(value: str) -> None:
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError("an address or a host name must be a str", value)
+    if value.isascii() and value.isprintable():
+        return
     for character in value:
         if character < " " or character == "\x7f":
             raise LocalProtocolError("control characters (CR, LF, NUL, ...) are not allowed", value)
@@ -97,6 +100,14 @@ def check_mailbox(mailbox: str) -> None:
     The 64 octets of §4.5.3.1.1 are not enforced on the local part: return paths that encode the recipient exceed them
     everywhere, and the RFC asks for no limits where none are needed. The whole path is bounded by ``Limits.path``.
     """
+    if not isinstance(mailbox, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError("an address or a host name must be a str", mailbox)
+    _check_mailbox(mailbox)
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_mailbox(mailbox: str) -> None:
+    # The same senders and recipients come again and again.
     _check_characters(mailbox)
     local_part, at, domain = mailbox.rpartition("@")
     if not at:
