@@ -29,7 +29,7 @@ import enum
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from smtpcore._authentication import Authentication
 from smtpcore._body import DataEncoder, LineEnds
@@ -132,17 +132,14 @@ class ClientSnapshot:
     over: Disconnect | None
 
 
-class _Step(NamedTuple):
-    """What a command of a transaction is about: ``recipient`` is the index of its recipient, or -1."""
-
-    transaction: Transaction
-    recipient: int
-
-
+_IN_TRANSACTION: Final = frozenset({State.MAIL, State.RCPT})
 _IDLE: Final = Idle()
 _NEED_MAIL: Final = NeedMail()
 _BEGIN_TLS: Final = BeginTls()
-_DATA: Final = Command(Verb.DATA, b"DATA")
+# Looking up a member of an enumeration by name costs a call; these are needed at every turn.
+_MAIL: Final = Verb.MAIL
+_RCPT: Final = Verb.RCPT
+_END_OF_DATA: Final = Verb.END_OF_DATA
 _RSET: Final = Command(Verb.RSET, b"RSET")
 _HELP: Final = Command(Verb.HELP, b"HELP")
 
@@ -371,7 +368,10 @@ class Client:
                 if not self._speak():
                     return self._wait()
             elif isinstance(heard, Replied):
-                self._hear(heard)
+                if isinstance(heard.about, Transaction) and self._ending is None:
+                    self._hear_transaction(heard.about, heard)
+                else:
+                    self._hear(heard)
             elif isinstance(heard, PeerClosed):
                 self._closed_by_peer()
 
@@ -382,8 +382,8 @@ class Client:
                 verb = None if timeout is None else timeout.waiting_for
                 self._last_words = Timeout(verb, self._limits.deadlines.last_words)
             return self._last_words
-        if self._connection.body_open:
-            transaction = self._body_due()
+        transaction = self._transaction
+        if transaction is not None and self._connection.body_open:
             return NeedBody(transaction.mail, transaction.body_offset)
         if self._connection.state is State.TLS:
             return _BEGIN_TLS
@@ -406,8 +406,6 @@ class Client:
         verb = None if heard.command is None else heard.command.verb
         if self._ending is not None:
             self._over = replace(self._ending, clean=True)
-        elif isinstance(heard.about, _Step):
-            self._hear_transaction(heard.about, verb, heard)
         elif reply.code == 421:
             self._refused(reply, polite=False)
         elif verb is Verb.EHLO:
@@ -563,20 +561,17 @@ class Client:
             return self._say_mark()
         if not self._queue:
             return self._quitting and self._say_quit()
-        if self._connection.anticipated in {State.MAIL, State.RCPT}:
-            # What a failed transaction left behind; the next MAIL may follow in the same group.
-            if not self._connection.can_send(Verb.RSET):
-                return False
-            self._connection.send(_RSET)
-            return True
-        if not self._connection.can_send(Verb.MAIL):
-            return False
+        if not self._connection.can_send(_MAIL):
+            # What a failed transaction left behind is reset; the next MAIL may follow in the same group.
+            left_behind = self._connection.anticipated in _IN_TRANSACTION
+            return left_behind and self._connection.try_send(_RSET)
         mail, commands = self._queue.popleft()
         transaction = Transaction(mail, commands)
         missing = missing_extension(mail.envelope, self._capabilities)
         if missing is not None:
             transaction.refuse(missing)
         else:
+            transaction.begin(mail_command(mail.envelope, self._capabilities, self._limits))
             self._transaction = transaction
             self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
         self._begun.append(transaction)
@@ -593,22 +588,12 @@ class Client:
 
     def _say_mark(self) -> bool:
         """Ask what no reply to another command answers: HELP, behind an RSET whose 250 would be out of place."""
-        if not self._connection.can_send(Verb.RSET):
-            return False
-        self._connection.send(_RSET)
-        self._connection.send(_HELP)
-        return True
+        return self._connection.try_send(_RSET) and self._connection.try_send(_HELP)
 
     def _say_of(self, transaction: Transaction) -> bool:
         said = False
-        while (verb := transaction.next_verb) is not None and self._connection.can_send(verb):
-            if verb is Verb.MAIL:
-                command = mail_command(transaction.mail.envelope, self._capabilities, self._limits)
-            elif verb is Verb.RCPT:
-                command = transaction.rcpt_command()
-            else:
-                command = _DATA
-            self._connection.send(command, _Step(transaction, transaction.say()))
+        while (command := transaction.next_command) is not None and self._connection.try_send(command, transaction):
+            transaction.said()
             said = True
         if said:
             return True
@@ -623,17 +608,18 @@ class Client:
 
     # --- transactions ----------------------------------------------------------------------------------------------
 
-    def _hear_transaction(self, step: _Step, verb: Verb | None, heard: Replied) -> None:
-        transaction, reply = step.transaction, heard.reply
-        if verb is Verb.END_OF_DATA:
+    def _hear_transaction(self, transaction: Transaction, heard: Replied) -> None:
+        verb = None if heard.command is None else heard.command.verb
+        reply = heard.reply
+        if verb is _END_OF_DATA:
             self._hear_verdict(transaction, heard)
         elif reply.code == 421:
             self._refused(reply, polite=False)
-        elif verb is Verb.MAIL:
+        elif verb is _RCPT:
+            transaction.rcpt_reply(reply)
+        elif verb is _MAIL:
             transaction.mail_reply(reply)
-        elif verb is Verb.RCPT:
-            transaction.rcpt_reply(step.recipient, reply)
-        elif reply.positive:
+        elif reply.code < 400:
             self._begin_body(transaction)
         else:
             transaction.data_reply(reply)
@@ -693,7 +679,7 @@ class Client:
 
     def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
         """Answer every mail: those that are over as they are, unless the dialogue lost step behind them."""
-        doubtful = {id(about.transaction) for about in self._connection.in_doubt if isinstance(about, _Step)}
+        doubtful = {id(transaction) for transaction in self._connection.in_doubt}
         lost_step = self._ran_ahead and isinstance(error, RemoteProtocolError)
         self._transaction = None
         self._ran_ahead = False

@@ -10,16 +10,21 @@ import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from smtpcore._buffer import LineBuffer
 from smtpcore._errors import LocalProtocolError, RemoteProtocolError
 from smtpcore._events import MASKED, Command, Reply, SendBody, SendLine, Timeout, Transcript, Verb, masked
 from smtpcore._grammar import parse_reply_line, printable
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
-from smtpcore._state import ENDS_GROUP, LEGAL, SUCCESS, State, anticipated, leads
+from smtpcore._state import LEGAL, MAY_FOLLOW, State, anticipated, leads
 
 __all__ = ["Connection", "ConnectionSnapshot", "PeerClosed", "Replied"]
+
+# Looking up a member of an enumeration by name costs a call; these are needed at every turn.
+_CLOSED: Final = State.CLOSED
+_DATA: Final = State.DATA
+_TLS: Final = State.TLS
 
 _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
@@ -70,8 +75,7 @@ def _without(secret: str, text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(NamedTuple):
     """``reply`` answers ``command``; ``about`` is what the command was said with.
 
     ``command`` is ``None`` for a 421 that nobody asked for. ``early`` marks a verdict on a message that came before the
@@ -231,38 +235,46 @@ class Connection:
         It must be legal in the anticipated state. While anything is in flight it must be allowed to join the pipelined
         group, and the window must have room: once full, it opens again when half of it is answered.
         """
-        in_flight = self._in_flight
-        if self._body_open or self._peer_closed or self._state is State.CLOSED:
+        if self._body_open or self._peer_closed or self._state is _CLOSED:
             return False
-        if not in_flight:
+        if not self._in_flight:
             return not self._buffer.unread and not self._reply_lines and verb in LEGAL[self._state]
-        last = in_flight[-1][0].verb
-        if not self._pipelining or last in ENDS_GROUP or self._window_full:
-            return False
-        # The fold ends at the newest command, unless that is a neutral one.
-        return verb in LEGAL[SUCCESS[last] or self.anticipated]
+        return self._pipelining and not self._window_full and verb in MAY_FOLLOW[self._in_flight[-1][0].verb]
 
     def send(self, command: Command, about: object = None) -> None:
         """Say a command; ``about`` comes back with its reply.
 
         Raises ``LocalProtocolError`` if it may not be said now, or if its line could be read as more than one.
         """
-        line = command.line
-        if b"\r" in line or b"\n" in line or b"\0" in line:
-            raise LocalProtocolError("a command line may not hold CR, LF or NUL", command)
-        if not self.can_send(command.verb):
+        if not self.try_send(command, about):
             raise LocalProtocolError(
                 f"{command.verb.value} may not be said in state {self._state.value!r} "
                 f"with {len(self._in_flight)} commands in flight"
             )
-        self._in_flight.append((command, about))
+
+    def try_send(self, command: Command, about: object = None) -> bool:
+        """Say a command if it may be said now, and return whether it was; raises as :meth:`send` for its line."""
+        line = command.line
+        if b"\r" in line or b"\n" in line or b"\0" in line:
+            raise LocalProtocolError("a command line may not hold CR, LF or NUL", command)
+        if not self.can_send(command.verb):
+            return False
+        in_flight = self._in_flight
+        in_flight.append((command, about))
         self._said += 1
-        self._window_full = len(self._in_flight) >= self._limits.commands_in_flight
-        if command.secret and (secret := line.rpartition(b" ")[2]):
-            # As it would look in a reply.
-            self._secrets.append(printable(secret.decode("utf-8", "backslashreplace")))
-        self._transcript.append((True, masked(line, command.secret)))
+        self._window_full = len(in_flight) >= self._limits.commands_in_flight
+        if command.secret:
+            self._remember_secret(line)
+            self._transcript.append((True, masked(line, True)))
+        else:
+            self._transcript.append((True, line))
         self.orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
+        return True
+
+    def _remember_secret(self, line: bytes) -> None:
+        """Credentials as they would look in a reply that echoes them."""
+        if secret := line.rpartition(b" ")[2]:
+            self._secrets.append(printable(secret.decode("utf-8", "backslashreplace")))
 
     def send_data(self, data: bytes) -> None:
         """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
@@ -322,9 +334,9 @@ class Connection:
         """
         if self.orders:
             return self.orders.popleft()
-        if self._state is State.CLOSED:
+        if self._state is _CLOSED:
             return None
-        if self._state is State.TLS and self._unread:
+        if self._state is _TLS and self._unread:
             raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
         if self._buffer.unread and (reply := self._next_reply()) is not None:
             return self._pair(reply)
@@ -397,7 +409,7 @@ class Connection:
         if self._window_full:
             self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
         if reply.code == 421:
-            self._state, self._body_open = State.CLOSED, False
+            self._state, self._body_open = _CLOSED, False
             if is_verdict:
                 self._messages.popleft()
             return Replied(command, reply, about)
@@ -410,12 +422,12 @@ class Connection:
         if is_verdict:
             self._messages.popleft()
         if early:
-            self._state, self._body_open = State.CLOSED, False
+            self._state, self._body_open = _CLOSED, False
             return Replied(command, reply, about, early)
         self._state = state
-        if state is State.DATA and command.verb is Verb.DATA:
+        if state is _DATA and command.verb is Verb.DATA:
             self._open_body(about)
-        elif state is State.TLS and self._unread:
+        elif state is _TLS and self._unread:
             raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
         return Replied(command, reply, about)
 

@@ -42,13 +42,14 @@ Two traps for the reader
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from smtpcore._events import Verb
 
-__all__ = ["ENDS_GROUP", "LEADS", "LEGAL", "SUCCESS", "State", "anticipated", "leads"]
+__all__ = ["ENDS_GROUP", "LEADS", "LEGAL", "MAY_FOLLOW", "SUCCESS", "State", "anticipated", "leads"]
 
 
 class State(enum.Enum):
@@ -147,6 +148,14 @@ def _success(rows: Mapping[int, State | None]) -> State | None:
 SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
 
 
+#: What may be said behind a command in the same pipelined group: what is legal where its success leads. The neutral
+#: commands all end a group, so their row is empty.
+MAY_FOLLOW: Final[Mapping[Verb, frozenset[Verb]]] = {
+    verb: frozenset() if verb in ENDS_GROUP or success is None else LEGAL[success] for verb, success in SUCCESS.items()
+}
+
+
+@functools.lru_cache(maxsize=1024)
 def leads(state: State, verb: Verb, code: int) -> State | None:
     """The state after ``code`` has answered ``verb`` in ``state``; ``None`` if no row allows that answer."""
     rows = LEADS[verb]

@@ -8,6 +8,7 @@ report at the end. What does not: when a command is said (:mod:`smtpcore._client
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from smtpcore._errors import SmtpError
 from smtpcore._events import (
@@ -25,6 +26,9 @@ from smtpcore._events import (
 )
 
 __all__ = ["Transaction"]
+
+
+_DATA: Final = Command(Verb.DATA, b"DATA")
 
 
 def _host_fault(reply: Reply) -> bool:
@@ -45,15 +49,18 @@ class Transaction:
 
     __slots__ = (
         "_accepted",
+        "_answered",
         "_body_begun",
+        "_commands",
         "_ended",
+        "_mail_command",
         "_outcomes",
         "_put_off",
         "_rcpt_commands",
+        "_recipients",
         "_reply",
         "_said",
         "_stage",
-        "_to_say",
         "body_offset",
         "mail",
         "over",
@@ -62,17 +69,21 @@ class Transaction:
 
     def __init__(self, mail: Mail, rcpt_commands: Sequence[Command]) -> None:
         self.mail = mail
+        self._mail_command: Command | None = None
         self._rcpt_commands = rcpt_commands
         self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
         self._reply: Reply | None = None
         self._stage = Stage.NOT_STARTED
         #: Whether every recipient has its outcome.
         self.over = False
-        self._begin(range(len(rcpt_commands)))
+        self._recipients: Sequence[int] = range(len(rcpt_commands))
+        self._begin()
 
-    def _begin(self, recipients: Sequence[int]) -> None:
-        self._to_say = recipients
-        self._said = -1
+    def _begin(self) -> None:
+        self._commands: list[Command] = []
+        #: How many of the commands are said, and how many of the recipients are answered.
+        self._said = 0
+        self._answered = 0
         self._accepted: list[int] = []
         self._put_off: list[tuple[int, Reply]] = []
         #: Octets of the body handed in so far, in this transaction.
@@ -82,29 +93,25 @@ class Transaction:
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
 
+    def begin(self, mail_command: Command) -> None:
+        """Make ready to speak, once it is known what the peer offers."""
+        self._mail_command = mail_command
+        self._commands = [mail_command, *(self._rcpt_commands[index] for index in self._recipients), _DATA]
+
     # --- what comes next -------------------------------------------------------------------------------------------
 
     @property
-    def next_verb(self) -> Verb | None:
+    def next_command(self) -> Command | None:
         """The command that comes next, or ``None`` if the transaction has no more to say before its body."""
-        if self.refused:
-            return None
-        if self._said < 0:
-            return Verb.MAIL
-        if self._said < len(self._to_say):
-            return Verb.RCPT
-        return Verb.DATA if self._said == len(self._to_say) else None
+        if self._said < len(self._commands) and not self.refused:
+            return self._commands[self._said]
+        return None
 
-    def say(self) -> int:
-        """Note that the next command is said; returns the index of the recipient it speaks of, or -1."""
-        index = self._to_say[self._said] if 0 <= self._said < len(self._to_say) else -1
+    def said(self) -> None:
+        """Note that the next command is said."""
         self._said += 1
-        self._stage = max(self._stage, Stage.STARTED)
-        return index
-
-    def rcpt_command(self) -> Command:
-        """The RCPT that comes next."""
-        return self._rcpt_commands[self._to_say[self._said]]
+        if not self._stage:
+            self._stage = Stage.STARTED
 
     @property
     def accepted(self) -> bool:
@@ -132,7 +139,10 @@ class Transaction:
         """
         if not self._put_off or not self._delivered() or not self.mail.envelope.body.repeatable:
             return False
-        self._begin([index for index, _ in self._put_off])
+        assert self._mail_command is not None
+        self._recipients = [index for index, _ in self._put_off]
+        self._begin()
+        self.begin(self._mail_command)
         return True
 
     def _delivered(self) -> bool:
@@ -143,12 +153,15 @@ class Transaction:
     def mail_reply(self, reply: Reply) -> None:
         if not reply.positive:
             self.refused = True
-            self._decide(self._to_say, reply, may_be_never=not _host_fault(reply))
+            self._decide(self._recipients, reply, may_be_never=not _host_fault(reply))
 
-    def rcpt_reply(self, index: int, reply: Reply) -> None:
+    def rcpt_reply(self, reply: Reply) -> None:
+        """The reply to the next RCPT that has none."""
+        index = self._recipients[self._answered]
+        self._answered += 1
         if self.refused:
             return
-        if reply.positive:
+        if reply.code < 400:
             self._accepted.append(index)
         elif self._accepted and _too_many(reply):
             self._put_off.append((index, reply))
@@ -190,10 +203,10 @@ class Transaction:
 
         The 354 to DATA is such a reply: of a message that was begun only the verdict is open.
         """
-        if self._said < 0:
+        if not self._said:
             return
         doubtful = self._accepted if self._ended else ()
-        for index in self._accepted if self._body_begun else self._to_say:
+        for index in self._accepted if self._body_begun else self._recipients:
             recipient = self.mail.envelope.recipients[index]
             self._outcomes[index] = Outcome(recipient, Verdict.LATER, None, error, index in doubtful)
         if not any(outcome is not None and outcome.verdict is Verdict.DELIVERED for outcome in self._outcomes):
@@ -212,7 +225,8 @@ class Transaction:
 
     def report(self, transcript: Transcript) -> Report:
         """The answer to ``send``, once every recipient has an outcome."""
-        self._put_off_later()
+        if self._put_off:
+            self._put_off_later()
         outcomes = tuple(outcome for outcome in self._outcomes if outcome is not None)
         if self._reply is not None:
             return MailSent(self.mail, outcomes, self._reply, self._stage, transcript)
