@@ -37,6 +37,10 @@ class Body(Protocol):
 
     def read(self, offset: int) -> bytes: ...
 
+    def ends_at(self, offset: int) -> bool:
+        """Whether it is known that nothing more comes after so many octets."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -48,23 +52,31 @@ class MemoryBody:
     def __init__(self, octets: bytes, piece: int, facts: BodyFacts | None = None) -> None:
         self._octets = octets
         self._piece = piece
-        self.facts = facts or BodyFacts(size=_canonical_size(octets), eight_bit=not octets.isascii(), repeatable=True)
+        self.facts = facts or _facts_of(octets)
 
     def read(self, offset: int) -> bytes:
         if not offset and len(self._octets) <= self._piece:
             return self._octets
         return self._octets[offset : offset + self._piece]
 
+    def ends_at(self, offset: int) -> bool:
+        return offset >= len(self._octets)
+
     def close(self) -> None:
         return
 
 
-def _canonical_size(octets: bytes) -> int:
-    """How many octets there are once every line end is CRLF and the last line has one (RFC 1870 §3)."""
+def _facts_of(octets: bytes) -> BodyFacts:
+    """What octets say of themselves; their size is that with CRLF at every line's end (RFC 1870 §3)."""
     pairs = octets.count(b"\r\n")
     bare = octets.count(b"\r") + octets.count(b"\n") - 2 * pairs
     unfinished = bool(octets) and octets[-1] not in b"\r\n"
-    return len(octets) + bare + 2 * unfinished
+    return BodyFacts(
+        size=len(octets) + bare + 2 * unfinished,
+        eight_bit=not octets.isascii(),
+        repeatable=True,
+        canonical=not (bare or unfinished) and octets[:1] != b"." and b"\n." not in octets,
+    )
 
 
 class FileBody:
@@ -99,6 +111,9 @@ class FileBody:
             raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
         return octets
 
+    def ends_at(self, offset: int) -> bool:
+        return False
+
     def close(self) -> None:
         """Close a file that was opened here; the caller's own stays open."""
         if self._path is not None and self._file is not None:
@@ -122,6 +137,9 @@ class IterableBody:
             self._begun = True
             self._pieces = iter(self._source)
         return next((piece for piece in map(_octets, self._pieces) if piece), b"")
+
+    def ends_at(self, offset: int) -> bool:
+        return False
 
     def close(self) -> None:
         close = getattr(self._pieces, "close", None)
@@ -190,6 +208,9 @@ class AsyncBody:
             if octets := _octets(piece):
                 return octets
         return b""
+
+    def ends_at(self, offset: int) -> bool:
+        return self._body is not None and self._body.ends_at(offset)
 
     def _read(self, offset: int) -> bytes:
         """Read in a worker thread, which may outlive the task that wanted the octets."""

@@ -326,26 +326,26 @@ class Session:
             _, body = self._bodies.popitem()
             body.close()
 
-    def _flush(self) -> None:
-        """Write what is gathered and what was left unsent, unless the peer speaks first."""
+    def _flush(self) -> bool:
+        """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
         octets = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_octets = 0
         if octets:
             self._write_deadline = self._stream.now() + self._write_seconds
-        self._exchange(octets, self._write_deadline)
+        return self._exchange(octets, self._write_deadline)
 
     def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
-        if self._gathered:
-            self._flush()
+        if self._gathered and not self._flush():
             return
         if timeout is not self._timeout:
             self._timeout = timeout
             self._deadline = self._stream.now() + timeout.seconds
         self._exchange(b"", self._deadline)
 
-    def _exchange(self, octets: bytes, deadline: float) -> None:
+    def _exchange(self, octets: bytes, deadline: float) -> bool:
+        """Write or hear, and tell the wire what came; returns whether nothing did and all is written."""
         try:
             received = self._stream.exchange(octets, deadline)
         except TimeoutError:
@@ -353,10 +353,13 @@ class Session:
         except OSError as error:
             self._wire.send_failed(error)
         else:
+            if received is None:
+                return True
             if received:
                 self._wire.receive_data(received)
-            elif received is not None:
+            else:
                 self._wire.receive_eof()
+        return False
 
     def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
@@ -371,6 +374,8 @@ class Session:
             octets = body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
+                if octets and body.ends_at(need.offset + len(octets)):
+                    self._client.send_body(b"")
         except Exception as error:
             if self._end is None:
                 self._client.body_failed(error)

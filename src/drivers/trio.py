@@ -341,26 +341,26 @@ class Session:
             _, body = self._bodies.popitem()
             await body.close()
 
-    async def _flush(self) -> None:
-        """Write what is gathered and what was left unsent, unless the peer speaks first."""
+    async def _flush(self) -> bool:
+        """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
         octets = b"".join(self._gathered)
         self._gathered.clear()
         self._gathered_octets = 0
         if octets:
             self._write_deadline = self._stream.now() + self._write_seconds
-        await self._exchange(octets, self._write_deadline)
+        return await self._exchange(octets, self._write_deadline)
 
     async def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
-        if self._gathered:
-            await self._flush()
+        if self._gathered and not await self._flush():
             return
         if timeout is not self._timeout:
             self._timeout = timeout
             self._deadline = self._stream.now() + timeout.seconds
         await self._exchange(b"", self._deadline)
 
-    async def _exchange(self, octets: bytes, deadline: float) -> None:
+    async def _exchange(self, octets: bytes, deadline: float) -> bool:
+        """Write or hear, and tell the wire what came; returns whether nothing did and all is written."""
         try:
             received = await self._stream.exchange(octets, deadline)
         except TimeoutError:
@@ -368,10 +368,13 @@ class Session:
         except OSError as error:
             self._wire.send_failed(error)
         else:
+            if received is None:
+                return True
             if received:
                 self._wire.receive_data(received)
-            elif received is not None:
+            else:
                 self._wire.receive_eof()
+        return False
 
     async def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
@@ -386,6 +389,8 @@ class Session:
             octets = await body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
+                if octets and body.ends_at(need.offset + len(octets)):
+                    self._client.send_body(b"")
         except Exception as error:
             if self._end is None:
                 self._client.body_failed(error)

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
 from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status, printable
 from smtpcore._limits import Limits
+from smtpcore._values import value
 
 __all__ = [
     "BeginTls",
@@ -70,7 +71,7 @@ class Verb(enum.Enum):
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Command:
     """One command: its verb, and its line without CRLF. ``secret`` marks a line that holds credentials."""
 
@@ -90,7 +91,7 @@ def masked(line: bytes, secret: bool) -> bytes:
     return b" ".join([*words[:2], MASKED]) if len(words) > 1 and words[0].upper() == b"AUTH" else MASKED
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One reply: its code and the texts of its lines, without codes (RFC 5321 §4.2)."""
 
@@ -119,7 +120,7 @@ class Reply:
         return f"{self.code} {' / '.join(self.lines)}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Transcript:
     """The last lines of a dialogue, oldest first: ``(True, octets)`` was said, ``(False, reply)`` was heard."""
 
@@ -227,7 +228,7 @@ class Stage(enum.IntEnum):
     BODY_ENDED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """The answer for one recipient.
 
@@ -265,7 +266,7 @@ class Outcome:
 # --- Orders: what the driver is to do -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendLine:
     """Write ``data``, one line with its CRLF, within ``seconds``; ``secret`` marks credentials."""
 
@@ -282,7 +283,7 @@ class SendLine:
         return f"SendLine({self.shown!r}, seconds={self.seconds})"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendBody:
     """Write ``data``, octets of a body, within ``seconds`` (RFC 5321 §4.5.3.2.5)."""
 
@@ -295,7 +296,7 @@ class NeedMail:
     """Another mail could be begun: answer with ``send(envelope)`` or ``no_mail()``, without blocking."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NeedBody:
     """The body of ``mail`` may flow: answer with ``send_body(chunk)``, an empty chunk at its end.
 
@@ -312,7 +313,7 @@ class BeginTls:
     """Begin the TLS handshake as the client; answer with ``tls_started(info)`` or ``tls_failed(error)``."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timeout:
     """Nothing to do until the peer speaks, for at most ``seconds``; then ``receive_timeout()``.
 
@@ -336,7 +337,7 @@ class TlsInfo:
 # --- Reports: what became of the wishes -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MailSent:
     """The transactions of ``mail`` are over and at least one recipient accepted it.
 
@@ -350,7 +351,7 @@ class MailSent:
     transcript: Transcript = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MailRefused:
     """The transactions of ``mail`` are over, or were never reached, and no recipient accepted it."""
 

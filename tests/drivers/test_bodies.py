@@ -253,4 +253,4 @@ def test_an_email_object() -> None:
     body = make_body(message, 1000)
     (octets,) = read(body)
     assert octets.endswith(b"\r\n\r\nHello.\r\n")
-    assert body.facts == BodyFacts(size=len(octets), eight_bit=False, repeatable=True)
+    assert body.facts == BodyFacts(size=len(octets), eight_bit=False, repeatable=True, canonical=True)
