@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,13 @@ class _Awaitable:
 
     async def send(self, message: Any, **envelope: Any) -> smtpcore.MailSent:
         return self._session.send(message, **envelope)
+
+    async def deliver(self, envelope: smtpcore.Envelope, message: Any) -> smtpcore.Report:
+        return self._session.deliver(envelope, message)
+
+    async def send_many(self, mails: Any) -> AsyncIterator[smtpcore.Report]:
+        for report in self._session.send_many(mails):
+            yield report
 
     async def quit(self) -> None:
         self._session.quit()

@@ -22,8 +22,8 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from smtpcore import TlsPolicy
-from smtpcore.sasl import Plain
+from smtpcore import Pipelining, TlsPolicy
+from smtpcore.sasl import CramMd5, Login, Mechanism, Plain
 
 from .arrivals import Maildirs
 from .dovecot import Dovecot
@@ -36,19 +36,41 @@ from .unpacked import unpacked_missing
 MAILBOXES = ("alice", "bob", "carol")
 
 
-class Way(enum.Enum):
-    """How a session is held."""
+class Door(enum.Enum):
+    """What a port asks for before it takes mail."""
 
-    CLEAR = "clear"
-    STARTTLS = "STARTTLS"
-    AUTH_PLAIN = "STARTTLS, AUTH PLAIN"
+    CLEAR = "nothing"
+    STARTTLS = "nothing, and it offers STARTTLS"
+    AUTH = "STARTTLS, and then AUTH"
+
+
+class Way(enum.Enum):
+    """How a session is held: through which door, with which mechanism, and whether pipelining goes across mails."""
+
+    CLEAR = "in clear", Door.CLEAR, None, False
+    STARTTLS = "STARTTLS", Door.STARTTLS, None, False
+    AUTH_PLAIN = "STARTTLS, AUTH PLAIN", Door.AUTH, Plain, False
+    AUTH_LOGIN = "STARTTLS, AUTH LOGIN", Door.AUTH, Login, False
+    AUTH_CRAM_MD5 = "STARTTLS, AUTH CRAM-MD5", Door.AUTH, CramMd5, False
+    ACROSS = "in clear, across mails", Door.CLEAR, None, True
+    ACROSS_STARTTLS = "STARTTLS, across mails", Door.STARTTLS, None, True
+
+    def __init__(self, words: str, door: Door, mechanism: Callable[[str, str], Mechanism] | None, across: bool) -> None:
+        self.words = words
+        self.door = door
+        self.mechanism = mechanism
+        self.across = across
 
     def options(self, trusting: ssl.SSLContext) -> dict[str, Any]:
         """The options of a session held this way."""
-        if self is Way.CLEAR:
-            return {"tls": TlsPolicy.NEVER}
-        options = {"tls": TlsPolicy.REQUIRED, "tls_context": trusting}
-        return options if self is Way.STARTTLS else {**options, "credentials": [Plain(USER, PASSWORD)]}
+        options: dict[str, Any] = {"pipelining": Pipelining.ACROSS} if self.across else {}
+        if self.door is Door.CLEAR:
+            options["tls"] = TlsPolicy.NEVER
+        else:
+            options.update(tls=TlsPolicy.REQUIRED, tls_context=trusting)
+        if self.mechanism is not None:
+            options["credentials"] = [self.mechanism(USER, PASSWORD)]
+        return options
 
 
 @dataclass(frozen=True)
@@ -68,14 +90,19 @@ class Peer:
 
     name: str
     version: str
-    ports: Mapping[Way, int]
+    ports: Mapping[Door, int]
     #: The trace fields and the rest of each mail from a reverse-path.
     mails: Callable[[str], list[tuple[bytes, bytes]]]
     #: How it ends lines where it keeps mail.
     line_end: bytes = b"\n"
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    #: Ways that it cannot go, and why.
-    cannot: Mapping[Way, str] = field(default_factory=dict)
+    #: Doors that it does not have, and mechanisms that it does not know, and why.
+    cannot: Mapping[Door | type[Mechanism], str] = field(default_factory=dict)
+
+    def excuse(self, way: Way) -> str | None:
+        """Why it cannot be talked to in this way, or ``None``."""
+        reasons = [self.cannot[part] for part in (way.door, way.mechanism) if part in self.cannot]
+        return reasons[0] if reasons else None
 
 
 @dataclass(frozen=True)
@@ -145,29 +172,29 @@ def _postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
         yield Peer(
             "Postfix",
             _said_by("postconf", "-h", "mail_version"),
-            dict(zip(Way, server.ports, strict=True)),
+            dict(zip(Door, server.ports, strict=True)),
             Maildirs(server.maildirs).mails,
             rules=_POSTFIX_RULES,
-            cannot={} if no_dovecot is None else {Way.AUTH_PLAIN: no_dovecot},
+            cannot={} if no_dovecot is None else {Door.AUTH: no_dovecot},
         )
 
 
 @contextlib.contextmanager
 def _exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     with Exim(certificate.both, mailboxes=MAILBOXES) as server:
-        ports = {Way.CLEAR: server.clear, Way.STARTTLS: server.starttls, Way.AUTH_PLAIN: server.auth}
+        ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
         yield Peer("Exim", server.version, ports, Maildirs(server.maildirs).mails, rules=_EXIM_RULES)
 
 
 @contextlib.contextmanager
 def _opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     with OpenSmtpd(certificate.chain, certificate.key, mailboxes=MAILBOXES) as server:
-        ports = {Way.CLEAR: server.clear, Way.STARTTLS: server.starttls, Way.AUTH_PLAIN: server.auth}
+        ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
         broken = handshake_failure(server.starttls)
         cannot = {}
         if broken is not None:
             why = f"its TLS handshake fails: {broken} (6.8 with OpenSSL 3, OpenSMTPD issue 1171)"
-            cannot = {Way.STARTTLS: why, Way.AUTH_PLAIN: f"{why}, and it offers AUTH under TLS only"}
+            cannot = {Door.STARTTLS: why, Door.AUTH: f"{why}, and it offers AUTH under TLS only"}
         mails = Maildirs(server.maildirs).mails
         yield Peer("OpenSMTPD", server.version, ports, mails, rules=_OPENSMTPD_RULES, cannot=cannot)
 
@@ -198,18 +225,25 @@ def _aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain)
     handler = _Handler()
-    ports = dict(zip(Way, free_ports(len(Way)), strict=True))
-    kinds: dict[Way, dict[str, Any]] = {
-        Way.CLEAR: {},
-        Way.STARTTLS: {"tls_context": context},
-        Way.AUTH_PLAIN: {"tls_context": context, "auth_required": True, "authenticator": _authenticate},
+    ports = dict(zip(Door, free_ports(len(Door)), strict=True))
+    kinds: dict[Door, dict[str, Any]] = {
+        Door.CLEAR: {},
+        Door.STARTTLS: {"tls_context": context},
+        Door.AUTH: {"tls_context": context, "auth_required": True, "authenticator": _authenticate},
     }
     with contextlib.ExitStack() as running:
-        for way, port in ports.items():
-            controller = Controller(handler, hostname=HOST, port=port, server_hostname="mx", **kinds[way])
+        for door, port in ports.items():
+            controller = Controller(handler, hostname=HOST, port=port, server_hostname="mx", **kinds[door])
             controller.start()
             running.callback(controller.stop)
-        yield Peer("aiosmtpd", version("aiosmtpd"), ports, handler.mails, line_end=b"\r\n")
+        yield Peer(
+            "aiosmtpd",
+            version("aiosmtpd"),
+            ports,
+            handler.mails,
+            line_end=b"\r\n",
+            cannot={CramMd5: "aiosmtpd knows AUTH PLAIN and LOGIN only"},
+        )
 
 
 class _Dumps:
@@ -244,9 +278,9 @@ def _sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             yield Peer(
                 "smtp-sink",
                 _said_by("postconf", "-h", "mail_version"),
-                {Way.CLEAR: server.port},
+                {Door.CLEAR: server.port},
                 _Dumps(Path(dumps)).mails,
-                cannot={way: no for way in Way if way is not Way.CLEAR},
+                cannot={Door.STARTTLS: no, Door.AUTH: no},
             )
 
 

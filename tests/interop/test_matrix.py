@@ -7,51 +7,58 @@ and what single servers do beside taking mail.
 from __future__ import annotations
 
 import io
+import itertools
 import ssl
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from smtpcore import DeliveryFailed
+from smtpcore import Envelope, Report, Verdict
 
 from .conftest import Driver
 from .corpus import MESSAGES, canonical, in_pieces
-from .peers import Peer, Way
+from .peers import Door, Peer, Way
 from .postfix import DOMAIN, wait_until
 from .results import Results
 
 pytestmark = pytest.mark.interop
 
-#: In which form a message is handed in, so that each driver goes all of its ways.
-_FORMS: dict[Way, Callable[[bytes], Any]] = {
-    Way.CLEAR: lambda octets: octets,
-    Way.STARTTLS: io.BytesIO,
-    Way.AUTH_PLAIN: in_pieces,
-}
+#: In which forms a message is handed in, so that each driver goes all of its ways.
+_FORMS: tuple[Callable[[bytes], Any], ...] = (lambda octets: octets, io.BytesIO, in_pieces)
 
 
 @pytest.mark.parametrize("way", list(Way), ids=lambda way: way.name.lower().replace("_", "-"))
 def test_every_message_arrives(
     peer: Peer, driver: Driver, way: Way, trusting: ssl.SSLContext, results: Results
 ) -> None:
-    if way in peer.cannot:
-        results.left_out[f"{peer.name}: {way.value}"] = peer.cannot[way]
-        pytest.skip(peer.cannot[way])
+    excuse = peer.excuse(way)
+    if excuse is not None:
+        results.left_out[f"{peer.name}: {way.words}"] = excuse
+        pytest.skip(excuse)
     senders = {shape: f"m{n}.{driver.name}.{way.name}@elsewhere.example" for n, shape in enumerate(MESSAGES)}
+    form = _FORMS[list(Way).index(way) % len(_FORMS)]
+    pairs = [(Envelope(senders[shape], (f"alice@{DOMAIN}",)), form(octets)) for shape, octets in MESSAGES.items()]
+    reports: list[Report] = []
+    dialogue: list[str] = []
 
-    refused: dict[str, tuple[int | None, str | None]] = {}
+    async def story(session: Any) -> bool:
+        assert (session.tls is None) == (way.door is Door.CLEAR)
+        if way.across:
+            reports.extend([report async for report in session.send_many(pairs)])
+        else:
+            for pair in pairs:
+                reports.append(await session.deliver(*pair))
+        return "PIPELINING" in session.capabilities
 
-    async def story(session: Any) -> None:
-        assert (session.tls is None) == (way is Way.CLEAR)
-        for shape, octets in MESSAGES.items():
-            try:
-                await session.send(_FORMS[way](octets), sender=senders[shape], recipients=f"alice@{DOMAIN}")
-            except DeliveryFailed as failed:
-                (outcome,) = failed.report.outcomes
-                refused[shape] = outcome.code, outcome.enhanced
-
-    driver.run(story, peer.ports[way], **way.options(trusting))
+    pipelining = driver.run(story, peer.ports[way.door], trace=dialogue.append, **way.options(trusting))
+    assert _said_ahead(dialogue) == (way.across and pipelining)
+    outcomes = {shape: report.outcomes[0] for shape, report in zip(MESSAGES, reports, strict=True)}
+    refused = {
+        shape: (outcome.code, outcome.enhanced)
+        for shape, outcome in outcomes.items()
+        if outcome.verdict is not Verdict.DELIVERED
+    }
     assert refused == {shape: rule.refusal for shape, rule in peer.rules.items() if rule.refusal}
     accepted = {shape: sender for shape, sender in senders.items() if shape not in refused}
     for shape, sender in accepted.items():
@@ -61,12 +68,17 @@ def test_every_message_arrives(
 
     exact = f"{len(MESSAGES) - len(peer.rules)} exact"
     exact += f", {len(peer.rules)} by the server's rules" if peer.rules else ""
-    results.matrix[f"{peer.name} {peer.version}"][driver.name, way.value] = exact
+    results.matrix[f"{peer.name} {peer.version}"][driver.name, way.words] = exact
     if peer.rules:
         results.rules[peer.name] = {
             shape: f"Refused ({rule.refusal[0]}): {rule.why}" if rule.refusal else f"Added to: {rule.why}"
             for shape, rule in peer.rules.items()
         }
+
+
+def _said_ahead(dialogue: list[str]) -> bool:
+    """Whether a mail was begun before the verdict on the last one had come."""
+    return any(line == ">>> ." and then.startswith(">>> MAIL") for line, then in itertools.pairwise(dialogue))
 
 
 def _difference(peer: Peer, shape: str, sender: str) -> str | None:
