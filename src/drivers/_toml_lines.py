@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from typing import Any
 
 __all__ = ["KeyPath", "lines_of"]
 
@@ -98,8 +99,8 @@ class _Scan:
     def _key(self) -> tuple[str, ...]:
         parts: list[str] = []
         # Quotes and escapes are the reader's affair.
-        table: object = tomllib.loads(f"{self._pass(_KEY)} = 0")
-        while isinstance(table, dict):
+        table: Any = tomllib.loads(f"{self._pass(_KEY)} = 0")
+        while table:
             ((part, table),) = table.items()
             parts.append(part)
         return tuple(parts)

@@ -1,12 +1,10 @@
-"""What ``smtpcore relay`` shows: a live table on a terminal, log lines elsewhere.
+"""What ``smtpcore relay`` shows: a live table on a terminal, counts elsewhere.
 
 What lives here: counting fates and drawing them. What does not: relaying.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -23,9 +21,11 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Counts what the relay reports, and shows it while it grows."""
+    """Counts what the relay reports, and shows it while it grows, unless ``show`` says not to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, show: bool = True) -> None:
+        self.show = show
+        self._console = Console(stderr=True)
         self.fates: Counter[FateKind] = Counter()
         self.deferrals = 0
         self.last_words = ""
@@ -55,18 +55,20 @@ class Progress:
         # What a peer said is shown as it is, never read as markup.
         return Group(counts, destinations, Text(self.last_words, style="dim", no_wrap=True, overflow="ellipsis"))
 
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self.show and self._console.is_terminal
+
     @contextmanager
-    def shown(self, relay: Relay, *, log: bool = True) -> Generator[None]:
-        """Show the table while the block runs, if there is a terminal; elsewhere let log lines appear."""
+    def shown(self, relay: Relay) -> Generator[None]:
+        """Show the table while the block runs, if there is a terminal."""
         self._relay = relay
-        console = Console(stderr=True)
-        if console.is_terminal:
-            with Live(self, console=console, refresh_per_second=8):
-                yield
+        if not self.live:
+            yield
             return
-        if log:
-            logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-        yield
+        with Live(self, console=self._console, refresh_per_second=4):
+            yield
 
     @property
     def summary(self) -> str:

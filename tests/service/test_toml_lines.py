@@ -37,7 +37,7 @@ class Writer:
         self.say("", " ", "\t", "  ")
 
     def between(self) -> None:
-        self.say("", "", " ", "\n", "\r\n", " # a ] comment }\n", "\n\n# '\"\"\"\n", "\t")
+        self.say("", "", " ", "\n", "\r\n", " # a ] comment }\n", '\n\n# \'"""\n', "\t")
 
     def key(self, path: KeyPath) -> str:
         part = str(path[-1])

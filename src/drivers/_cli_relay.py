@@ -1,0 +1,153 @@
+"""``smtpcore relay`` and ``smtpcore config``: a relay at work, and what can be configured.
+
+What lives here: arguments, the log, signals. What does not: the settings, which are declared elsewhere; the relaying.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import click
+
+from smtpcore.drivers._cli_shared import Stop, flags_of, session_flags, stop_for
+from smtpcore.drivers._configuration_text import reference, sample
+from smtpcore.drivers._exit_status import ExitStatus
+from smtpcore.drivers._log_lines import logging_to
+from smtpcore.drivers._setting_kinds import host_and_port
+from smtpcore.drivers.configuration import LEVELS, Configuration, ConfigurationError, LogSettings, load, os_reason
+from smtpcore.drivers.progress import Progress
+from smtpcore.drivers.service import RelayService
+from smtpcore.drivers.spool import Spool, SpoolError
+from smtpcore.relay import SmartHost
+
+__all__ = ["config", "relay"]
+
+_log = logging.getLogger(__name__)
+
+
+class _HostAndPort(click.ParamType[SmartHost]):
+    """``HOST:PORT``, or a host alone for port 25; an IPv6 address in brackets."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SmartHost:
+        try:
+            return value if isinstance(value, SmartHost) else host_and_port(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _print_and_end(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(sample(), nl=False)
+        context.exit()
+
+
+@click.command()
+@click.option("--config", "path", metavar="FILE", help="Settings in TOML; flags override them.")
+@click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
+@click.option(
+    "--print-config", is_flag=True, is_eager=True, expose_value=False, callback=_print_and_end,
+    help="Print a commented configuration with every setting, and exit.",
+)  # fmt: skip
+@click.option("--spool", "directory", metavar="DIR", help="The spool directory.")
+@click.option("--smarthost", type=_HostAndPort(), help="The host that takes all mail.")
+@session_flags
+@click.option("--once", is_flag=True, help="Drain what is due and exit.")
+@click.option("--backend", type=click.Choice(["asyncio", "trio"]), help="What runs the sessions. Default: asyncio.")
+@click.option("--quiet", is_flag=True, help="Show neither the live view nor counts, and log warnings only.")
+def relay(path: str | None, check: bool, once: bool, quiet: bool, **typed: Any) -> int:
+    """Relay what is in a spool until SIGTERM, or with --once until nothing that is due is left to do."""
+    try:
+        configuration = load(path, flags_of(typed))
+    except OSError as error:
+        raise Stop(ExitStatus.NO_INPUT, f"--config {path}: {os_reason(error)}") from None
+    except ConfigurationError as error:
+        raise stop_for(error) from None
+    if check:
+        click.echo("The configuration is sound.")
+        return ExitStatus.OK
+    return _relay(configuration, Progress(show=not quiet), once)
+
+
+def _relay(configuration: Configuration, progress: Progress, once: bool) -> int:
+    try:
+        with Spool(configuration.spool) as spool:
+            service = RelayService(
+                spool, configuration.route, configuration.settings, configuration.options, notice=progress.notice
+            )
+            # The view comes first: what is logged to a terminal scrolls by above it.
+            with progress.shown(service.relay), _logging(configuration.logging, progress):
+                anyio.run(_run_service, service, progress, configuration.logging, once, backend=configuration.backend)
+    except SpoolError as error:
+        raise Stop(ExitStatus.TEMPORARY, error) from None
+    except BaseExceptionGroup as group:
+        failures = group.subgroup(SpoolError)
+        if failures is None:
+            raise
+        raise Stop(ExitStatus.TEMPORARY, _first(failures)) from None
+    if progress.show:
+        click.echo(progress.summary, err=True)
+    return ExitStatus.OK
+
+
+def _first(group: BaseExceptionGroup[SpoolError]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+@contextmanager
+def _logging(settings: LogSettings, progress: Progress) -> Generator[None]:
+    """Log to the file, or to standard error, where a live view leaves room for warnings only."""
+    level = settings.level
+    if settings.file is None and (progress.live or not progress.show):
+        level = max(level, "warning", key=LEVELS.index)
+    try:
+        handler = logging.StreamHandler() if settings.file is None else logging.FileHandler(settings.file, "a", "utf-8")
+    except OSError as error:
+        raise Stop(ExitStatus.NO_INPUT, f"{settings.file}: {os_reason(error)}") from None
+    with logging_to(handler, level, settings.format):
+        yield
+
+
+async def _run_service(service: RelayService, progress: Progress, settings: LogSettings, once: bool) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, service)
+        if settings.summary_every is not None:
+            tasks.start_soon(_log_summaries, progress, settings.summary_every)
+        await service.run(once=once)
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(service: RelayService) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            service.stop()
+
+
+async def _log_summaries(progress: Progress, seconds: float) -> None:
+    while True:
+        await anyio.sleep(seconds)
+        _log.info("%s", progress.summary, extra={"event": "summary"})
+
+
+@click.group()
+def config() -> None:
+    """Show what can be configured."""
+
+
+@config.command("sample")
+def config_sample() -> None:
+    """Print a commented configuration with every setting at its default."""
+    click.echo(sample(), nl=False)
+
+
+@config.command("reference")
+def config_reference() -> None:
+    """Print the reference of all settings, in Markdown."""
+    click.echo(reference(), nl=False)

@@ -1,0 +1,91 @@
+"""``smtpcore send``: one message, now, and what happened to each recipient.
+
+What lives here: its arguments, and what it prints. What does not: the sending.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from smtpcore import LocalProtocolError, Outcome
+from smtpcore.drivers._cli_shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
+from smtpcore.drivers._exit_status import ExitStatus, exit_status
+from smtpcore.drivers._sending import DRIVERS, deliver
+from smtpcore.drivers.configuration import ConfigurationError, read_session
+
+__all__ = ["send"]
+
+
+@click.command()
+@click.option("--host", required=True, help="The server's name or address.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=25, show_default=True)
+@session_flags
+@click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
+@click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
+@click.option("--driver", type=click.Choice(list(DRIVERS)), default="blocking", show_default=True)
+@click.option("--trace", is_flag=True, help="Show the dialogue, secrets masked.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("file", metavar="FILE|-")
+def send(
+    host: str,
+    port: int,
+    sender: str | None,
+    recipients: tuple[str, ...],
+    driver: str,
+    trace: bool,
+    as_json: bool,
+    file: str,
+    **session: Any,
+) -> int:
+    """Send one message and say for each recipient what happened.
+
+    Exit status: 0 all delivered, 75 something is to be tried again, 69 something was refused for good, 76 the server
+    broke the protocol, 78 TLS or authentication could not be had, 65 an address or the message was refused here,
+    66 a file cannot be read, 64 bad usage.
+    """
+    try:
+        options = read_session(flags_of(session))
+    except ConfigurationError as error:
+        raise stop_for(error) from None
+    if trace:
+        options["trace"] = lambda line: click.echo(line, err=True)
+    try:
+        with open_message(file) as message:
+            envelope = make_envelope(sender, recipients, message)
+            sent = deliver(driver, host, port, options, envelope, message)
+    except Stop as stop:
+        return _end((), stop.error, stop.status, as_json)
+    except LocalProtocolError as error:
+        return _end((), error, ExitStatus.DATA, as_json)
+    return _end(sent.outcomes, sent.error, exit_status(sent.outcomes, sent.error), as_json)
+
+
+def _end(outcomes: Sequence[Outcome], error: Exception | str | None, status: ExitStatus, as_json: bool) -> int:
+    """Show what happened, for a person or for a script."""
+    if as_json:
+        kind = "Error" if isinstance(error, str) else type(error).__name__
+        shown = None if error is None else {"type": kind, "message": str(error)}
+        click.echo(json.dumps({"outcomes": [_as_json(outcome) for outcome in outcomes], "error": shown}))
+        return status
+    for outcome in outcomes:
+        doubt = ", in doubt" if outcome.in_doubt else ""
+        said = outcome.reply if outcome.reply is not None else outcome.error
+        click.echo(f"{outcome.recipient}: {outcome.verdict.value}{doubt}: {said}")
+    if error is not None and not any(outcome.error is error and outcome.reply is None for outcome in outcomes):
+        click.echo(f"smtpcore: {error}", err=True)
+    return status
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    return {
+        "recipient": outcome.recipient,
+        "verdict": outcome.verdict.value,
+        "in_doubt": outcome.in_doubt,
+        "code": outcome.code,
+        "enhanced": outcome.enhanced,
+        "text": outcome.text,
+    }

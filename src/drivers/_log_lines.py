@@ -1,0 +1,74 @@
+"""How log records are written: one line each, ``key=value`` or JSON, with everything that the record carries.
+
+What lives here: two formats, and setting one up for a while. What does not: any event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+from collections.abc import Generator, Mapping
+from typing import Any, Final
+
+__all__ = ["FORMATS", "JsonLines", "TextLines", "logging_to"]
+
+#: What every record has; the rest are the fields that the event brought along.
+_OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Everything about a record, in the order in which it is written."""
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    fields: dict[str, Any] = {
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+    }
+    fields |= {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
+    fields["message"] = record.getMessage()
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return fields
+
+
+class TextLines(logging.Formatter):
+    """``key=value`` pairs; what holds blanks, quotes or control characters is quoted as in JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(f"{name}={_plain(value)}" for name, value in _fields(record).items())
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_fields(record), default=str)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    bare = text and text.isprintable() and not set(' "=\\') & set(text)
+    return text if bare else json.dumps(text)
+
+
+FORMATS: Final[Mapping[str, type[logging.Formatter]]] = {"text": TextLines, "json": JsonLines}
+
+
+@contextlib.contextmanager
+def logging_to(handler: logging.Handler, level: str, form: str) -> Generator[None]:
+    """Write what smtpcore logs from ``level`` on, and what others warn of, to ``handler`` while the block runs."""
+    handler.setFormatter(FORMATS[form]())
+    everything, ours = logging.getLogger(), logging.getLogger("smtpcore")
+    before = ours.level
+    everything.addHandler(handler)
+    ours.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
+        everything.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,374 @@
+"""The configuration of a relay: what is read, what is refused and where, and the texts that document it.
+
+What lives here: files and flags in, settings or problems out. What does not: a relay at work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import ssl
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
+from smtpcore.drivers._configuration_text import reference, sample
+from smtpcore.drivers._setting_kinds import DURATION, OCTETS
+from smtpcore.drivers.cli import run
+from smtpcore.drivers.configuration import SECTIONS, SETTINGS, Configuration, ConfigurationError, load
+from smtpcore.relay import RelaySettings, Schedule, SmartHost
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
+MINIMAL = 'spool = "spool"\n[routing]\ndefault = "relay.example:587"\n'
+SECRET = "correct horse battery"
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "relay.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def problems(path: Path, **flags: tuple[str, object]) -> list[str]:
+    """What is wrong with a configuration, without the directory that it is in."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, flags)
+    return [str(problem).replace(f"{path.parent}/", "") for problem in caught.value.problems]
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_two_settings_are_enough(write: Write) -> None:
+    configuration = load(write(MINIMAL))
+    assert configuration.spool == Path("spool")
+    assert configuration.route == SmartHost("relay.example", 587)
+    assert configuration.backend == "asyncio"
+    assert configuration.settings == RelaySettings(reporting_mta=configuration.settings.reporting_mta)
+    assert configuration.options == {
+        "limits": Limits(),
+        "pipelining": Pipelining.WITHIN,
+        "tls": TlsPolicy.OPPORTUNISTIC,
+    }
+
+
+def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_PASSWORD", SECRET)
+    text = """
+        spool = "/var/spool/mail"
+        backend = "trio"
+        identity = { helo_name = "out.example", reporting_mta = "mail.example" }
+        routing.default = "[::1]:2525"
+        reports.whole_message_up_to = "1.5KiB"
+        [tls]
+        server_name = "other.example"
+        [credentials]
+        user = "anna"
+        password_variable = "RELAY_PASSWORD"
+        [session]
+        pipelining = "none"
+        [schedule]
+        delays = [90, "1h 30m"]
+        warn_after = "never"
+        give_up_after = "2d"
+        spread = 0
+        rest = "500ms"
+        [concurrency]
+        sessions = 3
+        idle = 0.5
+        [limits]
+        reply_line = 2000
+        [deadlines]
+        mail = "1m"
+        scale = 0.5
+        [logging]
+        level = "debug"
+        file = "relay.log"
+        format = "json"
+        summary_every = "10s"
+    """
+    configuration = load(write(text))
+    assert configuration.route == SmartHost("::1", 2525)
+    assert configuration.backend == "trio"
+    assert configuration.settings == RelaySettings(
+        reporting_mta="mail.example",
+        schedule=Schedule(delays=(90.0, 5400.0), warn_after=None, give_up_after=172_800.0, spread=0.0),
+        rest=0.5,
+        sessions=3,
+        idle_seconds=0.5,
+        whole_message_in_reports=1536,
+    )
+    options = configuration.options
+    assert options["limits"] == Limits(reply_line=2000, deadlines=Deadlines(mail=60.0)).scaled(0.5)
+    assert options["tls"] is TlsPolicy.REQUIRED
+    assert options["helo_name"] == "out.example"
+    assert options["tls_server_name"] == "other.example"
+    assert options["pipelining"] is Pipelining.NONE
+    assert options["credentials"]
+    assert configuration.logging.file == Path("relay.log")
+    assert (configuration.logging.level, configuration.logging.format) == ("debug", "json")
+    assert configuration.logging.summary_every == 10.0
+    assert SECRET not in repr(configuration)
+
+
+def test_flags_override_the_file(write: Write) -> None:
+    flags = {"routing.default": ("--smarthost", SmartHost("flag.example", 25)), "tls.policy": ("--tls", "never")}
+    configuration = load(write(MINIMAL + '[tls]\npolicy = "required"\n'), flags)
+    assert configuration.route == SmartHost("flag.example", 25)
+    assert configuration.options["tls"] is TlsPolicy.NEVER
+
+
+def test_flags_alone_are_enough() -> None:
+    configuration = load(None, {"spool": ("--spool", "x"), "routing.default": ("--smarthost", "a.example")})
+    assert (configuration.spool, configuration.route) == (Path("x"), SmartHost("a.example", 25))
+
+
+def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authority.issue_cert("client.example")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    text = f'{MINIMAL}[tls]\npolicy = "implicit"\nca_file = "{tmp_path}/ca.pem"\n'
+    context = load(write(f'{text}certificate_file = "{tmp_path}/both.pem"\n')).options["tls_context"]
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert len(context.get_ca_certs()) == 1
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    text = f'{MINIMAL}[tls]\ncertificate_file = "{tmp_path}/cert.pem"\nkey_file = "{tmp_path}/key.pem"\n'
+    assert load(write(text)).options["tls_context"].verify_mode is ssl.CERT_NONE
+    assert (
+        problems(write(text.replace("key.pem", "ca.pem")))
+        == [f"relay.toml:5: tls.certificate_file: {'cert.pem'}: this is not a certificate with its key (no start line)"]
+        or "this is not a certificate with its key" in problems(write(text.replace("key.pem", "ca.pem")))[0]
+    )
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[routin]\n", "4: there is no routin; did you mean routing?"),
+        ("[schedule]\n\n# x\nrests = 5\n", "7: there is no schedule.rests; did you mean schedule.rest?"),
+        ("[session]\nhelo_name = 'x'\n", "5: there is no session.helo_name; did you mean identity.helo_name?"),
+        ("zzz = 1\n", "4: there is no routing.zzz"),
+        ('"tls.policy" = "never"\n', "4: there is no routing.tls.policy; did you mean tls.policy?"),
+        ("[tls]\npolicy = 5\n", "5: tls.policy: text in quotes is expected, not a number"),
+        (
+            "[tls]\npolicy = 'maybe'\n",
+            "5: tls.policy: 'maybe' is none of never, opportunistic, required, implicit",
+        ),
+        ("[tls]\npolicy = ''\n", "5: tls.policy: it may not be empty"),
+        ("[concurrency]\nsessions = true\n", "5: concurrency.sessions: a whole number is expected, not true or false"),
+        ("[concurrency]\nsessions = 1.5\n", "5: concurrency.sessions: a whole number is expected, not a number"),
+        ("[concurrency]\nsessions = 0\n", "5: concurrency.sessions: sessions must be more than 0"),
+        ("[concurrency]\nsessions = -4\n", "5: concurrency.sessions: -4 is out of range"),
+        ("[concurrency.sessions]\n", "4: concurrency.sessions: a whole number is expected, not a table"),
+        ("[concurrency]\nidle = inf\n", "5: concurrency.idle: inf is out of range: more than 0, at most 10 years"),
+        (
+            "[concurrency]\nidle = '5 parsecs'\n",
+            "5: concurrency.idle: 'parsecs' is not a unit; there are ms, s, m, h, d, w",
+        ),
+        ("[concurrency]\nidle = '5m x'\n", "5: concurrency.idle: '5m x' is not a number with a unit"),
+        (
+            "[concurrency]\nidle = 1979-05-27\n",
+            '5: concurrency.idle: seconds, or text such as "5m", are expected, not a date or time',
+        ),
+        (
+            "[reports]\nwhole_message_up_to = []\n",
+            '5: reports.whole_message_up_to: octets, or text such as "50KiB", are expected, not a list',
+        ),
+        ("[schedule]\ndelays = []\n", "5: schedule.delays: a list is expected, not an empty one"),
+        ("[schedule]\ndelays = '5m'\n", "5: schedule.delays: a list is expected, not text"),
+        ("[schedule]\ndelays = [\n 5,\n '10', # no unit\n]\n", "7: schedule.delays: '10' is not a number with a unit"),
+        (
+            "[schedule]\nwarn_after = '1h'\ndelays = [2, 1]\n",
+            "6: schedule.delays: the delays of a schedule may not shrink",
+        ),
+        ("[schedule]\nspread = 1\n", "5: schedule.spread: 1 is out of range: at least 0, less than 1"),
+        ("[schedule]\nrest = '2h'\n", "5: schedule.rest: longest_rest may not be shorter than rest"),
+        ("[deadlines]\nscale = 0\n", "5: deadlines.scale: 0 is out of range: more than 0, at most 1000"),
+        ("[deadlines]\nscale = '1'\n", "5: deadlines.scale: a number is expected, not text"),
+        ("[limits]\npath = 0\n", "5: limits.path: limit 'path' must be at least 1"),
+        (
+            "[identity]\nhelo_name = 'a b'\n",
+            "5: identity.helo_name: 'a b' is not a domain or address literal (RFC 5321 §4.1.2)",
+        ),
+        ("default = 'a'\n", "4: not TOML: Cannot overwrite a value"),
+        ("x = \n", "4: not TOML: Invalid value"),
+        ("[x]\ny = [1,\n", "6: not TOML: Invalid value"),
+        (
+            "[tls]\nca_file = 'x'\n",
+            "5: tls.ca_file: certificates are judged with the TLS policies required and implicit only",
+        ),
+        ("[tls]\npolicy = 'required'\nca_file = '/none/ca'\n", "6: tls.ca_file: /none/ca: No such file or directory"),
+        (
+            "[tls]\npolicy = 'required'\nca_file = '/dev/null'\n",
+            "6: tls.ca_file: /dev/null: no certificate or crl found",
+        ),
+        ("[tls]\ncertificate_file = '/none/c'\n", "5: tls.certificate_file: /none/c: No such file or directory"),
+        ("[tls]\nkey_file = 'x'\n", "5: tls.key_file: a key needs a certificate_file"),
+        ("[credentials]\nuser = 'me'\n", "5: credentials.user: a user needs a password file"),
+        ("[credentials]\npassword_file = 'x'\n", "5: credentials.password_file: a password needs a user"),
+        (
+            "[credentials]\nuser = 'me'\npassword_file = '/none/p'\n",
+            "6: credentials.password_file: /none/p: No such file or directory",
+        ),
+        (
+            "[credentials]\nuser = 'me'\npassword_file = '/dev/null'\n",
+            "6: credentials.password_file: /dev/null: the first line is empty",
+        ),
+        (
+            "[credentials]\nuser = 'me'\npassword_variable = 'NOT_THERE'\n",
+            "6: credentials.password_variable: there is no environment variable NOT_THERE, or it is empty",
+        ),
+        ("[logging]\nfile = '/none/here/log'\n", "5: logging.file: /none/here/log: there is no such directory"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(write: Write, text: str, expected: str) -> None:
+    assert problems(write(MINIMAL + text)) == [f"relay.toml:{expected}"]
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_their_lines(write: Write) -> None:
+    text = "[concurrency]\nwindow = 0\nsessions = 0\nidle = 'x'\n[identity]\nhelo_name = 5\n"
+    assert [problem.partition(": ")[0] for problem in problems(write(text))] == [
+        "relay.toml",
+        "relay.toml",
+        "relay.toml:2",
+        "relay.toml:3",
+        "relay.toml:4",
+        "relay.toml:6",
+    ]
+
+
+def test_what_must_be_given_is_missed(write: Write) -> None:
+    assert problems(write("")) == [
+        "relay.toml: spool: this must be given, or --spool",
+        "relay.toml: routing.default: this must be given, or --smarthost",
+    ]
+
+
+def test_a_flag_is_named_and_not_its_setting(write: Write) -> None:
+    path = write(MINIMAL)
+    assert problems(path, **{"identity.helo_name": ("--helo", "a b")}) == [
+        "--helo: 'a b' is not a domain or address literal (RFC 5321 §4.1.2)"
+    ]
+    flags = {"credentials.user": ("--user", "me"), "tls.policy": ("--tls", "never")}
+    assert problems(path, **flags)[0] == "--user: credentials are never said without TLS; choose another TLS policy"
+
+
+def test_octets_that_are_not_utf_8(write: Write) -> None:
+    path = write(MINIMAL)
+    path.write_bytes(MINIMAL.encode() + b"# caf\xe9\n")
+    assert problems(path) == ["relay.toml:4: this is not UTF-8"]
+
+
+def test_brackets_without_end(write: Write) -> None:
+    assert problems(write("x = " + "[" * 100_000)) == ["relay.toml: brackets are nested too deeply"]
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10_000_000))
+def test_durations_and_octets_are_written_as_they_are_read(number: int) -> None:
+    for kind in (DURATION, OCTETS):
+        shown = tomllib.loads(f"x = {kind.show(number)}")["x"]
+        assert kind.read(shown) == number
+
+
+# --- the texts --------------------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_the_settings_can_be_configured() -> None:
+    configured = {setting.field for setting in SETTINGS}
+    nested = {(RelaySettings, "schedule"), (Limits, "deadlines")}
+    for owner in (RelaySettings, Schedule, Limits, Deadlines):
+        fields = {(owner, field.name) for field in dataclasses.fields(owner)} - nested
+        assert fields <= configured
+
+
+def test_every_setting_has_its_section_and_its_sentence() -> None:
+    assert {setting.section for setting in SETTINGS} == set(SECTIONS)
+    assert len({setting.key for setting in SETTINGS}) == len(SETTINGS)
+    for setting in SETTINGS:
+        assert setting.meaning.endswith("."), setting.key
+
+
+def test_the_sample_changes_nothing(write: Write) -> None:
+    assert all(not value for value in tomllib.loads(sample()).values())
+
+
+def test_the_sample_without_its_comments_is_every_setting_at_its_default(write: Write) -> None:
+    text = re.sub(r"(?m)^#(?=\w)", "", sample())
+    data = tomllib.loads(text)
+    assert {setting.key for setting in SETTINGS} == set(_keys(data))
+    defaults = {setting.key for setting in SETTINGS if setting.default is not None}
+    plain, examples = load(write(MINIMAL)), _without(data, defaults | {"spool", "routing.default"})
+    (path := write(MINIMAL)).write_text(examples, encoding="utf-8")
+    full = load(path)
+    for field in dataclasses.fields(Configuration):
+        if field.name not in {"spool", "route"}:
+            assert getattr(full, field.name) == getattr(plain, field.name), field.name
+
+
+def _keys(data: dict[str, Any], path: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in data.items():
+        found += _keys(value, f"{path}{name}.") if isinstance(value, dict) else [f"{path}{name}"]
+    return found
+
+
+def _without(data: dict[str, Any], kept: set[str]) -> str:
+    """The settings of ``kept`` alone, as TOML."""
+    lines: list[str] = []
+    for setting in SETTINGS:
+        if setting.key in kept:
+            value: Any = data
+            for part in setting.path:
+                value = value[part]
+            lines.append(f"{setting.key} = {value!r}".replace("True", "true").replace("False", "false"))
+    return "\n".join(lines) + "\n"
+
+
+def test_the_reference_is_fresh() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), (
+        "run: smtpcore config reference > docs/configuration.md"
+    )
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_and_checks(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["relay", "--print-config"]) == 0
+    assert capsys.readouterr().out == sample()
+    assert run(["config", "sample"]) == 0
+    assert capsys.readouterr().out == sample()
+    assert run(["config", "reference"]) == 0
+    assert capsys.readouterr().out == reference()
+    assert run(["relay", "--check", "--config", str(write(MINIMAL))]) == 0
+    assert "sound" in capsys.readouterr().out
+    path = write(MINIMAL + "x = 1\ny = 2\n")
+    assert run(["relay", "--check", "--config", str(path)]) == 78
+    assert capsys.readouterr().err.splitlines() == [
+        f"smtpcore: {path}:4: there is no routing.x",
+        f"smtpcore: {path}:5: there is no routing.y",
+    ]
+    assert run(["relay", "--config", str(tmp_path / "none.toml")]) == 66
+    assert run(["relay", "--smarthost", "localhost"]) == 64
+    assert "--spool" in capsys.readouterr().err
