@@ -232,7 +232,7 @@ def _element(kind: Kind, number: int, element: object) -> Any:
 
 
 def choice(*members: enum.Enum | str) -> Kind:
-    """One of some words, or the member of an enum whose value the word is."""
+    """One of some words, or the member of an enum whose value the word is; the first is the example."""
     words = {member if isinstance(member, str) else str(member.value): member for member in members}
 
     def read(value: object) -> Any:
@@ -244,7 +244,7 @@ def choice(*members: enum.Enum | str) -> Kind:
     def show(value: Any) -> str:
         return _quoted(next(word for word, member in words.items() if member == value))
 
-    return Kind("one of " + ", ".join(f'"{word}"' for word in words), read, show)
+    return Kind("one of " + ", ".join(f'"{word}"' for word in words), read, show, members[0])
 
 
 def or_word(kind: Kind, word: str, meaning: Any = None) -> Kind:

@@ -37,6 +37,7 @@ from smtpcore import (
 )
 from smtpcore.drivers._options import Options
 from smtpcore.drivers._setting_kinds import (
+    ADDRESS,
     DURATION,
     FACTOR,
     FILE,
@@ -131,10 +132,10 @@ SECTIONS: Final[Mapping[str, str]] = {
 _SESSION: Final = (
     Setting(
         "tls.policy",
-        choice(TlsPolicy.NEVER, TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT),
+        choice(TlsPolicy.OPPORTUNISTIC, TlsPolicy.NEVER, TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT),
         "Whether sessions are encrypted: opportunistic encrypts when the peer offers it and judges no certificate;"
-        ' required and implicit verify it. With credentials the default is "required".',
-        TlsPolicy.OPPORTUNISTIC,
+        " required and implicit verify it. Default: implicit on port 465, required with credentials, else"
+        " opportunistic.",
     ),
     Setting("tls.ca_file", FILE, "Trust the certificates in this file (PEM) instead of the system's."),
     Setting("tls.certificate_file", FILE, "The certificate that this relay shows when it is asked for one (PEM)."),
@@ -163,6 +164,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         choice(*Pipelining),
         "How far commands run ahead of their replies, where the peer allows it (RFC 2920).",
         Pipelining.WITHIN,
+    ),
+    Setting(
+        "session.source_addresses",
+        list_of(ADDRESS),
+        "The addresses of this machine to connect from, one of each family; no other family is tried then.",
     ),
     _of(Schedule, "schedule.delays", list_of(DURATION), "The delay after each failed attempt; the last one repeats."),
     _of(
@@ -208,6 +214,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of(Limits, "limits.path", OCTETS, "One address with its angle brackets."),
     _of(Limits, "limits.recipients", NUMBER, "Recipients of one mail."),
     _of(Limits, "limits.commands_in_flight", NUMBER, "Commands said and not yet answered."),
+    _of(
+        Limits,
+        "limits.mails_kept_back",
+        NUMBER,
+        "With pipelining across mails: mails whose verdict waits for a reply that cannot be mistaken.",
+    ),
     _of(Limits, "limits.body_chunk", OCTETS, "What is read from a message at a time."),
     _of(Limits, "limits.transcript_lines", NUMBER, "Lines kept of the dialogue for error reports; 0 keeps none."),
     _of(Deadlines, "deadlines.connect", DURATION, "One attempt to reach one address."),
@@ -517,11 +529,14 @@ def _session(reader: _Reader) -> Options:
     options = Options(limits=limits.scaled(reader["deadlines.scale"]), pipelining=reader["session.pipelining"])
     if reader["identity.helo_name"] is not None:
         options["helo_name"] = reader["identity.helo_name"]
-    user = reader["credentials.user"]
+    if reader["session.source_addresses"] is not None:
+        options["source_address"] = reader["session.source_addresses"]
+    if reader["tls.server_name"] is not None:
+        options["tls_server_name"] = reader["tls.server_name"]
     policy = reader["tls.policy"]
-    if user is not None and not {"tls.policy"} & (reader.given.keys() | reader.refused):
-        policy = TlsPolicy.REQUIRED
-    options["tls"] = policy
+    if policy is not None:
+        options["tls"] = policy
+    user = reader["credentials.user"]
     if user is not None and policy is TlsPolicy.NEVER:
         reader.wrong("credentials.user", "credentials are never said without TLS; choose another TLS policy")
     password = _password(reader)
@@ -530,8 +545,6 @@ def _session(reader: _Reader) -> Options:
             options["credentials"] = mechanisms_for(user, password)
         except LocalProtocolError as error:
             reader.wrong("credentials.user", error.rule)
-    if reader["tls.server_name"] is not None:
-        options["tls_server_name"] = reader["tls.server_name"]
     context = _context(reader, policy, verify=user is not None or policy in {TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT})
     if context is not None:
         options["tls_context"] = context
@@ -579,7 +592,7 @@ _PASSWORD_FROM: Final = {
 }
 
 
-def _context(reader: _Reader, policy: TlsPolicy, *, verify: bool) -> ssl.SSLContext | None:
+def _context(reader: _Reader, policy: TlsPolicy | None, *, verify: bool) -> ssl.SSLContext | None:
     """A context of one's own, if a file for it was given."""
     ca_file, certificate, key = (reader[f"tls.{name}"] for name in ("ca_file", "certificate_file", "key_file"))
     if ca_file is not None and not verify:
@@ -587,8 +600,10 @@ def _context(reader: _Reader, policy: TlsPolicy, *, verify: bool) -> ssl.SSLCont
         return None
     if key is not None and certificate is None:
         reader.wrong("tls.key_file", "a key needs a certificate_file")
-    if certificate is not None and policy is TlsPolicy.NEVER:
-        reader.wrong("tls.certificate_file", "the TLS policy is never")
+    if certificate is not None and not verify and policy is not TlsPolicy.OPPORTUNISTIC:
+        words = "the TLS policy is never" if policy else "a certificate needs a TLS policy"
+        reader.wrong("tls.certificate_file", words)
+        return None
     if ca_file is None and certificate is None:
         return None
     try:

@@ -61,7 +61,6 @@ def test_two_settings_are_enough(write: Write) -> None:
     assert configuration.options == {
         "limits": Limits(),
         "pipelining": Pipelining.WITHIN,
-        "tls": TlsPolicy.OPPORTUNISTIC,
     }
 
 
@@ -80,6 +79,7 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
         password_variable = "RELAY_PASSWORD"
         [session]
         pipelining = "none"
+        source_addresses = ["127.0.0.1", "::1"]
         [schedule]
         delays = [90, "1h 30m"]
         warn_after = "never"
@@ -113,8 +113,9 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
     )
     options = configuration.options
     assert options["limits"] == Limits(reply_line=2000, deadlines=Deadlines(mail=60.0)).scaled(0.5)
-    assert options["tls"] is TlsPolicy.REQUIRED
+    assert "tls" not in options  # with credentials it is required
     assert options["helo_name"] == "out.example"
+    assert options["source_address"] == ("127.0.0.1", "::1")
     assert options["tls_server_name"] == "other.example"
     assert options["pipelining"] is Pipelining.NONE
     assert options["credentials"]
@@ -147,7 +148,8 @@ def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
     assert len(context.get_ca_certs()) == 1
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    text = f'{MINIMAL}[tls]\ncertificate_file = "{tmp_path}/cert.pem"\nkey_file = "{tmp_path}/key.pem"\n'
+    text = f'{MINIMAL}[tls]\npolicy = "opportunistic"\ncertificate_file = "{tmp_path}/cert.pem"\n'
+    text += f'key_file = "{tmp_path}/key.pem"\n'
     assert load(write(text)).options["tls_context"].verify_mode is ssl.CERT_NONE
     assert (
         problems(write(text.replace("key.pem", "ca.pem")))
@@ -170,7 +172,7 @@ def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
         ("[tls]\npolicy = 5\n", "5: tls.policy: text in quotes is expected, not a number"),
         (
             "[tls]\npolicy = 'maybe'\n",
-            "5: tls.policy: 'maybe' is none of never, opportunistic, required, implicit",
+            "5: tls.policy: 'maybe' is none of opportunistic, never, required, implicit",
         ),
         ("[tls]\npolicy = ''\n", "5: tls.policy: it may not be empty"),
         ("[concurrency]\nsessions = true\n", "5: concurrency.sessions: a whole number is expected, not true or false"),
@@ -220,7 +222,12 @@ def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
             "[tls]\npolicy = 'required'\nca_file = '/dev/null'\n",
             "6: tls.ca_file: /dev/null: no certificate or crl found",
         ),
-        ("[tls]\ncertificate_file = '/none/c'\n", "5: tls.certificate_file: /none/c: No such file or directory"),
+        ("[tls]\ncertificate_file = 'x'\n", "5: tls.certificate_file: a certificate needs a TLS policy"),
+        ("[tls]\npolicy='never'\ncertificate_file = 'x'\n", "6: tls.certificate_file: the TLS policy is never"),
+        (
+            "[tls]\npolicy = 'required'\ncertificate_file = '/none/c'\n",
+            "6: tls.certificate_file: /none/c: No such file or directory",
+        ),
         ("[tls]\nkey_file = 'x'\n", "5: tls.key_file: a key needs a certificate_file"),
         ("[credentials]\nuser = 'me'\n", "5: credentials.user: a user needs a password file"),
         ("[credentials]\npassword_file = 'x'\n", "5: credentials.password_file: a password needs a user"),
