@@ -10,6 +10,7 @@ the session ended. All drivers must write the same one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import io
@@ -17,7 +18,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
@@ -34,6 +35,7 @@ from smtpcore import (
     LineEnds,
     LocalProtocolError,
     MailSent,
+    Pipelining,
     Report,
     SmtpError,
     TlsPolicy,
@@ -132,6 +134,22 @@ class Stage:
         self.note(f"{kind} {report.stage.name}")
         for outcome in report.outcomes:
             self.note(f"  {outcome}")
+
+    async def send_many(self, session: Any, mails: Iterable[tuple[Envelope, Any]], *, stop_after: int = 1000) -> None:
+        """Send mails and tell each report, but for those behind the first ``stop_after``."""
+        reports = session.send_many(mails)
+        if hasattr(reports, "__aiter__"):
+            async with contextlib.aclosing(reports):
+                async for report in reports:
+                    self.tell(report)
+                    if (stop_after := stop_after - 1) == 0:
+                        return
+        else:
+            with contextlib.closing(reports):
+                for report in reports:
+                    self.tell(report)
+                    if (stop_after := stop_after - 1) == 0:
+                        return
 
     async def quit(self, session: Any) -> None:
         await call(session.quit)
@@ -253,6 +271,176 @@ scenario(
     + "end quit clean",
     check=bodies(*(b"..mail %d\r\n.\r\n" % n for n in range(5))),
 )
+
+
+# --- many mails, asked for one after the other ----------------------------------------------------------------------
+
+TO = ("b@there.example",)
+ACROSS = {"pipelining": Pipelining.ACROSS}
+EACH_WAY = [("within", {}), ("across", ACROSS)]
+
+
+def numbered(count: int) -> Iterator[tuple[Envelope, bytes]]:
+    for number in range(count):
+        yield Envelope("a@here.example", TO), b".mail %d" % number
+
+
+def taken(count: int) -> str:
+    return "".join(f"sent BODY_ENDED\n  b@there.example delivered: 250 accepted {n}\n" for n in range(1, count + 1))
+
+
+async def send_many(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.send_many(session, numbered(5))
+    # The session is as good as new.
+    await stage.send_many(session, [])
+    await stage.deliver(session, b"one more")
+    await stage.quit(session)
+
+
+async def send_many_of_all_kinds(stage: Stage) -> None:
+    session = await stage.open()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"from a file\n" * 10_000)
+        file.flush()
+        envelope = Envelope("a@here.example", TO)
+        messages: list[Any] = [Path(file.name), io.BytesIO(b"from memory"), iter([b"in ", b"pieces"]), b""]
+        await stage.send_many(session, [(envelope, message) for message in messages])
+    await stage.quit(session)
+
+
+async def send_many_out_of_a_source_that_breaks(stage: Stage) -> None:
+    def mails() -> Iterator[tuple[Envelope, bytes]]:
+        yield from numbered(2)
+        raise LookupError("the source broke")
+
+    session = await stage.open()
+    try:
+        await stage.send_many(session, mails())
+    except LookupError as error:
+        stage.note(f"raised {error}")
+    await stage.deliver(session, b"one more")
+    await stage.quit(session)
+
+
+async def send_many_with_one_that_may_not_go_out(stage: Stage) -> None:
+    session = await stage.open()
+    mails: list[tuple[Envelope, Any]] = list(numbered(4))
+    mails[2] = (Envelope("a@here.example", TO * 3), b"too many recipients")
+    try:
+        await stage.send_many(session, mails)
+    except LocalProtocolError as error:
+        stage.note(f"raised {error}")
+    await stage.deliver(session, b"one more")
+    await stage.quit(session)
+
+
+async def send_many_and_stop(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.send_many(session, numbered(5), stop_after=2)
+    stage.tell_end(session)
+
+
+async def send_many_while_sending_many(stage: Stage) -> None:
+    session = await stage.open()
+
+    async def again() -> None:
+        try:
+            await call(session.deliver, Envelope("a@here.example", TO), b"at once")
+        except LocalProtocolError as error:
+            stage.note(f"raised {error}")
+
+    reports = session.send_many(numbered(2))
+    if hasattr(reports, "__aiter__"):
+        async for report in reports:
+            stage.tell(report)
+            await again()
+    else:
+        for report in reports:
+            stage.tell(report)
+            await again()
+    await stage.quit(session)
+
+
+for way, options in EACH_WAY:
+    scenario(
+        f"many mails asked for, {way}",
+        lambda line: line.serve(),
+        act=send_many,
+        options=options,
+        story="open\n" + taken(6) + "end quit clean",
+        check=bodies(*(b"..mail %d\r\n.\r\n" % n for n in range(5)), b"one more\r\n.\r\n"),
+    )
+    scenario(
+        f"many mails of all kinds, {way}",
+        lambda line: line.serve(),
+        act=send_many_of_all_kinds,
+        options=options,
+        story="open\n" + taken(4) + "end quit clean",
+        check=bodies(b"from a file\r\n" * 10_000 + b".\r\n", b"from memory\r\n.\r\n", b"in pieces\r\n.\r\n", b".\r\n"),
+    )
+    scenario(
+        f"many mails out of a source that breaks, {way}",
+        lambda line: line.serve(),
+        act=send_many_out_of_a_source_that_breaks,
+        options=options,
+        story="open\n" + taken(2) + "raised the source broke\n" + taken(3).split("\n", 4)[4] + "end quit clean",
+    )
+    scenario(
+        f"many mails, one of which may not go out, {way}",
+        lambda line: line.serve(),
+        act=send_many_with_one_that_may_not_go_out,
+        options={**options, "limits": Limits(recipients=2)},
+        story="open\n"
+        + taken(2)
+        + "raised 3: a mail has at most 2 recipients (Limits.recipients)\n"
+        + taken(3).split("\n", 4)[4]
+        + "end quit clean",
+    )
+    scenario(
+        f"many mails, and nobody waits for the last, {way}",
+        lambda line: line.serve(),
+        act=send_many_and_stop,
+        options=options,
+        story="open\n" + taken(2) + "end aborted SessionAborted: the application gave the session up",
+    )
+    scenario(
+        f"many mails, and one more in between, {way}",
+        lambda line: line.serve(),
+        act=send_many_while_sending_many,
+        options=options,
+        story="open\n"
+        + "".join(
+            f"sent BODY_ENDED\n  b@there.example delivered: 250 accepted {n}\n"
+            "raised the session is sending another mail: one session serves one caller at a time\n"
+            for n in (1, 2)
+        )
+        + "end quit clean",
+    )
+
+
+def says_421_to_the_third(line: Line) -> None:
+    line.serve(replies={"MAIL FROM:<s2@": "421 that was enough"})
+
+
+async def send_many_and_quit(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.send_many(session, ((Envelope(f"s{n}@here.example", TO), b"hello") for n in range(5)))
+
+
+for way, options in EACH_WAY:
+    scenario(
+        f"many mails to a peer that has enough, {way}",
+        says_421_to_the_third,
+        act=send_many_and_quit,
+        options=options,
+        story="open\n"
+        + taken(2)
+        + """refused STARTED
+  b@there.example later: 421 that was enough
+ServiceRefused: the peer refuses service: 421 that was enough
+""",
+    )
 
 
 async def one_mail_by_send(stage: Stage) -> None:
