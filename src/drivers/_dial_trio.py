@@ -6,6 +6,7 @@ is tried when.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import socket
 from collections.abc import Callable
@@ -59,9 +60,10 @@ async def _dial_by(make: Callable[[str, int, float], object], way: Way, seconds:
 async def _look_up(way: Way, seconds: float) -> list[Address]:
     if way.path is not None:
         return [Address.of_path(way.path)]
+    look_up = functools.partial(socket.getaddrinfo, way.host, way.port, type=socket.SOCK_STREAM)
     try:
         with trio.fail_after(seconds):
-            return in_order(await trio.socket.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM))
+            return in_order(await trio.to_thread.run_sync(look_up, abandon_on_cancel=True))
     except (OSError, UnicodeError, trio.TooSlowError) as error:
         raise connect_failed(way, [(str(way.host), error)]) from error
 

@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import trustme
@@ -239,16 +239,18 @@ Script = Callable[[Line], object]
 class Peer:
     """A listening socket, and one script for each connection that it takes; then it stops listening."""
 
-    def __init__(self, *scripts: Script, small_buffers: bool = False, family: int = socket.AF_INET) -> None:
+    def __init__(
+        self, *scripts: Script, small_buffers: bool = False, family: int = socket.AF_INET, path: str | None = None
+    ) -> None:
         self._scripts = scripts
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        self._listener = socket.socket(family if path is None else socket.AF_UNIX, socket.SOCK_STREAM)
         if small_buffers:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        self._listener.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        self._listener.bind(path or ("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         self._listener.listen()
         self._listener.settimeout(PATIENCE)
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = 0 if path else self._listener.getsockname()[1]
         #: One for each connection that was taken.
         self.lines: list[Line] = []
         #: Set when the client's side has finished.
@@ -301,6 +303,24 @@ class Peer:
             line._sock.close()
 
 
+@contextlib.contextmanager
+def silent_port(family: int = socket.AF_INET, *, everywhere: bool = False) -> Iterator[int]:
+    """A port at which newcomers get no answer, as a listener leaves them that accepts nobody once its queue is full.
+
+    ``everywhere`` is at every address of 127.0.0.0/8.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        host = "127.0.0.1" if family == socket.AF_INET else "::1"
+        listener.bind(("0.0.0.0" if everywhere else host, 0))
+        listener.listen(0)
+        for _ in range(3):
+            sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            sock.setblocking(False)
+            sock.connect_ex((host, listener.getsockname()[1]))
+        yield listener.getsockname()[1]
+
+
 # --- certificates --------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +333,9 @@ def authority() -> trustme.CA:
 def server_context(kind: str = "good") -> ssl.SSLContext:
     """A server's context; ``kind`` says what is wrong with its certificate, if anything."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if kind == "asks for a certificate":
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority().configure_trust(context)
     if kind == "unknown issuer":
         certificate = trustme.CA().issue_cert("localhost")
     elif kind == "wrong host":
@@ -324,6 +347,11 @@ def server_context(kind: str = "good") -> ssl.SSLContext:
         certificate = authority().issue_cert("localhost", "127.0.0.1")
     certificate.configure_cert(context)
     return context
+
+
+def client_certificate(*, trusted: bool = True) -> trustme.LeafCert:
+    """A certificate to show to a server that asks for one."""
+    return (authority() if trusted else trustme.CA()).issue_cert("anna@home.example")
 
 
 @functools.cache

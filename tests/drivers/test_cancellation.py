@@ -23,7 +23,7 @@ import trio
 
 from smtpcore import Envelope, LocalProtocolError, SessionAborted, Stage, TlsPolicy, Verdict
 
-from .peers import Line, Peer, trusting_context
+from .peers import Line, Peer, silent_port, trusting_context
 from .scenarios import DRIVERS, STAGES, Driver, call, starttls, up_to
 
 ENVELOPE = Envelope("a@here.example", ("b@there.example", "c@there.example"))
@@ -120,6 +120,8 @@ class Play:
             sock = socket.create_connection(("127.0.0.1", self.peer.port))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             self.session = await self.module.open_session(sock, tls=TlsPolicy.NEVER)
+        elif self.kind == "addresses that race":
+            self.session = await self.module.connect("race.example", self.peer.port)
         elif self.kind == "TLS":
             self.session = await self.module.connect(
                 "localhost", self.peer.port, tls=TlsPolicy.REQUIRED, tls_context=trusting_context()
@@ -138,8 +140,20 @@ SCRIPTS: dict[str, Callable[[Line], object]] = {
     "one command at a time": lambda line: line.serve(extensions=()),
     "a file": lambda line: line.serve(),
     "small buffers": lambda line: line.serve(),
+    "addresses that race": lambda line: line.serve(),
     "TLS": starttls,
 }
+
+
+def resolve_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``race.example`` has two addresses at which nobody listens, and one where somebody does."""
+    look_up = socket.getaddrinfo
+
+    def several(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        hosts = ("127.0.0.2", "127.0.0.3", "127.0.0.1") if host == "race.example" else (host,)
+        return [found for name in hosts for found in look_up(name, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
 
 
 def tardily(script: Callable[[Line], object]) -> Callable[[Line], object]:
@@ -154,7 +168,8 @@ def tardily(script: Callable[[Line], object]) -> Callable[[Line], object]:
 
 @ASYNC
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_cancelled_at_every_point(driver: Driver, kind: str) -> None:
+def test_cancelled_at_every_point(driver: Driver, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to_several(monkeypatch)
     # The first loop of a process may open what the process keeps: libuv does.
     driver.run(call(int))
     step = 0
@@ -254,6 +269,71 @@ def test_cancelled_while_a_thread_runs_a_generator(driver: Driver) -> None:
     with Peer(lambda line: line.serve()) as peer:
         driver.run(play(peer.port))
     assert not peer.lines[0].bodies
+
+
+@ASYNC
+def test_cancelled_while_addresses_race(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three attempts under way; nothing is left of any."""
+    driver.run(call(int))
+    dialled: list[socket.socket] = []
+
+    class Dialled(socket.socket):
+        def connect(self, address: Any) -> None:
+            dialled.append(self)
+            super().connect(address)
+
+    async def play(port: int) -> None:
+        stream = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        addresses = [(socket.AF_INET, *stream, (f"127.0.0.{last}", port)) for last in (1, 2, 3)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        monkeypatch.setattr(socket, "socket", Dialled)
+        connecting = driver.module.connect("silent.example", port)
+        await cancel_when(driver, connecting, lambda: len(dialled) == 3)
+
+    with silent_port(everywhere=True) as port:
+        before = descriptors()
+        driver.run(play(port))
+        monkeypatch.undo()
+        assert closed_again(before)
+    assert {sock.fileno() for sock in dialled} == {-1}
+
+
+@ASYNC
+def test_cancelled_while_a_name_is_looked_up(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver cannot be interrupted; nobody waits for it."""
+    asked, release = threading.Event(), threading.Event()
+
+    def look_up(*_: object, **__: object) -> Any:
+        asked.set()
+        release.wait(10)
+        return []
+
+    async def play() -> None:
+        try:
+            await cancel_when(driver, driver.module.connect("slow.example", 25), asked.is_set)
+        finally:
+            release.set()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    driver.run(play())
+
+
+@ASYNC
+def test_cancelled_while_a_callable_connects(driver: Driver) -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    async def make(*_: object) -> None:
+        entered.set()
+        try:
+            await (trio.sleep_forever() if driver is TRIO else asyncio.Event().wait())
+        finally:
+            left.set()
+
+    async def play() -> None:
+        await cancel_when(driver, driver.module.connect("x.example", 25, connect=make), entered.is_set)
+
+    driver.run(play())
+    assert left.is_set()
 
 
 class SlowPath(type(Path())):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from smtpcore import (
 )
 from smtpcore.sasl import Plain
 
-from .peers import EXTENSIONS, Peer, trusting_context
+from .peers import EXTENSIONS, Peer, silent_port, trusting_context
 from .scenarios import DRIVERS, Driver, call, starttls
 
 pytestmark = pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
@@ -115,24 +115,10 @@ def test_a_name_without_addresses(driver: Driver, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_address_that_does_not_answer(driver: Driver) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        waiting = []
-        try:
-            # Once its queue is full, a listener that accepts nobody leaves newcomers without an answer.
-            for _ in range(3):
-                sock = socket.socket()
-                waiting.append(sock)
-                sock.setblocking(False)
-                sock.connect_ex(("127.0.0.1", port))
-            error = driver.run(
-                failure(driver, "127.0.0.1", port, limits=Limits(deadlines=Deadlines(connect=0.1, greeting=0.1)))
-            )
-        finally:
-            for sock in waiting:
-                sock.close()
+    with silent_port() as port:
+        error = driver.run(
+            failure(driver, "127.0.0.1", port, limits=Limits(deadlines=Deadlines(connect=0.1, greeting=0.1)))
+        )
     assert str(error) == f"cannot connect to 127.0.0.1:{port}: 127.0.0.1: timed out"
 
 

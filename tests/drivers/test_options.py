@@ -5,17 +5,19 @@ What lives here: the pure helpers of all drivers. What does not: anything with a
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import ssl
+import threading
 from email.message import EmailMessage
 from typing import Any
 
 import pytest
 
 from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
-from smtpcore.drivers._connecting import Ends
-from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine
-from smtpcore.drivers.tls import client_context
+from smtpcore.drivers._connecting import Ends, Way
+from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine, settled
+from smtpcore.drivers.tls import TlsFailures, client_context, default_context
 from smtpcore.sasl import Plain
 
 NOWHERE = Ends(None, "a socket")
@@ -95,6 +97,59 @@ def test_certificates_are_judged_where_tls_is_meant() -> None:
 
 def in_clear(options: Options) -> Options | None:
     return fallback_in_clear(options, "peer.example")
+
+
+def test_the_default_contexts_are_made_once() -> None:
+    """Whichever thread comes first, and not again for every session."""
+    assert default_context(verify=True).verify_mode is ssl.CERT_REQUIRED
+    assert default_context(verify=False).verify_mode is ssl.CERT_NONE
+    assert client_context(verify=True) is not default_context(verify=True)
+    together = threading.Barrier(8)
+
+    def make(_: int) -> ssl.SSLContext:
+        together.wait(10)
+        return default_context(verify=False)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(make, range(8))) == {default_context(verify=False)}
+
+
+def test_failures_of_tls_are_forgotten_in_time() -> None:
+    now = 100.0
+    failures = TlsFailures(seconds=60.0, most=2, clock=lambda: now)
+    assert "a.example:25" not in failures
+    failures.add("a.example:25")
+    now = 159.9
+    assert "a.example:25" in failures
+    assert "a.example:587" not in failures
+    failures.add("b.example:25")
+    now = 160.0
+    assert "a.example:25" not in failures
+    assert "b.example:25" in failures
+    for host in ("c", "b", "d"):
+        failures.add(f"{host}.example:25")
+    # The oldest is the one that has not failed for the longest time.
+    assert [host for host in "abcd" if f"{host}.example:25" in failures] == ["b", "d"]
+    failures.clear()
+    assert "d.example:25" not in failures
+
+
+WAY = Way("peer.example", 25)
+
+
+def test_what_is_settled_before_connecting() -> None:
+    assert settled({"helo_name": "x.example"}, WAY) == {"helo_name": "x.example", "credentials": ()}
+    assert settled({}, Way("peer.example", 465)) == {"credentials": (), "tls": TlsPolicy.IMPLICIT}
+    given: Options = {"tls": TlsPolicy.REQUIRED}
+    assert settled(given, Way("peer.example", 465)) == {"credentials": (), "tls": TlsPolicy.REQUIRED}
+    failures = TlsFailures()
+    failures.add("peer.example:25")
+    wish: Options = {"tls_failures": failures}
+    assert settled(wish, WAY).get("tls") is TlsPolicy.NEVER
+    assert "tls" not in settled(wish, Way("peer.example", 587))
+    # Where TLS is meant, what is known of it changes nothing.
+    assert "tls" not in settled({**wish, "credentials": CREDENTIALS}, WAY)
+    assert settled({**wish, "tls": TlsPolicy.REQUIRED}, WAY).get("tls") is TlsPolicy.REQUIRED
 
 
 def test_the_way_back_to_clear() -> None:

@@ -1,0 +1,100 @@
+"""A proxy on loopback: SOCKS5 (RFC 1928, RFC 1929) and HTTP CONNECT (RFC 9110 §9.3.6), as much as a client sees.
+
+What lives here: the two openings, and carrying octets both ways. What does not: looking names up; whatever host is
+asked for, the connection goes to one port of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from typing import BinaryIO
+
+PATIENCE = 5.0
+
+
+class Proxy:
+    """Takes any number of connections, one after the other, and carries each to ``target``; with ``refuse`` none."""
+
+    def __init__(self, target: int, *, refuse: bool = False) -> None:
+        self._target = target
+        self._refuse = refuse
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        #: The hosts and ports that were asked for.
+        self.asked: list[tuple[str, int]] = []
+        self._thread = threading.Thread(target=self._run, name="proxy")
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            sock.settimeout(PATIENCE)
+            with sock, contextlib.suppress(OSError, EOFError):
+                self._serve(sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock.makefile("rb", buffering=0) as stream:
+            first = _exactly(stream, 1)
+            accepted = self._socks(sock, stream) if first == b"\x05" else self._http(sock, stream)
+        if accepted:
+            with socket.create_connection(("127.0.0.1", self._target), PATIENCE) as onward:
+                _carry(sock, onward)
+
+    def _socks(self, sock: socket.socket, stream: BinaryIO) -> bool:
+        _exactly(stream, _exactly(stream, 1)[0])
+        sock.sendall(b"\x05\x00")
+        kind = _exactly(stream, 4)[3]
+        assert kind == 3, "a name was to be asked for"
+        host = _exactly(stream, _exactly(stream, 1)[0]).decode()
+        (port,) = struct.unpack("!H", _exactly(stream, 2))
+        self.asked.append((host, port))
+        sock.sendall(bytes([5, 5 if self._refuse else 0, 0, 1]) + bytes(6))
+        return not self._refuse
+
+    def _http(self, sock: socket.socket, stream: BinaryIO) -> bool:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += _exactly(stream, 1)
+        host, _, port = head.split()[1].decode().rpartition(":")
+        self.asked.append((host, int(port)))
+        sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n" if self._refuse else b"HTTP/1.1 200 OK\r\n\r\n")
+        return not self._refuse
+
+
+def _exactly(stream: BinaryIO, count: int) -> bytes:
+    octets = b""
+    while len(octets) < count:
+        if not (more := stream.read(count - len(octets))):
+            raise EOFError
+        octets += more
+    return octets
+
+
+def _carry(one: socket.socket, other: socket.socket) -> None:
+    """Carry octets both ways until both sides have closed."""
+    back = threading.Thread(target=_carry_one_way, args=(other, one))
+    back.start()
+    _carry_one_way(one, other)
+    back.join()
+
+
+def _carry_one_way(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while octets := source.recv(65_536):
+            sink.sendall(octets)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
