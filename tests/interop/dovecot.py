@@ -39,6 +39,10 @@ service auth {{
 }}
 service anvil {{
   chroot =
+  # Nobody has to wait for having been wrong before.
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 """
 

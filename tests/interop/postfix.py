@@ -221,7 +221,8 @@ class Postfix:
     ``settings`` are lines of main.cf beside those that make it private. ``mailboxes`` are local parts at
     :data:`DOMAIN` that virtual(8) delivers into maildirs; every other local part is refused. ``listeners`` are the
     options of its SMTP servers, each on a port of its own: ``ports`` has them in the same order. ``services`` are the
-    other lines of master.cf. ``within`` is where its folder is made.
+    other lines of master.cf. With ``screened`` the first listener is postscreen(8), which lets clients through to
+    smtpd(8) as it sees fit. ``within`` is where its folder is made.
     """
 
     def __init__(
@@ -231,6 +232,7 @@ class Postfix:
         mailboxes: Sequence[str] = (),
         listeners: Sequence[Mapping[str, str]] = ({},),
         services: Sequence[str] = SERVICES,
+        screened: bool = False,
         within: Path | None = None,
     ) -> None:
         # Its processes run as several users, and all of them must get through to the folder.
@@ -239,7 +241,8 @@ class Postfix:
         self._settings = settings
         self._mailboxes = mailboxes
         self._listeners = listeners
-        self._services = services
+        self._services = (*services, "smtpd pass - - n - - smtpd") if screened else services
+        self._screened = screened
         self.ports: list[int] = []
         self._master = 0
 
@@ -300,12 +303,11 @@ class Postfix:
 
     def write_services(self, services: Sequence[str]) -> None:
         """Write master.cf: the listeners and ``services``."""
-        listeners = [
-            " ".join(
-                [f"{HOST}:{port} inet n - n - - smtpd", *(f"-o {name}={value}" for name, value in options.items())]
-            )
-            for port, options in zip(self.ports, self._listeners, strict=True)
-        ]
+        listeners = []
+        for number, (port, options) in enumerate(zip(self.ports, self._listeners, strict=True)):
+            program = "1 postscreen" if self._screened and not number else "- smtpd"
+            settings = [f"-o {{ {name} = {value} }}" for name, value in options.items()]
+            listeners.append(" ".join([f"{HOST}:{port} inet n - n - {program}", *settings]))
         (self.folder / "config" / "master.cf").write_text("".join(f"{line}\n" for line in [*listeners, *services]))
 
     def reload(self) -> None:

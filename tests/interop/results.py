@@ -24,6 +24,11 @@ class Results:
     #: Server -> what it was seen to do beside the matrix.
     behaviour: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    def saw(self, server: str, what: str) -> None:
+        """Note what was seen beside the matrix, once."""
+        if what not in self.behaviour[server]:
+            self.behaviour[server].append(what)
+
     def markdown(self) -> str:
         parts = [
             "# Interoperability",
