@@ -1,0 +1,172 @@
+"""The live view of a relay: what is drawn, and the real command on a real terminal.
+
+What lives here: counts and destinations in, text out. What does not: relaying, but for the one relay on a terminal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from servers import Server
+
+from smtpcore import Envelope
+from smtpcore.drivers.progress import Progress
+from smtpcore.drivers.spool import Spool
+from smtpcore.relay import Attempted, Fate, FateKind, NextHop
+
+PROGRAM = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Relay:
+    def __init__(self, *destinations: tuple[NextHop, int, int, float | None]) -> None:
+        self.destinations = destinations
+
+
+def view(*, height: int = 24, terminal: bool = True) -> tuple[Progress, Console, Clock]:
+    clock = Clock()
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=120, height=height, color_system=None, legacy_windows=False
+    )
+    return Progress(console=console, clock=clock, now=clock), console, clock
+
+
+def drawn(progress: Progress, console: Console) -> list[str]:
+    with console.capture() as captured:
+        console.print(progress)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def delivered(count: int = 1) -> list[Fate]:
+    return [Fate(1, "u@a.example", FateKind.DELIVERED, "250 taken")] * count
+
+
+def test_fates_are_counted_with_their_rates() -> None:
+    progress, console, clock = view()
+    for fate in delivered(100):
+        progress.notice(fate)
+    clock.seconds += 10
+    assert drawn(progress, console)[1].split() == ["100", "0", "0", "0", "0", "10", "10", "0:10"]
+    for fate in delivered(1900):
+        progress.notice(fate)
+    clock.seconds += 10
+    assert drawn(progress, console)[1].split()[:1] == ["2,000"]
+    assert drawn(progress, console)[1].split()[-3:] == ["190", "100", "0:20"]
+    clock.seconds += 3600
+    assert drawn(progress, console)[1].split()[-3:] == ["0", "1", "1:00:20"]
+    assert progress.summary.startswith("2000 delivered, 0 bounced")
+
+
+def test_the_last_words_are_those_of_who_did_not_take_a_mail() -> None:
+    progress, console, _ = view()
+    progress.notice(Attempted(1, "v@b.example", 1, 2000.0, "450 [red]later[/red]", in_doubt=False))
+    for fate in delivered():
+        progress.notice(fate)
+    assert drawn(progress, console)[-1] == "v@b.example: 450 [red]later[/red]"
+    progress.notice(Fate(2, "w@c.example", FateKind.BOUNCED, "550 no"))
+    assert drawn(progress, console)[-1] == "w@c.example: 550 no"
+    assert progress.summary == "1 delivered, 1 bounced, 0 expired, 0 discarded; 1 deferrals"
+
+
+def test_the_busiest_destinations_are_shown_and_the_others_counted() -> None:
+    progress, console, clock = view(height=10)
+    hops = [(NextHop(f"h{number}.example", 25), number, 0, None) for number in range(50)]
+    busy = (NextHop("busy.example", 25), 3, 2, None)
+    rests = (NextHop("resting.example", 25), 900, 0, clock.seconds + 90)
+    with progress.shown(Relay(*hops, busy, rests)):
+        pass
+    lines = drawn(progress, console)
+    assert [line.split() for line in lines[3:7]] == [
+        ["busy.example:25", "3", "2"],
+        ["resting.example:25", "900", "0", "rests", "for", "1:30"],
+        ["h49.example:25", "49", "0"],
+        ["and", "49", "more"],
+    ]
+    assert len(lines) <= 10
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
+    progress, console, _ = view(terminal=False)
+    with progress.shown(Relay()):
+        assert not progress.live
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""
+
+
+def on_a_terminal(command: list[str], until: str) -> tuple[int, str, str]:
+    """Run a command with its errors on a terminal until a pattern shows: status, seen by then, seen after."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES", "CI", "TTY_COMPATIBLE"):
+        environment.pop(name, None)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=theirs, env=environment) as child:
+        os.close(theirs)
+        try:
+            seen = ""
+            while not re.search(until, seen):
+                seen += os.read(ours, 65_536).decode("utf-8", "replace")
+            child.send_signal(signal.SIGTERM)
+            after = ""
+            while piece := read(ours):
+                after += piece
+            return child.wait(timeout=30), seen, after
+        finally:
+            child.kill()
+            os.close(ours)
+
+
+def read(terminal: int) -> str:
+    try:
+        return os.read(terminal, 65_536).decode("utf-8", "replace")
+    except OSError:
+        # What Linux says of a terminal whose other side has gone.
+        return ""
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    with Spool(tmp_path / "spool") as spool:
+        recipients = ("u@a.example", "nobody@a.example")
+        spool.add([spool.prepare(Envelope("", recipients), [b"Subject: hi\n\nhi\n"])], 1.0)
+    return tmp_path / "spool"
+
+
+def test_the_view_lives_on_a_real_terminal(spool: Path) -> None:
+    with Server() as server:
+        address = f"127.0.0.1:{server.port}"
+        command = [sys.executable, "-c", PROGRAM, "relay", "--spool", str(spool), "--smarthost", address]
+        status, seen, after = on_a_terminal(command, r"1 +0 +0 +1 +0 ")
+    assert status == 0
+    assert re.search(rf"{address} +0 +1", seen + after)
+    assert "nobody@a.example: 550 5.1.1" in seen + after
+    assert "level=info" not in seen + after
+    assert after.rstrip().endswith("1 delivered, 0 bounced, 0 expired, 1 discarded; 0 deferrals")
+
+
+def test_a_quiet_relay_shows_nothing(spool: Path) -> None:
+    with Server() as server:
+        arguments = ["relay", "--quiet", "--once", "--spool", str(spool), "--smarthost", f"127.0.0.1:{server.port}"]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert (done.stdout, done.stderr) == ("", "")
