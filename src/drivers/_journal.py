@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, logger: logging.Logger, peer: str) -> None:
         self._logger = logger
-        self._peer = peer
+        self._peer = printable(peer)
         self._number = next(_numbers)
         self._told_of_opening = False
 

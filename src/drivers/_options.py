@@ -77,7 +77,8 @@ class Options(TypedDict, total=False):
     #: Called with every line said and heard, secrets masked.
     trace: Callable[[str], None]
     #: Called while a body is sent, with the mail, the octets of its source that were handed to the connection, and the
-    #: size that its envelope declares. What it raises aborts the mail, as a source that breaks does.
+    #: size that its envelope declares; by the async drivers on their loop. What it raises aborts the mail, as a source
+    #: that breaks does.
     progress: Callable[[Mail, int, int | None], object]
     #: An address of this machine to connect from, or one of each family; no other family is tried then.
     source_address: str | Sequence[str]

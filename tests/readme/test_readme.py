@@ -5,6 +5,7 @@ What lives here: finding the examples, and running each in a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -17,6 +18,9 @@ from pathlib import Path
 import pytest
 from aiosmtpd.controller import Controller
 
+from ..drivers.peers import Line, Peer, authority, client_certificate, server_context
+from ..drivers.proxies import Proxy
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
@@ -27,6 +31,9 @@ PRINTS = {
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
+    "proxy": r"250 2\.0\.0 Taken",
+    "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
+    "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
     "relay": r"safe on disk as 1\nFate\(.*DELIVERED",
 }
@@ -58,6 +65,30 @@ def server() -> Iterator[tuple[Receiver, int]]:
     controller.stop()
 
 
+def demanding(line: Line) -> None:
+    """A server that wants to see a certificate."""
+    line.serve("STARTTLS", extensions=("STARTTLS",))
+    line.say("220 go on")
+    assert line.tls(server_context("asks for a certificate"))
+    line.serve(greet=False)
+
+
+@contextlib.contextmanager
+def surroundings(name: str, port: int, folder: Path) -> Iterator[dict[str, int]]:
+    """What an example finds: files in its folder, and servers at these ports."""
+    if name == "proxy":
+        with Proxy(port) as proxy:
+            yield {"1080": proxy.port}
+        assert proxy.asked == [("mail.north.example", 25)]
+    elif name == "certificate":
+        authority().cert_pem.write_to_path(folder / "authority.pem")
+        client_certificate().private_key_and_cert_chain_pem.write_to_path(folder / "anna.pem")
+        with Peer(demanding) as peer:
+            yield {"8026": peer.port}
+    else:
+        yield {"8025": port}
+
+
 def run(command: list[str], folder: Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -73,10 +104,14 @@ def test_every_python_example_is_run() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> None:
     receiver, port = server
-    (tmp_path / "example.py").write_text(EXAMPLES[name].replace("8025", str(port)), encoding="utf-8")
-    printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
+    with surroundings(name, port, tmp_path) as ports:
+        text = EXAMPLES[name]
+        for there, here in ports.items():
+            text = text.replace(there, str(here))
+        (tmp_path / "example.py").write_text(text, encoding="utf-8")
+        printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
     assert re.search(PRINTS[name], printed, re.DOTALL), printed
-    assert bool(receiver.contents) == (name not in {"trio", "tls"})
+    assert bool(receiver.contents) == (name not in {"trio", "tls", "certificate"})
 
 
 def test_the_custom_driver_is_as_short_as_promised() -> None:
