@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from smtpcore import (
-    BodyFacts,
     ConnectionLost,
     Envelope,
     Mail,
@@ -103,7 +102,7 @@ class Bench:
     def ask(self, *recipients: str, repeatable: bool = True) -> list[str]:
         self._mails += 1
         to = recipients or ("b@there.example",)
-        return self.tell(MailAsked(self._mails, Envelope("a@here.example", to, body=BodyFacts(repeatable=repeatable))))
+        return self.tell(MailAsked(self._mails, Envelope("a@here.example", to), repeatable))
 
     def withdraw(self, mail_id: int) -> list[str]:
         return self.tell(MailWithdrawn(mail_id))

@@ -332,7 +332,7 @@ def test_a_body_that_broke_is_the_callers_affair() -> None:
 def test_an_envelope_of_one_attempt_is_the_callers_own() -> None:
     bench = Bench()
     envelope = Envelope("a@here.example", ("b@there.example",))
-    bench.tell(MailAsked(7, envelope))
+    bench.tell(MailAsked(7, envelope, True))
     bench.opened(1)
     assert bench.envelope(1) is envelope
     bench.reported(1)
@@ -649,7 +649,7 @@ def test_a_number_is_used_once() -> None:
     bench = Bench()
     envelope = Envelope("a@here.example", ("b@there.example",))
     with pytest.raises(LocalProtocolError, match="another's"):
-        bench.tell(MailAsked(1, envelope), MailAsked(1, envelope))
+        bench.tell(MailAsked(1, envelope, True), MailAsked(1, envelope, True))
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ import pytest
 
 from smtpcore import (
     AuthDeclined,
-    BodyFacts,
     ConnectFailed,
     ConnectionLost,
     Envelope,
@@ -152,11 +151,11 @@ class World:
 
     def ask(self, mail_id: int, recipients: int, repeatable: bool) -> list[Fact]:
         to = tuple(f"user{number}@there.example" for number in range(recipients))
-        envelope = Envelope("a@here.example", to, body=BodyFacts(repeatable=repeatable))
+        envelope = Envelope("a@here.example", to)
         self.mails[mail_id] = Account(envelope, self.now)
         if self.chance.random() < self.moods.withdrawn:
             self.later(self.chance.expovariate(0.2), lambda: self.withdraw(mail_id))
-        return [MailAsked(mail_id, envelope)]
+        return [MailAsked(mail_id, envelope, repeatable)]
 
     def withdraw(self, mail_id: int) -> list[Fact]:
         account = self.mails[mail_id]

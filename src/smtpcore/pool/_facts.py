@@ -34,10 +34,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class MailAsked:
-    """A mail is to be sent. ``mail_id`` is new; ``envelope.body`` says whether the body can be read again."""
+    """A mail is to be sent. ``mail_id`` is new; ``repeatable`` says whether its body can be read for each attempt."""
 
     mail_id: int
     envelope: Envelope
+    repeatable: bool
 
 
 @dataclass(frozen=True, slots=True)

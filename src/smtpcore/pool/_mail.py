@@ -31,6 +31,7 @@ class PooledMail:
     __slots__ = (
         "_outcomes",
         "_pending",
+        "_repeatable",
         "_reply",
         "_stage",
         "_transcript",
@@ -40,9 +41,10 @@ class PooledMail:
         "session_id",
     )
 
-    def __init__(self, mail_id: int, envelope: Envelope) -> None:
+    def __init__(self, mail_id: int, envelope: Envelope, repeatable: bool) -> None:
         self.mail_id = mail_id
         self.envelope = envelope
+        self._repeatable = repeatable
         #: Attempts that have failed or succeeded.
         self.attempts = 0
         #: The session that has the mail in hand.
@@ -91,7 +93,7 @@ class PooledMail:
         if self.attempts > retries.most:
             return False
         again = [index for index in self._pending if _worth_retrying(self._outcomes[index], retries)]
-        if again and self._stage >= Stage.BODY_BEGUN and not self.envelope.body.repeatable:
+        if again and self._stage >= Stage.BODY_BEGUN and not self._repeatable:
             for index in again:
                 self._refuse_retry(index)
             return False

@@ -179,7 +179,7 @@ class PoolMachine:
     def _asked(self, fact: MailAsked) -> None:
         if fact.mail_id in self._mails:
             raise LocalProtocolError("the number of a mail is another's", fact.mail_id)
-        mail = self._mails[fact.mail_id] = PooledMail(fact.mail_id, fact.envelope)
+        mail = self._mails[fact.mail_id] = PooledMail(fact.mail_id, fact.envelope, fact.repeatable)
         if self._stopping:
             self._answer(mail, _closed())
         else:

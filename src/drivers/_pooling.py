@@ -1,0 +1,98 @@
+"""What both pools make alike: settings out of options, bodies that can be read for each attempt, and refusals.
+
+What lives here: pure helpers. What does not: anything that waits, and any decision about mail.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from dataclasses import replace
+from email.message import Message
+from typing import BinaryIO, TypedDict, TypeVar, cast
+
+from smtpcore import (
+    BodyFacts,
+    Envelope,
+    LocalProtocolError,
+    Mail,
+    MailRefused,
+    Outcome,
+    Report,
+    SmtpError,
+    Stage,
+    Transcript,
+    Verdict,
+)
+from smtpcore.drivers._bodies import AsyncSource, make_body
+from smtpcore.drivers._options import Options
+from smtpcore.mime import flatten
+from smtpcore.pool import PoolSettings, Retries
+
+__all__ = ["PoolOptions", "body_facts", "make_settings", "put_off", "refused_here", "rewindable"]
+
+_Source = TypeVar("_Source", bound="AsyncSource")
+
+
+class PoolOptions(TypedDict, total=False):
+    """The settings of a pool as keyword arguments; meanings and defaults are those of :class:`PoolSettings`."""
+
+    sessions: int
+    openings: int
+    mails_per_session: int
+    session_seconds: float
+    idle_seconds: float
+    mails_per_second: float
+    retries: Retries
+
+
+def make_settings(options: Options, settings: PoolOptions) -> PoolSettings:
+    """The settings of a pool; with credentials one session is opened at a time, so that none is refused twice."""
+    made = PoolSettings(**settings)
+    return replace(made, openings=1) if options.get("credentials") else made
+
+
+def rewindable(message: _Source, piece: int) -> _Source:
+    """The message in a form that gives the same octets at each attempt, if it has one; files from where they stand."""
+    if isinstance(message, Message):
+        return cast("_Source", flatten(message))  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(message, (bytearray, memoryview)):
+        return cast("_Source", bytes(message))  # pyright: ignore[reportUnknownArgumentType]
+    if hasattr(message, "read") and not isinstance(message, io.TextIOBase):
+        file = cast("BinaryIO", message)
+        if file.seekable():
+            return cast("_Source", _FileFromHere(file, piece))
+    return message
+
+
+class _FileFromHere:
+    """The pieces of a seekable file from where it stands now, as often as they are asked for."""
+
+    def __init__(self, file: BinaryIO, piece: int) -> None:
+        self._file = file
+        self._piece = piece
+        self._start = file.tell()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(self._start)
+        while piece := self._file.read(self._piece):
+            yield piece
+
+
+def body_facts(message: AsyncSource, piece: int) -> BodyFacts:
+    """What is known of the body of a message; raises ``LocalProtocolError`` for what is no message."""
+    if isinstance(message, AsyncIterable):
+        return BodyFacts(repeatable=not isinstance(message, AsyncIterator))
+    return make_body(message, piece).facts
+
+
+def refused_here(envelope: Envelope, error: LocalProtocolError) -> Report:
+    """The report of a mail that may not go out: nothing reached the wire."""
+    outcomes = tuple(Outcome(recipient, Verdict.NEVER, None, error) for recipient in envelope.recipients)
+    return MailRefused(Mail(envelope), outcomes, Stage.NOT_STARTED, Transcript())
+
+
+def put_off(envelope: Envelope, error: SmtpError) -> Report:
+    """The report of an attempt that failed in a way that the core knows nothing of."""
+    outcomes = tuple(Outcome(recipient, Verdict.LATER, None, error) for recipient in envelope.recipients)
+    return MailRefused(Mail(envelope), outcomes, Stage.STARTED, Transcript())

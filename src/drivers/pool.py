@@ -1,0 +1,435 @@
+"""A pool of sessions to one host, on asyncio or trio: mails in, one report for each, whatever becomes of connections.
+
+What lives here: one task for each session, one for the clock, and the callers' waiting. What does not: any decision,
+which is the machine's (:mod:`smtpcore.pool`); SMTP, which is the wire driver's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from types import ModuleType, TracebackType
+from typing import Protocol, Self, TypeAlias, Unpack
+
+import anyio
+import anyio.lowlevel
+import sniffio
+from anyio.abc import TaskGroup
+
+from smtpcore import (
+    DEFAULT_LIMITS,
+    DeliveryFailed,
+    Disconnect,
+    Envelope,
+    LocalProtocolError,
+    MailRefused,
+    MailSent,
+    Report,
+    SessionAborted,
+    SmtpError,
+)
+from smtpcore.drivers._bodies import AsyncSource
+from smtpcore.drivers._options import Options, make_envelope
+from smtpcore.drivers._pooling import PoolOptions, body_facts, make_settings, put_off, refused_here, rewindable
+from smtpcore.pool import (
+    Answer,
+    CloseSession,
+    Fact,
+    GiveMail,
+    MailAsked,
+    MailWithdrawn,
+    OpenSession,
+    Order,
+    PoolMachine,
+    Reported,
+    SessionEnded,
+    SessionOpened,
+    ShutDown,
+    TimePassed,
+)
+
+__all__ = ["Pool"]
+
+_log = logging.getLogger(__name__)
+
+#: What ``send_many`` takes: envelopes with their messages.
+Mails: TypeAlias = "Iterable[tuple[Envelope, AsyncSource]] | AsyncIterable[tuple[Envelope, AsyncSource]]"
+
+
+class _Session(Protocol):
+    """What the pool asks of a wire driver's session."""
+
+    last_report: Report | None
+
+    @property
+    def end(self) -> Disconnect | None: ...
+
+    async def deliver(self, envelope: Envelope, message: AsyncSource) -> Report: ...
+
+
+class _Mail:
+    """A mail whose answer somebody waits for."""
+
+    def __init__(self, mail_id: int, message: AsyncSource, batch: _Batch | None) -> None:
+        self.mail_id = mail_id
+        self.message = message
+        self.batch = batch
+        self.report: Report | None = None
+        #: Why the mail may not go out, if that was found by the session.
+        self.refusal: LocalProtocolError | None = None
+        self.answered = anyio.Event()
+        #: Set while no session has the message in hand.
+        self.at_rest = anyio.Event()
+        self.at_rest.set()
+
+    def answer(self, report: Report) -> None:
+        self.report = report
+        self.answered.set()
+        if self.batch is not None:
+            self.batch.ended.append(self)
+            self.batch.news.set()
+
+
+class _Line:
+    """A session's task as its pool sees it: what it has to do, and how to stop it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.order: GiveMail | None = None
+        self.mail: _Mail | None = None
+        self.closing = False
+        self._news = anyio.Event()
+
+    def give(self, order: GiveMail, mail: _Mail) -> None:
+        self.order, self.mail = order, mail
+        mail.at_rest = anyio.Event()
+        self._news.set()
+
+    def close(self) -> None:
+        self.closing = True
+        self._news.set()
+
+    async def next_order(self) -> GiveMail | None:
+        """The mail that is next, or ``None`` when the session is to be closed."""
+        while self.order is None and not self.closing:
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self.order
+
+    def release(self) -> None:
+        """The mail, if there is one, is no longer in this session's hand."""
+        if self.mail is not None:
+            self.mail.at_rest.set()
+        self.order = self.mail = None
+
+
+class _Batch:
+    """The mails of one ``send_many`` whose reports have not been taken."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        #: In the order of the input, and those that are answered in the order of their answers.
+        self.mails: deque[_Mail] = deque()
+        self.ended: deque[_Mail] = deque()
+        #: Whether the input has come to its end, and what it raised.
+        self.complete = False
+        self.failure: Exception | None = None
+        #: Set by whatever the consumer or the feeder may wait for.
+        self.news = anyio.Event()
+
+    @property
+    def full(self) -> bool:
+        return len(self.mails) >= self._window
+
+    async def change(self) -> None:
+        """Wait until something happens."""
+        self.news = anyio.Event()
+        await self.news.wait()
+
+    def take(self, *, in_order: bool) -> Report | None:
+        """A report that may be given out, if there is one."""
+        if not self.ended:
+            return None
+        mail = self.mails[0] if in_order else self.ended[0]
+        if mail.report is not None:
+            self.mails.remove(mail)
+            self.ended.remove(mail)
+            self.news.set()
+        return mail.report
+
+
+class Pool:
+    """Keeps sessions to one host and sends mail over them, as an async context manager.
+
+    ``options`` are those of ``connect``, ``settings`` those of :class:`smtpcore.pool.PoolSettings`. Leaving the block
+    lets the mails in the hands of sessions come to their ends, answers all others, and ends the sessions with QUIT;
+    leaving it by an exception drops everything. Any number of tasks may send at once.
+    """
+
+    def __init__(
+        self, host: str, port: int = 25, options: Options | None = None, **settings: Unpack[PoolOptions]
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._options: Options = options if options is not None else {}
+        self._limits = self._options.get("limits", DEFAULT_LIMITS)
+        self._machine = PoolMachine(make_settings(self._options, settings), int.from_bytes(os.urandom(4)))
+        self._mails: dict[int, _Mail] = {}
+        self._mails_asked = 0
+        self._lines: dict[int, _Line] = {}
+        self._tasks: TaskGroup | None = None
+        self._driver: ModuleType | None = None
+        self._closed = False
+        #: Until when the clock's task sleeps, and what wakes it earlier.
+        self._sleeping_until = math.inf
+        self._wake = anyio.Event()
+        self._empty = anyio.Event()
+
+    # --- what users call --------------------------------------------------------------------------------------------
+
+    async def send(
+        self, message: AsyncSource, *, sender: str | None = None, recipients: Sequence[str] | str | None = None
+    ) -> MailSent:
+        """Send one message; sender and recipients default to what an email object's header says.
+
+        Returns the report when at least one recipient accepted it; its outcomes say what happened to each. Raises
+        ``DeliveryFailed``, which carries the report, when none did, after the last retry; ``LocalProtocolError`` for
+        what may not go out, and when the pool is closed. Cancelling it drops the session that has the mail in hand.
+        """
+        message = rewindable(message, self._limits.body_chunk)
+        facts = body_facts(message, self._limits.body_chunk)
+        report = await self.deliver(make_envelope(message, sender, recipients, facts), message)
+        if isinstance(report, MailRefused):
+            raise DeliveryFailed(report)
+        return report
+
+    async def deliver(self, envelope: Envelope, message: AsyncSource) -> Report:
+        """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
+        mail = self._ask(envelope, message, None)
+        try:
+            await mail.answered.wait()
+        finally:
+            if mail.report is None:
+                self._withdraw(mail)
+                with anyio.CancelScope(shield=True):
+                    await mail.at_rest.wait()
+        if mail.refusal is not None:
+            raise mail.refusal
+        assert mail.report is not None
+        return mail.report
+
+    def send_many(self, mails: Mails, *, window: int = 100) -> AsyncGenerator[Report, None]:
+        """Send mails out of an iterable, sync or async, over all sessions at once; the reports come in its order.
+
+        There is one report for each, also for one that may not go out; ``report.mail.envelope`` is the very envelope
+        that was given. At most ``window`` mails are taken from the input whose reports have not been taken. What the
+        input raises is raised after the reports of the mails before it. Leaving early withdraws what is under way: use
+        ``contextlib.aclosing``. Raises ``LocalProtocolError`` when the pool is closed.
+        """
+        return self._many(mails, window, in_order=True)
+
+    def send_many_as_completed(self, mails: Mails, *, window: int = 100) -> AsyncGenerator[Report, None]:
+        """As :meth:`send_many`, each report as soon as it is there."""
+        return self._many(mails, window, in_order=False)
+
+    @property
+    def machine(self) -> PoolMachine:
+        """The machine, for a live view: sessions, mails that wait, and whether the host rests."""
+        return self._machine
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise LocalProtocolError("a pool is entered once")
+        self._driver = _driver()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._mind_the_clock)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        self._closed = True
+        self._tell(ShutDown())
+        try:
+            if kind is None and not self._machine.idle:
+                await self._empty.wait()
+        finally:
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+
+    # --- the owner of the machine -----------------------------------------------------------------------------------
+
+    def _tell(self, *facts: Fact) -> None:
+        for order in self._machine.handle(facts, anyio.current_time()):
+            self._perform(order)
+        wake_at = self._machine.wake_at
+        if wake_at is not None and wake_at < self._sleeping_until:
+            self._wake.set()
+        if self._closed and self._machine.idle:
+            self._empty.set()
+
+    def _perform(self, order: Order) -> None:
+        if isinstance(order, Answer):
+            self._mails.pop(order.mail_id).answer(order.report)
+        elif isinstance(order, OpenSession):
+            assert self._tasks is not None
+            line = self._lines[order.session_id] = _Line()
+            self._tasks.start_soon(self._hold_session, order.session_id, line)
+        elif (line := self._lines.get(order.session_id)) is None:
+            # The session ended meanwhile, and the machine knows it.
+            return
+        elif isinstance(order, GiveMail):
+            line.give(order, self._mails[order.mail_id])
+        elif isinstance(order, CloseSession):
+            line.close()
+        else:
+            line.scope.cancel()
+
+    async def _mind_the_clock(self) -> None:
+        while True:
+            self._wake = anyio.Event()
+            wake_at = self._machine.wake_at
+            self._sleeping_until = math.inf if wake_at is None else wake_at
+            with anyio.CancelScope(deadline=self._sleeping_until) as scope:
+                await self._wake.wait()
+            if scope.cancelled_caught:
+                self._tell(TimePassed())
+
+    # --- mails ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, envelope: Envelope, message: AsyncSource, batch: _Batch | None) -> _Mail:
+        if self._tasks is None or self._closed:
+            raise LocalProtocolError("the pool is not open: send within its `async with` block")
+        envelope.check_limits(self._limits)
+        message = rewindable(message, self._limits.body_chunk)
+        repeatable = body_facts(message, self._limits.body_chunk).repeatable
+        self._mails_asked += 1
+        mail = self._mails[self._mails_asked] = _Mail(self._mails_asked, message, batch)
+        self._tell(MailAsked(mail.mail_id, envelope, repeatable))
+        return mail
+
+    def _withdraw(self, mail: _Mail) -> None:
+        if self._mails.pop(mail.mail_id, None) is not None:
+            self._tell(MailWithdrawn(mail.mail_id))
+
+    async def _many(self, mails: Mails, window: int, *, in_order: bool) -> AsyncGenerator[Report, None]:
+        if self._tasks is None or self._closed:
+            raise LocalProtocolError("the pool is not open: send within its `async with` block")
+        if window < 1:
+            raise LocalProtocolError("the window must be at least 1", window)
+        batch = _Batch(window)
+        scope = anyio.CancelScope()
+        self._tasks.start_soon(self._feed, mails, batch, scope)
+        try:
+            while batch.mails or not batch.complete:
+                report = batch.take(in_order=in_order)
+                if report is None:
+                    await batch.change()
+                else:
+                    yield report
+            if batch.failure is not None:
+                raise batch.failure
+        finally:
+            scope.cancel()
+            for mail in batch.mails:
+                self._withdraw(mail)
+
+    async def _feed(self, mails: Mails, batch: _Batch, scope: anyio.CancelScope) -> None:
+        """Take mails from the input while there is room for them."""
+        batch.failure = LocalProtocolError("the pool was closed before all mails were taken")
+        try:
+            with scope:
+                pairs = aiter(mails) if isinstance(mails, AsyncIterable) else _each(mails)
+                while True:
+                    while batch.full:
+                        await batch.change()
+                    envelope, message = await anext(pairs)
+                    self._add(batch, envelope, message)
+        except StopAsyncIteration:
+            batch.failure = None
+        except Exception as error:
+            batch.failure = error
+        finally:
+            batch.complete = True
+            batch.news.set()
+
+    def _add(self, batch: _Batch, envelope: Envelope, message: AsyncSource) -> None:
+        try:
+            mail = self._ask(envelope, message, batch)
+        except LocalProtocolError as error:
+            if self._closed:
+                raise
+            mail = _Mail(0, message, batch)
+            mail.answer(refused_here(envelope, error))
+        batch.mails.append(mail)
+        batch.news.set()
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def _hold_session(self, session_id: int, line: _Line) -> None:
+        """One session from connecting to its end; whatever happens, the machine is told."""
+        error: SmtpError | None = None
+        last: list[Fact] = []
+        session: _Session | None = None
+        try:
+            with line.scope:
+                assert self._driver is not None
+                async with await self._driver.connect(self._host, self._port, **self._options) as session:
+                    self._tell(SessionOpened(session_id))
+                    while session.end is None and (order := await line.next_order()) is not None:
+                        report = await self._attempt(session, order, line)
+                        facts = [Reported(session_id, order.mail_id, report)] if report is not None else []
+                        line.release()
+                        if session.end is None:
+                            self._tell(*facts)
+                        else:
+                            last += facts
+                            error = session.end.error
+            if line.scope.cancelled_caught:
+                error = SessionAborted("the session was dropped")
+        except SmtpError as failure:
+            error = failure
+        except Exception as failure:
+            _log.exception("session %d failed in an unforeseen way", session_id)
+            error = SessionAborted(f"unforeseen: {failure!r}")
+        finally:
+            if line.order is not None and session is not None:
+                # Cut short: if the mail had been begun, the driver has the answer.
+                report = session.last_report
+                if report is not None and report.mail.envelope is line.order.envelope:
+                    last.append(Reported(session_id, line.order.mail_id, report))
+            line.release()
+            del self._lines[session_id]
+            self._tell(*last, SessionEnded(session_id, error))
+
+    async def _attempt(self, session: _Session, order: GiveMail, line: _Line) -> Report | None:
+        """One attempt; ``None`` when the session had ended while it was parked."""
+        assert line.mail is not None
+        try:
+            return await session.deliver(order.envelope, line.mail.message)
+        except LocalProtocolError as error:
+            line.mail.refusal = error
+            return refused_here(order.envelope, error)
+        except SmtpError:
+            return None
+        except Exception as error:
+            _log.exception("mail %d failed in an unforeseen way", order.mail_id)
+            return put_off(order.envelope, SmtpError(f"unforeseen: {error!r}"))
+
+
+async def _each(mails: Iterable[tuple[Envelope, AsyncSource]]) -> AsyncGenerator[tuple[Envelope, AsyncSource], None]:
+    for pair in mails:
+        await anyio.lowlevel.checkpoint()
+        yield pair
+
+
+def _driver() -> ModuleType:
+    """The wire driver for the event loop that runs."""
+    name = "trio" if sniffio.current_async_library() == "trio" else "asyncio"
+    return importlib.import_module(f"smtpcore.drivers.{name}")
