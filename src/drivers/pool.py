@@ -38,6 +38,7 @@ from smtpcore.drivers._pooling import PoolOptions, body_facts, make_settings, pu
 from smtpcore.pool import (
     Answer,
     CloseSession,
+    DropSession,
     Fact,
     GiveMail,
     MailAsked,
@@ -99,8 +100,12 @@ class _Line:
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
+        self.session: _Session | None = None
         self.order: GiveMail | None = None
         self.mail: _Mail | None = None
+        #: What came of the order, if it is done, and the session's report on the mail before.
+        self.report: Report | None = None
+        self.before: Report | None = None
         self.closing = False
         self._news = anyio.Event()
 
@@ -124,7 +129,16 @@ class _Line:
         """The mail, if there is one, is no longer in this session's hand."""
         if self.mail is not None:
             self.mail.at_rest.set()
-        self.order = self.mail = None
+        self.order = self.mail = self.report = None
+
+    def last_facts(self, session_id: int) -> list[Fact]:
+        """What became of the mail that the session had in hand when it ended, if it was begun."""
+        if self.order is None or self.session is None:
+            return []
+        report = self.report or self.session.last_report
+        if report is None or report is self.before:
+            return []
+        return [Reported(session_id, self.order.mail_id, report)]
 
 
 class _Batch:
@@ -146,8 +160,9 @@ class _Batch:
         return len(self.mails) >= self._window
 
     async def change(self) -> None:
-        """Wait until something happens."""
-        self.news = anyio.Event()
+        """Wait until something happens; the consumer and the feeder may both do so."""
+        if self.news.is_set():
+            self.news = anyio.Event()
         await self.news.wait()
 
     def take(self, *, in_order: bool) -> Report | None:
@@ -186,8 +201,9 @@ class Pool:
         self._closed = False
         #: Until when the clock's task sleeps, and what wakes it earlier.
         self._sleeping_until = math.inf
-        self._wake = anyio.Event()
-        self._empty = anyio.Event()
+        self._wake: anyio.Event
+        #: Set once the pool is closed and all sessions have ended.
+        self._empty: anyio.Event
 
     # --- what users call --------------------------------------------------------------------------------------------
 
@@ -245,6 +261,7 @@ class Pool:
         if self._tasks is not None:
             raise LocalProtocolError("a pool is entered once")
         self._driver = _driver()
+        self._wake, self._empty = anyio.Event(), anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._mind_the_clock)
@@ -281,10 +298,12 @@ class Pool:
             assert self._tasks is not None
             line = self._lines[order.session_id] = _Line()
             self._tasks.start_soon(self._hold_session, order.session_id, line)
-        elif (line := self._lines.get(order.session_id)) is None:
-            # The session ended meanwhile, and the machine knows it.
-            return
-        elif isinstance(order, GiveMail):
+        elif order.session_id in self._lines:
+            # Or else the session has ended meanwhile, and the machine knows it.
+            self._direct(self._lines[order.session_id], order)
+
+    def _direct(self, line: _Line, order: GiveMail | CloseSession | DropSession) -> None:
+        if isinstance(order, GiveMail):
             line.give(order, self._mails[order.mail_id])
         elif isinstance(order, CloseSession):
             line.close()
@@ -345,21 +364,21 @@ class Pool:
         batch.failure = LocalProtocolError("the pool was closed before all mails were taken")
         try:
             with scope:
-                pairs = aiter(mails) if isinstance(mails, AsyncIterable) else _each(mails)
-                while True:
-                    while batch.full:
-                        await batch.change()
-                    envelope, message = await anext(pairs)
-                    self._add(batch, envelope, message)
-        except StopAsyncIteration:
-            batch.failure = None
+                if isinstance(mails, AsyncIterable):
+                    async for envelope, message in mails:
+                        await self._add(batch, envelope, message)
+                else:
+                    for envelope, message in mails:
+                        await self._add(batch, envelope, message)
+                batch.failure = None
         except Exception as error:
             batch.failure = error
         finally:
             batch.complete = True
             batch.news.set()
 
-    def _add(self, batch: _Batch, envelope: Envelope, message: AsyncSource) -> None:
+    async def _add(self, batch: _Batch, envelope: Envelope, message: AsyncSource) -> None:
+        """Ask for a mail, and wait until there is room for another."""
         try:
             mail = self._ask(envelope, message, batch)
         except LocalProtocolError as error:
@@ -369,28 +388,21 @@ class Pool:
             mail.answer(refused_here(envelope, error))
         batch.mails.append(mail)
         batch.news.set()
+        await anyio.lowlevel.checkpoint()
+        while batch.full:
+            await batch.change()
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     async def _hold_session(self, session_id: int, line: _Line) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
         error: SmtpError | None = None
-        last: list[Fact] = []
-        session: _Session | None = None
         try:
             with line.scope:
                 assert self._driver is not None
                 async with await self._driver.connect(self._host, self._port, **self._options) as session:
-                    self._tell(SessionOpened(session_id))
-                    while session.end is None and (order := await line.next_order()) is not None:
-                        report = await self._attempt(session, order, line)
-                        facts = [Reported(session_id, order.mail_id, report)] if report is not None else []
-                        line.release()
-                        if session.end is None:
-                            self._tell(*facts)
-                        else:
-                            last += facts
-                            error = session.end.error
+                    line.session = session
+                    error = await self._serve(session_id, session, line)
             if line.scope.cancelled_caught:
                 error = SessionAborted("the session was dropped")
         except SmtpError as failure:
@@ -399,14 +411,24 @@ class Pool:
             _log.exception("session %d failed in an unforeseen way", session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")
         finally:
-            if line.order is not None and session is not None:
-                # Cut short: if the mail had been begun, the driver has the answer.
-                report = session.last_report
-                if report is not None and report.mail.envelope is line.order.envelope:
-                    last.append(Reported(session_id, line.order.mail_id, report))
+            last = line.last_facts(session_id)
             line.release()
             del self._lines[session_id]
             self._tell(*last, SessionEnded(session_id, error))
+
+    async def _serve(self, session_id: int, session: _Session, line: _Line) -> SmtpError | None:
+        """Send what the machine gives to an open session, until either has had enough; why the session ended."""
+        self._tell(SessionOpened(session_id))
+        while (order := await line.next_order()) is not None:
+            line.before = session.last_report
+            line.report = await self._attempt(session, order, line)
+            if session.end is not None:
+                return session.end.error
+            assert line.report is not None
+            reported = Reported(session_id, order.mail_id, line.report)
+            line.release()
+            self._tell(reported)
+        return None
 
     async def _attempt(self, session: _Session, order: GiveMail, line: _Line) -> Report | None:
         """One attempt; ``None`` when the session had ended while it was parked."""
@@ -421,12 +443,6 @@ class Pool:
         except Exception as error:
             _log.exception("mail %d failed in an unforeseen way", order.mail_id)
             return put_off(order.envelope, SmtpError(f"unforeseen: {error!r}"))
-
-
-async def _each(mails: Iterable[tuple[Envelope, AsyncSource]]) -> AsyncGenerator[tuple[Envelope, AsyncSource], None]:
-    for pair in mails:
-        await anyio.lowlevel.checkpoint()
-        yield pair
 
 
 def _driver() -> ModuleType:
