@@ -216,9 +216,9 @@ class Pool:
         ``DeliveryFailed``, which carries the report, when none did, after the last retry; ``LocalProtocolError`` for
         what may not go out, and when the pool is closed. Cancelling it drops the session that has the mail in hand.
         """
-        message = rewindable(message, self._limits.body_chunk)
-        facts = body_facts(message, self._limits.body_chunk)
-        report = await self.deliver(make_envelope(message, sender, recipients, facts), message)
+        source = rewindable(message, self._limits.body_chunk)
+        facts = body_facts(source, self._limits.body_chunk)
+        report = await self.deliver(make_envelope(message, sender, recipients, facts), source)
         if isinstance(report, MailRefused):
             raise DeliveryFailed(report)
         return report
@@ -256,6 +256,11 @@ class Pool:
     def machine(self) -> PoolMachine:
         """The machine, for a live view: sessions, mails that wait, and whether the host rests."""
         return self._machine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether mail can be sent: within the block, and not once it is being left."""
+        return self._tasks is not None and not self._closed
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -323,8 +328,7 @@ class Pool:
     # --- mails ------------------------------------------------------------------------------------------------------
 
     def _ask(self, envelope: Envelope, message: AsyncSource, batch: _Batch | None) -> _Mail:
-        if self._tasks is None or self._closed:
-            raise LocalProtocolError("the pool is not open: send within its `async with` block")
+        self._check_open()
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
         repeatable = body_facts(message, self._limits.body_chunk).repeatable
@@ -333,13 +337,17 @@ class Pool:
         self._tell(MailAsked(mail.mail_id, envelope, repeatable))
         return mail
 
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise LocalProtocolError("the pool is not open: send within its `async with` block")
+
     def _withdraw(self, mail: _Mail) -> None:
         if self._mails.pop(mail.mail_id, None) is not None:
             self._tell(MailWithdrawn(mail.mail_id))
 
     async def _many(self, mails: Mails, window: int, *, in_order: bool) -> AsyncGenerator[Report, None]:
-        if self._tasks is None or self._closed:
-            raise LocalProtocolError("the pool is not open: send within its `async with` block")
+        self._check_open()
+        assert self._tasks is not None
         if window < 1:
             raise LocalProtocolError("the window must be at least 1", window)
         batch = _Batch(window)

@@ -1,0 +1,721 @@
+"""Pools over real connections: one table of plays for asyncio, trio and threads.
+
+What lives here: what a host does, what callers do, and what must come of it. What does not: decisions, whose tests are
+the machine's; being cancelled at every point (``test_pool_cancellation.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpcore import (
+    AuthDeclined,
+    BodyError,
+    BodyNotRepeatable,
+    ConnectFailed,
+    ConnectionLost,
+    Deadlines,
+    DeliveryFailed,
+    Limits,
+    LocalProtocolError,
+    MailRefused,
+    MailSent,
+    PeerTimeout,
+    SessionAborted,
+    Stage,
+    TlsPolicy,
+    TlsRequired,
+    Verdict,
+)
+from smtpcore.pool import Retries
+from smtpcore.sasl import Plain
+
+from .peers import Line, server_context, trusting_context
+from .pool_stage import KINDS, NONE, QUICK, RECIPIENT, SENDER, Host, Kind, envelope, nothing_left
+
+pytestmark = pytest.mark.parametrize("kind", KINDS, ids=repr)
+
+SHORT = Limits(deadlines=Deadlines(mail=0.1))
+
+
+def serve(line: Line, _: int) -> None:
+    line.serve()
+
+
+def first_and_others(first: Callable[[Line], object], others: Callable[[Line], object] = Line.serve) -> Any:
+    """A host whose first connection goes otherwise than the rest."""
+    return lambda line, number: first(line) if number == 1 else others(line)
+
+
+def run(kind: Kind, play: Callable[[], Any]) -> Any:
+    with nothing_left():
+        return kind.run(play())
+
+
+def words(report: Any) -> list[str]:
+    return [str(outcome) for outcome in report.outcomes]
+
+
+# --- keeping sessions -----------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_kept_and_ended_with_quit(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            for number in range(5):
+                report = await pool.send(f"mail {number}".encode(), sender=SENDER, recipients=RECIPIENT)
+                assert isinstance(report, MailSent)
+            assert pool.machine.sessions == (0, 0, 1)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.lines) == 1
+    assert host.lines[0].bodies == [f"mail {number}\r\n.\r\n".encode() for number in range(5)]
+    assert host.lines[0].commands[-1] == b"QUIT"
+
+
+def test_the_header_says_whom_it_is_for(kind: Kind) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Bcc"] = SENDER, RECIPIENT, "c@there.example"
+    message.set_content("Hello.\n")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            report = await pool.send(message)
+            assert words(report) == [
+                f"{RECIPIENT} delivered: 250 accepted 1",
+                "c@there.example delivered: 250 accepted 1",
+            ]
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert b"Bcc" not in host.bodies[0]
+
+
+def test_many_callers_share_a_few_sessions(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=3) as pool:
+            reports = await kind.together(*[pool.deliver(envelope(), b"x%d" % number) for number in range(20)])
+            assert all(isinstance(report, MailSent) for report in reports)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert sorted(host.bodies) == sorted(b"x%d\r\n.\r\n" % number for number in range(20))
+    assert host.most_at_once <= 3
+
+
+def test_a_session_ends_after_so_many_mails(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=1, mails_per_session=2, retries=NONE) as pool:
+            for _ in range(5):
+                await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert [len(line.bodies) for line in host.lines] == [2, 2, 1]
+    assert all(line.commands[-1] == b"QUIT" for line in host.lines)
+
+
+def test_an_idle_session_is_ended(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, idle_seconds=0.05) as pool:
+            await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+            await kind.until(lambda: host.said(b"QUIT"))
+            await kind.until(lambda: pool.machine.sessions == (0, 0, 0))
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+@pytest.mark.parametrize("goodbye", [("421 4.4.2 idle for too long",), ()])
+def test_a_session_that_the_host_ended_while_parked(kind: Kind, goodbye: tuple[str, ...]) -> None:
+    """It is seen before MAIL, and costs no attempt."""
+
+    def script(line: Line) -> None:
+        line.serve("MAIL")
+        line.say("250 ok")
+        line.serve("DOT", greet=False)
+        line.say("250 accepted", *goodbye)
+        line.close()
+        line.done.set()
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=NONE) as pool:
+            await pool.send(b"one", sender=SENDER, recipients=RECIPIENT)
+            await kind.until(host.done.is_set)
+            await pool.send(b"two", sender=SENDER, recipients=RECIPIENT)
+
+    with Host(first_and_others(script)) as host:
+        run(kind, play)
+    assert [line.bodies for line in host.lines] == [[b"one\r\n.\r\n"], [b"two\r\n.\r\n"]]
+
+
+# --- trying again ---------------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_refuses_connections_at_first(kind: Kind) -> None:
+    async def play() -> None:
+        async def open_up() -> None:
+            await kind.until(lambda: pool.machine.resting_until is not None)
+            host.listen()
+
+        retries = Retries(most=50, delays=(0.02,))
+        async with kind.pool("127.0.0.1", host.port, retries=retries) as pool:
+            report, _ = await kind.together(pool.deliver(envelope(), b"Hello."), open_up())
+            assert isinstance(report, MailSent)
+
+    with Host(serve, listening=False) as host:
+        run(kind, play)
+
+
+def test_a_host_that_is_dead(kind: Kind) -> None:
+    """The last reason is what the caller gets."""
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            with pytest.raises(DeliveryFailed) as caught:
+                await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+            (outcome,) = caught.value.report.outcomes
+            assert outcome.verdict is Verdict.LATER
+            assert isinstance(outcome.error, ConnectFailed)
+            assert "Connection refused" in outcome.text
+
+    with Host(serve, listening=False) as host:
+        run(kind, play)
+
+
+def test_a_host_that_hangs(kind: Kind) -> None:
+    def script(line: Line) -> None:
+        line.serve("MAIL")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"limits": SHORT}, retries=QUICK) as pool:
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    with Host(first_and_others(script)) as host:
+        run(kind, play)
+    assert len(host.lines) == 2
+
+
+def test_a_host_that_hangs_for_ever(kind: Kind) -> None:
+    async def play() -> None:
+        retries = Retries(most=2, delays=(0.01,))
+        async with kind.pool("127.0.0.1", host.port, {"limits": SHORT}, retries=retries) as pool:
+            report = await pool.deliver(envelope(), b"Hello.")
+            assert isinstance(report.outcomes[0].error, PeerTimeout)
+            assert report.stage is Stage.STARTED
+
+    with Host(lambda line, _: line.serve("MAIL")) as host:
+        run(kind, play)
+    assert len(host.lines) == 3
+
+
+def test_only_those_who_were_put_off_are_tried_again(kind: Kind) -> None:
+    def script(line: Line) -> None:
+        line.serve(replies={"RCPT TO:<c": "451 4.2.0 later", "RCPT TO:<d": "550 5.1.1 nobody"})
+
+    def second(line: Line) -> None:
+        line.serve(replies={"RCPT TO:<d": "250 ok"})
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK, mails_per_session=1) as pool:
+            report = await pool.deliver(envelope("b@t.example", "c@t.example", "d@t.example"), b"Hello.")
+            assert words(report) == [
+                "b@t.example delivered: 250 accepted 1",
+                "c@t.example delivered: 250 accepted 1",
+                "d@t.example never: 550 5.1.1 nobody",
+            ]
+            assert isinstance(report, MailSent)
+
+    with Host(first_and_others(script, second)) as host:
+        run(kind, play)
+    assert [command for command in host.lines[1].commands if command.startswith(b"RCPT")] == [b"RCPT TO:<c@t.example>"]
+
+
+def test_retries_have_an_end(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=Retries(delays=(0.01,))) as pool:
+            with pytest.raises(DeliveryFailed, match=r"451 4\.2\.0 later"):
+                await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+
+    with Host(lambda line, _: line.serve(replies={"RCPT": "451 4.2.0 later"})) as host:
+        run(kind, play)
+    assert len(host.said(b"RCPT")) == 6
+
+
+def test_a_doubt_is_not_resolved_by_a_second_copy(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            report = await pool.deliver(envelope(), b"Hello.")
+            assert isinstance(report, MailRefused)
+            assert report.outcomes[0].in_doubt
+
+    with Host(first_and_others(dies_at("DOT"))) as host:
+        run(kind, play)
+    assert len(host.bodies) == 1
+
+
+def test_a_doubt_may_be_risked(kind: Kind) -> None:
+    async def play() -> None:
+        retries = Retries(delays=(0.01,), in_doubt=True)
+        async with kind.pool("127.0.0.1", host.port, retries=retries) as pool:
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    with Host(first_and_others(dies_at("DOT"))) as host:
+        run(kind, play)
+    assert len(host.bodies) == 2
+
+
+# --- bodies ---------------------------------------------------------------------------------------------------------
+
+
+def dies_at(point: str) -> Callable[[Line], None]:
+    """The connection breaks there; ``BODY``: once the body may flow, so that no write of it succeeds twice."""
+
+    def script(line: Line) -> None:
+        line.serve(point)
+        line.reset()
+
+    return script
+
+
+TEXT = b"".join(b"line %05d of the message\r\n" % number for number in range(20_000))
+
+
+def as_bytes(_: Path) -> bytes:
+    return TEXT
+
+
+def as_bytearray(_: Path) -> bytearray:
+    return bytearray(TEXT)
+
+
+def as_path(folder: Path) -> Path:
+    path = folder / "message"
+    path.write_bytes(TEXT)
+    return path
+
+
+def as_file(folder: Path) -> io.BufferedReader:
+    """From where it stands."""
+    (folder / "message").write_bytes(b"skipped" + TEXT)
+    file = (folder / "message").open("rb")
+    file.seek(7)
+    return file
+
+
+def as_list(_: Path) -> list[bytes]:
+    return [TEXT[at : at + 10_000] for at in range(0, len(TEXT), 10_000)]
+
+
+def as_email(_: Path) -> EmailMessage:
+    message = EmailMessage()
+    message["Subject"] = "x"
+    message.set_content(TEXT.decode())
+    return message
+
+
+@pytest.mark.parametrize("form", [as_bytes, as_bytearray, as_path, as_file, as_list, as_email])
+def test_a_body_is_read_again_for_each_attempt(kind: Kind, form: Callable[[Path], Any], tmp_path: Path) -> None:
+    message = form(tmp_path)
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            report = await pool.send(message, sender=SENDER, recipients=RECIPIENT)
+            assert isinstance(report, MailSent)
+
+    with contextlib.ExitStack() as files:
+        if isinstance(message, io.BufferedReader):
+            files.enter_context(message)
+        with Host(first_and_others(dies_at("BODY"))) as host:
+            run(kind, play)
+    (body,) = host.bodies
+    assert body.endswith(TEXT[-2000:] + b".\r\n")
+    assert body == TEXT + b".\r\n" or isinstance(message, EmailMessage)
+
+
+class Pieces:
+    """An async message that can be read again."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.readings += 1
+        for at in range(0, len(TEXT), 10_000):
+            yield TEXT[at : at + 10_000]
+
+
+def test_an_async_body_is_read_again(kind: Kind) -> None:
+    if not kind.is_async:
+        pytest.skip("blocking programs have none")
+    pieces = Pieces()
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            assert isinstance(await pool.deliver(envelope(), pieces), MailSent)
+
+    with Host(first_and_others(dies_at("BODY"))) as host:
+        run(kind, play)
+    assert host.bodies == [TEXT + b".\r\n"]
+    assert pieces.readings == 2
+
+
+def test_a_body_that_can_be_read_once(kind: Kind) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield TEXT
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            report = await pool.deliver(envelope(), pieces())
+            (outcome,) = report.outcomes
+            assert isinstance(outcome.error, BodyNotRepeatable)
+            assert isinstance(outcome.error.__cause__, ConnectionLost)
+
+    with Host(first_and_others(dies_at("BODY"))) as host:
+        run(kind, play)
+    assert len(host.lines) == 1
+
+
+def test_a_body_that_breaks(kind: Kind) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        raise OSError("the disk is gone")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            report = await pool.deliver(envelope(), pieces())
+            assert isinstance(report.outcomes[0].error, BodyError)
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert host.bodies == [b"Hello.\r\n.\r\n"]
+
+
+# --- what does not pass by waiting ----------------------------------------------------------------------------------
+
+
+def declining(line: Line, _: int) -> None:
+    line.serve("STARTTLS", extensions=("STARTTLS",))
+    line.say("220 go")
+    if line.tls(server_context()):
+        line.serve(greet=False, extensions=("AUTH PLAIN",), replies={"AUTH": "535 5.7.8 wrong"})
+
+
+def test_the_same_wrong_password_is_not_said_twice(kind: Kind) -> None:
+    options = {"tls_context": trusting_context(), "credentials": [Plain("anna", "wrong")]}
+
+    async def play() -> None:
+        async with kind.pool("localhost", host.port, options, sessions=4, retries=QUICK) as pool:
+            reports = await kind.together(*[pool.deliver(envelope(), b"Hello.") for _ in range(6)])
+            reports.append(await pool.deliver(envelope(), b"Hello."))
+            for report in reports:
+                assert isinstance(report.outcomes[0].error, AuthDeclined)
+                assert report.outcomes[0].verdict is Verdict.LATER
+
+    with Host(declining) as host:
+        run(kind, play)
+    assert len(host.said(b"AUTH")) == 1
+    assert len(host.lines) == 1
+
+
+def test_tls_that_is_not_to_be_had(kind: Kind) -> None:
+    async def play() -> None:
+        retries = Retries(delays=(100.0,))
+        async with kind.pool("127.0.0.1", host.port, {"tls": TlsPolicy.REQUIRED}, retries=retries) as pool:
+            for _ in range(3):
+                report = await pool.deliver(envelope(), b"Hello.")
+                assert isinstance(report.outcomes[0].error, TlsRequired)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.lines) == 1
+
+
+def test_what_may_not_go_out(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"limits": Limits(recipients=1, path=30)}) as pool:
+            await pool.deliver(envelope(), b"Hello.")
+            with pytest.raises(LocalProtocolError, match="at most 1 recipients"):
+                await pool.deliver(envelope("b@t.example", "c@t.example"), b"Hello.")
+            with pytest.raises(LocalProtocolError, match="not a message"):
+                await pool.deliver(envelope(), "Hello.")
+            with pytest.raises(LocalProtocolError, match="give the recipients"):
+                await pool.send(b"Hello.", sender=SENDER)
+            # The session is as good as before.
+            await pool.deliver(envelope(), b"Hello.")
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.lines) == 1
+
+
+# --- many at once ---------------------------------------------------------------------------------------------------
+
+
+def some_mails(count: int) -> Iterator[tuple[Any, bytes]]:
+    for number in range(count):
+        yield envelope(f"user{number}@there.example"), b"mail %d" % number
+
+
+def recipient_of(report: Any) -> str:
+    return report.outcomes[0].recipient.partition("@")[0]
+
+
+def greylisting() -> Callable[[Line, int], object]:
+    """Puts off every recipient with a 3 in its name the first time, and refuses those with a 7."""
+    known: set[bytes] = set()
+    lock = threading.Lock()
+
+    def script(line: Line, _: int) -> None:
+        line.serve("RCPT")
+        while True:
+            command = line.commands[-1]
+            with lock:
+                first = command not in known
+                known.add(command)
+            line.say(
+                "550 5.1.1 no" if b"7@" in command else "451 4.7.1 later" if b"3@" in command and first else "250 ok"
+            )
+            line.serve("RCPT", greet=False)
+
+    return script
+
+
+def test_many_mails_in_order(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=3, retries=QUICK) as pool:
+            reports = [report async for report in pool.send_many(some_mails(40))]
+            assert [recipient_of(report) for report in reports] == [f"user{number}" for number in range(40)]
+            for number, report in enumerate(reports):
+                assert isinstance(report, MailRefused if number % 10 == 7 else MailSent)
+
+    with Host(greylisting()) as host:
+        run(kind, play)
+    assert host.most_at_once <= 3
+
+
+def test_many_mails_as_they_come(kind: Kind) -> None:
+    async def play() -> None:
+        retries = Retries(delays=(0.2,))
+        async with kind.pool("127.0.0.1", host.port, sessions=1, retries=retries) as pool:
+            reports = [report async for report in pool.send_many_as_completed(some_mails(20), window=20)]
+            names = [recipient_of(report) for report in reports]
+            assert sorted(names) == sorted(f"user{number}" for number in range(20))
+            # Those that were put off come last.
+            assert set(names[-2:]) == {"user3", "user13"}
+
+    with Host(greylisting()) as host:
+        run(kind, play)
+
+
+@pytest.mark.parametrize("way", ["send_many", "send_many_as_completed"])
+def test_the_input_is_asked_for_no_more_than_the_window_holds(kind: Kind, way: str) -> None:
+    asked = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal asked
+        for pair in some_mails(50):
+            asked += 1
+            yield pair
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=2) as pool:
+            taken = 0
+            async for _ in getattr(pool, way)(counted(), window=5):
+                assert asked <= taken + 5
+                taken += 1
+            assert taken == asked == 50
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+@pytest.mark.parametrize("way", ["send_many", "send_many_as_completed"])
+def test_an_input_that_breaks_loses_no_report(kind: Kind, way: str) -> None:
+    def breaking() -> Iterator[Any]:
+        yield from some_mails(3)
+        raise KeyError("the list is torn")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            reports = []
+            with pytest.raises(KeyError, match="torn"):  # noqa: PT012
+                async for report in getattr(pool, way)(breaking()):
+                    reports.append(report)
+            assert len(reports) == 3
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.bodies) == 3
+
+
+def test_one_of_many_that_may_not_go_out(kind: Kind) -> None:
+    mails = [
+        (envelope(), b"one"),
+        (envelope("b@t.example", "c@t.example"), b"two"),
+        (envelope(), "three"),
+        (envelope(), b"4"),
+    ]
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"limits": Limits(recipients=1)}) as pool:
+            reports = [report async for report in pool.send_many(mails)]
+            assert [report.mail.envelope for report in reports] == [pair[0] for pair in mails]
+            assert [type(report) for report in reports] == [MailSent, MailRefused, MailRefused, MailSent]
+            assert {outcome.verdict for report in reports[1:3] for outcome in report.outcomes} == {Verdict.NEVER}
+            assert isinstance(reports[1].outcomes[0].error, LocalProtocolError)
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+def test_leaving_many_mails_early(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=2) as pool:
+            async with contextlib.aclosing(pool.send_many(some_mails(1000), window=10)) as reports:
+                async for _ in reports:
+                    break
+            assert not pool.machine.waiting
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.bodies) <= 13
+
+
+def test_many_mails_out_of_an_async_input(kind: Kind) -> None:
+    """Reports do not wait for an input that takes its time."""
+    if not kind.is_async:
+        pytest.skip("blocking programs have none")
+    seen = 0
+
+    async def slow() -> AsyncIterator[Any]:
+        for number, pair in enumerate(some_mails(5)):
+            await kind.until(lambda number=number: seen == number)
+            yield pair
+
+    async def play() -> None:
+        nonlocal seen
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            async for _ in pool.send_many(slow()):
+                seen += 1
+        assert seen == 5
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+def test_a_window_needs_room(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            with pytest.raises(LocalProtocolError, match="at least 1"):
+                _ = [report async for report in pool.send_many(some_mails(1), window=0)]
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_is_used_within_its_block(kind: Kind) -> None:
+    async def play() -> None:
+        pool = kind.pool("127.0.0.1", host.port)
+        for _ in range(2):
+            with pytest.raises(LocalProtocolError, match="not open"):
+                await pool.deliver(envelope(), b"Hello.")
+            with pytest.raises(LocalProtocolError, match="not open"):
+                await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+            with pytest.raises(LocalProtocolError, match="not open"):
+                _ = [report async for report in pool.send_many([])]
+            with contextlib.suppress(LocalProtocolError):
+                async with pool:
+                    pass
+        with pytest.raises(LocalProtocolError, match="once"):
+            await pool.__aenter__()
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert not host.lines
+
+
+def test_what_waits_when_the_pool_is_closed(kind: Kind) -> None:
+    """The mail in hand comes to its end; the one that waits is answered."""
+
+    def script(line: Line, _: int) -> None:
+        line.serve("DOT")
+        line.done.set()
+        line.go.wait(10)
+        line.say("250 accepted")
+        line.serve(greet=False)
+
+    async def play() -> None:
+        pool = kind.pool("127.0.0.1", host.port, sessions=1)
+
+        def busy() -> bool:
+            return host.done.is_set() and pool.machine.waiting == 1
+
+        async def use() -> None:
+            async with pool:
+                await kind.until(busy)
+
+        async def go_on() -> None:
+            await kind.until(busy)
+            await kind.until(lambda: not pool.machine.waiting)
+            host.go.set()
+
+        async def deliver(after: Callable[[], object]) -> Any:
+            await kind.until(after)
+            return await pool.deliver(envelope(), b"Hello.")
+
+        plays = use(), deliver(lambda: is_open(pool)), deliver(host.done.is_set), go_on()
+        _, first, second, _ = await kind.together(*plays)
+        assert isinstance(first, MailSent)
+        assert isinstance(second.outcomes[0].error, SessionAborted)
+
+    with Host(script) as host:
+        run(kind, play)
+    assert len(host.bodies) == 1
+
+
+def is_open(pool: Any) -> bool:
+    return bool(getattr(pool, "pool", pool).is_open)
+
+
+def test_an_exception_in_the_block_drops_everything(kind: Kind) -> None:
+    def script(line: Line, _: int) -> None:
+        line.serve("DOT")
+        line.done.set()
+
+    async def play() -> None:
+        pool = kind.pool("127.0.0.1", host.port, sessions=1)
+
+        async def use() -> None:
+            with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+                async with pool:
+                    await kind.until(lambda: pool.machine.waiting == 1 and host.done.is_set())
+                    raise KeyError("mine")
+
+        async def deliver(after: Callable[[], object]) -> Any:
+            await kind.until(after)
+            return await pool.deliver(envelope(), b"Hello.")
+
+        failure, first, second = await kind.together(use(), deliver(lambda: is_open(pool)), deliver(host.done.is_set))
+        assert failure is None
+        assert first.outcomes[0].in_doubt
+        assert isinstance(second.outcomes[0].error, SessionAborted)
+
+    with Host(script) as host:
+        run(kind, play)
+    assert host.lines[0].saw_close
+    assert not host.said(b"QUIT")
