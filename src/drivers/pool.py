@@ -46,6 +46,7 @@ from smtpcore.pool import (
     OpenSession,
     Order,
     PoolMachine,
+    PoolStatus,
     Reported,
     SessionEnded,
     SessionOpened,
@@ -253,9 +254,9 @@ class Pool:
         return self._many(mails, window, in_order=False)
 
     @property
-    def machine(self) -> PoolMachine:
-        """The machine, for a live view: sessions, mails that wait, and whether the host rests."""
-        return self._machine
+    def status(self) -> PoolStatus:
+        """What is going on: sessions, mails that wait, and whether the host rests."""
+        return self._machine.status
 
     @property
     def is_open(self) -> bool:

@@ -157,8 +157,8 @@ class Threads:
                 yield report
 
     @property
-    def machine(self) -> Any:
-        return self.pool.machine
+    def status(self) -> Any:
+        return self.pool.status
 
 
 class Kind:

@@ -99,6 +99,12 @@ class Bench:
         self.answers[order.mail_id] = order.report
         return f"answer {order.mail_id}"
 
+    @property
+    def sessions(self) -> tuple[int, int, int]:
+        """Sessions being opened or closed, at work, parked."""
+        status = self.machine.status
+        return status.opening + status.closing, status.at_work, status.parked
+
     def ask(self, *recipients: str, repeatable: bool = True) -> list[str]:
         self._mails += 1
         to = recipients or ("b@there.example",)

@@ -61,14 +61,14 @@ def open_bench(sessions: int = 1, **settings: object) -> Bench:
 def test_a_mail_opens_a_session_and_waits_for_it() -> None:
     bench = Bench()
     assert bench.ask() == ["open 1"]
-    assert bench.machine.waiting == 1
+    assert bench.machine.status.waiting == 1
     assert bench.opened(1) == ["give 1 to 1"]
-    assert bench.machine.sessions == (0, 1, 0)
+    assert bench.sessions == (0, 1, 0)
     assert bench.reported(1) == ["answer 1"]
     assert bench.verdicts(1) == ["b@there.example delivered: 250 2.0.0 taken"]
     assert isinstance(bench.answers[1], MailSent)
-    assert bench.machine.sessions == (0, 0, 1)
-    assert not bench.machine.waiting
+    assert bench.sessions == (0, 0, 1)
+    assert not bench.machine.status.waiting
 
 
 def test_a_parked_session_is_taken_up_again() -> None:
@@ -109,7 +109,7 @@ def test_a_session_that_is_being_closed_counts() -> None:
 
 def test_a_used_up_session_makes_room() -> None:
     bench = open_bench(mails_per_session=1)
-    assert bench.machine.sessions == (1, 0, 0)
+    assert bench.sessions == (1, 0, 0)
 
 
 def test_an_old_session_takes_no_more_mail() -> None:
@@ -181,7 +181,7 @@ def test_only_those_without_a_final_verdict_are_tried_again() -> None:
     bench.ask("b@there.example", "c@there.example", "d@there.example", "c@there.example")
     bench.opened(1)
     assert bench.reported(1, OK, NOT_NOW, NO, NOT_NOW) == []
-    assert bench.machine.waiting == 1
+    assert bench.machine.status.waiting == 1
     assert bench.machine.wake_at == bench.now + 1
     assert bench.wait(1) == ["give 1 to 1"]
     assert bench.envelope(1).recipients == ("c@there.example", "c@there.example")
@@ -326,7 +326,7 @@ def test_a_body_that_broke_is_the_callers_affair() -> None:
     answer = bench.reported(1, broken, stage=Stage.BODY_BEGUN, end=SessionAborted("the body could not be read"))
     # It says nothing against the host.
     assert answer == ["answer 1", "open 2"]
-    assert bench.machine.resting_until is None
+    assert bench.machine.status.resting_until is None
 
 
 def test_an_envelope_of_one_attempt_is_the_callers_own() -> None:
@@ -376,7 +376,7 @@ def test_a_fresh_session_that_is_of_no_use_costs_an_attempt() -> None:
     bench.ask()
     bench.opened(1)
     assert bench.reported(1, GOODBYE, stage=Stage.NOT_STARTED, end=GOODBYE) == []
-    assert bench.machine.resting_until == bench.now + 1
+    assert bench.machine.status.resting_until == bench.now + 1
     assert bench.wait(1) == ["open 2"]
     bench.opened(2)
     assert bench.reported(2, GOODBYE, stage=Stage.NOT_STARTED, end=GOODBYE) == ["answer 1"]
@@ -395,8 +395,8 @@ def test_a_dead_host_is_tried_less_and_less_often() -> None:
     delays = []
     for session in range(1, 6):
         assert bench.ended(session, REFUSED) == []
-        assert bench.machine.wake_at == bench.machine.resting_until
-        delays.append(bench.machine.resting_until - bench.now)
+        assert bench.machine.wake_at == bench.machine.status.resting_until
+        delays.append(bench.machine.status.resting_until - bench.now)
         assert bench.wait(delays[-1]) == [f"open {session + 1}"]
     assert bench.ended(6, REFUSED) == ["answer 1", "answer 2"]
     assert delays == [1, 2, 4, 8, 16]
@@ -408,7 +408,7 @@ def test_a_dead_host_is_tried_less_and_less_often() -> None:
     assert bench.opened(7) == ["give 3 to 7"]
     bench.reported(7)
     bench.ended(7)
-    assert bench.machine.resting_until is None
+    assert bench.machine.status.resting_until is None
 
 
 def test_a_host_that_is_back_is_tried_soon_when_it_fails_again() -> None:
@@ -422,7 +422,7 @@ def test_a_host_that_is_back_is_tried_soon_when_it_fails_again() -> None:
     bench.reported(3, end=LOST)
     bench.ask()
     bench.ended(4, REFUSED)
-    assert bench.machine.resting_until == bench.now + 1
+    assert bench.machine.status.resting_until == bench.now + 1
 
 
 def test_a_host_that_takes_fewer_sessions_costs_nobody_an_attempt() -> None:
@@ -436,7 +436,7 @@ def test_a_host_that_takes_fewer_sessions_costs_nobody_an_attempt() -> None:
     # After a rest one more is tried, and only one.
     assert bench.wait(1) == ["open 3"]
     assert bench.ended(3, busy) == []
-    assert bench.machine.resting_until == bench.now + 1
+    assert bench.machine.status.resting_until == bench.now + 1
     assert bench.reported(1) == ["answer 2", "give 3 to 1"]
     assert not any("later" in word for answer in bench.answers for word in bench.verdicts(answer))
 
@@ -447,11 +447,11 @@ def test_sessions_that_fail_together_are_one_failure() -> None:
         bench.ask()
     bench.opened(1)
     bench.reported(1, LOST, stage=Stage.STARTED, end=LOST)
-    resting_until = bench.machine.resting_until
+    resting_until = bench.machine.status.resting_until
     assert resting_until == bench.now + 1
     bench.ended(2, REFUSED)
     bench.ended(3, REFUSED)
-    assert bench.machine.resting_until == resting_until
+    assert bench.machine.status.resting_until == resting_until
     assert bench.wait(1) == ["open 4"]
 
 
@@ -461,7 +461,7 @@ def test_a_session_lost_in_its_first_mail_lets_the_host_rest() -> None:
     bench.opened(1)
     bench.ask()
     bench.reported(1, LOST, stage=Stage.STARTED, end=LOST)
-    assert bench.machine.resting_until == bench.now + 1
+    assert bench.machine.status.resting_until == bench.now + 1
 
 
 def test_a_session_that_ends_with_its_verdict_is_no_failure() -> None:
@@ -470,7 +470,7 @@ def test_a_session_that_ends_with_its_verdict_is_no_failure() -> None:
     bench.opened(1)
     bench.ask()
     assert bench.reported(1, OK, end=GOODBYE) == ["answer 1", "open 2"]
-    assert bench.machine.resting_until is None
+    assert bench.machine.status.resting_until is None
 
 
 LASTING = [
@@ -538,7 +538,7 @@ def test_withdrawn_before_there_is_a_session() -> None:
     assert bench.withdraw(1) == ["drop 1"]
     assert bench.ended(1, SessionAborted("dropped")) == []
     assert bench.machine.idle
-    assert bench.machine.resting_until is None
+    assert bench.machine.status.resting_until is None
     assert not bench.answers
 
 
@@ -579,7 +579,7 @@ def test_withdrawn_while_a_session_has_it_in_hand() -> None:
     aborted = SessionAborted("the application gave the session up")
     assert bench.reported(2, aborted, stage=Stage.STARTED, end=aborted) == []
     assert bench.reported(1) == ["answer 4"]
-    assert bench.machine.resting_until is None
+    assert bench.machine.status.resting_until is None
     assert 3 not in bench.answers
 
 
@@ -642,7 +642,7 @@ def test_facts_that_no_longer_concern_anyone() -> None:
     report = MailRefused(Mail(envelope), (), Stage.STARTED, Transcript())
     assert bench.tell(SessionOpened(9), SessionEnded(9, LOST), Reported(9, 1, report), Reported(1, 1, report)) == []
     assert bench.opened(1) == []
-    assert bench.machine.sessions == (0, 0, 1)
+    assert bench.sessions == (0, 0, 1)
 
 
 def test_a_number_is_used_once() -> None:

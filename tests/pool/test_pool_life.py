@@ -295,8 +295,12 @@ class World:
                 assert outcome.reply is not None or outcome.error is not None
 
     def check(self) -> None:
-        machine = self.machine
-        assert sum(machine.sessions) == len(self.connections) <= self.settings.sessions
+        status = self.machine.status
+        assert (
+            status.opening + status.at_work + status.parked + status.closing
+            == len(self.connections)
+            <= self.settings.sessions
+        )
         opening = sum(not connection.open for connection in self.connections.values())
         assert opening <= self.settings.openings
         for account in self.mails.values():

@@ -21,6 +21,7 @@ __all__ = [
     "MailWithdrawn",
     "OpenSession",
     "Order",
+    "PoolStatus",
     "Reported",
     "SessionEnded",
     "SessionOpened",
@@ -130,3 +131,21 @@ class Answer:
 
 
 Order: TypeAlias = OpenSession | GiveMail | CloseSession | DropSession | Answer
+
+
+# --- what can be seen -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """What a pool is doing at one moment."""
+
+    #: Sessions that are being opened, that have a mail in hand, that are free, and that are being closed.
+    opening: int
+    at_work: int
+    parked: int
+    closing: int
+    #: Mails that wait for a session or for their next attempt.
+    waiting: int
+    #: Until when no session is opened, for the host has failed; ``None`` while it is in service.
+    resting_until: float | None

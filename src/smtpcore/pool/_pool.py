@@ -55,6 +55,7 @@ from smtpcore.pool._facts import (
     MailWithdrawn,
     OpenSession,
     Order,
+    PoolStatus,
     Reported,
     SessionEnded,
     SessionOpened,
@@ -145,20 +146,19 @@ class PoolMachine:
         return not self._sessions and not self._mails
 
     @property
-    def sessions(self) -> tuple[int, int, int]:
-        """For a live view: sessions ``(being opened or closed, at work, parked)``."""
-        at_work = sum(session.mail is not None for session in self._sessions.values())
-        return len(self._sessions) - at_work - len(self._free), at_work, len(self._free)
-
-    @property
-    def waiting(self) -> int:
-        """Mails that wait for a session or for their next attempt."""
-        return sum(mail.session_id is None for mail in self._mails.values())
-
-    @property
-    def resting_until(self) -> float | None:
-        """Until when no session is opened, for the host has failed; ``None`` when it is in service."""
-        return self._resting_until
+    def status(self) -> PoolStatus:
+        """What is going on, for a live view."""
+        sessions = self._sessions.values()
+        return PoolStatus(
+            opening=self._opening,
+            at_work=sum(session.mail is not None for session in sessions),
+            parked=len(self._free),
+            closing=sum(
+                session.closing and session.mail is None and session.opened_at is not None for session in sessions
+            ),
+            waiting=len(self._queue) + len(self._delayed),
+            resting_until=self._resting_until,
+        )
 
     # --- facts ------------------------------------------------------------------------------------------------------
 

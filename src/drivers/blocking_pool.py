@@ -1,0 +1,425 @@
+"""A pool of sessions to one host for blocking programs: mails in, one report for each, whatever becomes of connections.
+
+What lives here: one thread for each session, one that owns the machine, and the callers' waiting. What does not: any
+decision, which is the machine's (:mod:`smtpcore.pool`); SMTP, which is the blocking driver's.
+
+Only the owner's thread touches the machine; all others put facts into its inbox. So a signal that interrupts a caller,
+at whatever instruction, finds nothing half done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import Self, TypeAlias, Unpack
+
+from smtpcore import (
+    DEFAULT_LIMITS,
+    DeliveryFailed,
+    Envelope,
+    LocalProtocolError,
+    MailRefused,
+    MailSent,
+    Report,
+    SessionAborted,
+    SmtpError,
+)
+from smtpcore.drivers._bodies import Source
+from smtpcore.drivers._interruptible import Interruptible
+from smtpcore.drivers._options import Options, make_envelope
+from smtpcore.drivers._pooling import PoolOptions, body_facts, make_settings, put_off, refused_here, rewindable
+from smtpcore.drivers.blocking import Session, connect
+from smtpcore.pool import (
+    Answer,
+    CloseSession,
+    DropSession,
+    Fact,
+    GiveMail,
+    MailAsked,
+    MailWithdrawn,
+    OpenSession,
+    Order,
+    PoolMachine,
+    PoolStatus,
+    Reported,
+    SessionEnded,
+    SessionOpened,
+    ShutDown,
+)
+
+__all__ = ["Pool"]
+
+_log = logging.getLogger(__name__)
+
+#: The longest wait of the clock's thread, in seconds: what fits into any system call.
+_LONGEST_WAIT = 86_400.0
+
+#: What ``send_many`` takes: envelopes with their messages.
+Mails: TypeAlias = "Iterable[tuple[Envelope, Source]]"
+
+
+class _Mail:
+    """A mail whose answer somebody waits for."""
+
+    def __init__(self, mail_id: int, message: Source, repeatable: bool, batch: _Batch | None) -> None:
+        self.mail_id = mail_id
+        self.message = message
+        self.repeatable = repeatable
+        self.batch = batch
+        self.report: Report | None = None
+        #: Why the mail may not go out, if that was found by the session.
+        self.refusal: LocalProtocolError | None = None
+        #: Whether nobody waits for the answer any more.
+        self.withdrawn = False
+        #: Set when it is answered, or withdrawn and in no session's hand.
+        self.over = threading.Event()
+
+    def answer(self, report: Report) -> None:
+        self.report = report
+        self.over.set()
+        if self.batch is not None:
+            self.batch.ended.put(self)
+
+
+class _Line:
+    """A session's thread as its pool sees it: what it has to do, and how to stop it."""
+
+    def __init__(self, session_id: int, options: Options, hold: Callable[[int, _Line], None]) -> None:
+        self.connection = Interruptible(options)
+        name = f"smtpcore pool: session {session_id}"
+        self.thread = threading.Thread(target=hold, args=(session_id, self), name=name, daemon=True)
+        #: The mail in hand.
+        self.mail: _Mail | None = None
+        self.dropped = False
+        self._work: queue.SimpleQueue[tuple[GiveMail, _Mail] | None] = queue.SimpleQueue()
+
+    def give(self, order: GiveMail, mail: _Mail) -> None:
+        self.mail = mail
+        self._work.put((order, mail))
+
+    def close(self) -> None:
+        self._work.put(None)
+
+    def drop(self) -> None:
+        self.dropped = True
+        self._work.put(None)
+        self.connection.interrupt()
+
+    def next(self) -> tuple[GiveMail, _Mail] | None:
+        """The mail that is next, or ``None`` when the session is to be closed or has been dropped."""
+        work = self._work.get()
+        return None if self.dropped else work
+
+    def release(self) -> None:
+        """The mail in hand, if there is one, is so no more."""
+        if self.mail is not None and self.mail.withdrawn:
+            self.mail.over.set()
+        self.mail = None
+
+
+class _Batch:
+    """The mails of one ``send_many`` whose reports have not been taken."""
+
+    def __init__(self) -> None:
+        #: In the order of the input, and those that are answered in the order of their answers.
+        self.mails: deque[_Mail] = deque()
+        self.ended: queue.SimpleQueue[_Mail] = queue.SimpleQueue()
+
+    def ready(self, *, in_order: bool) -> bool:
+        """Whether there is a report that may be given out at once."""
+        return self.mails[0].over.is_set() if in_order else not self.ended.empty()
+
+    def take(self, *, in_order: bool) -> Report:
+        """Wait for the report that is next to be given out."""
+        if in_order:
+            mail = self.mails[0]
+            mail.over.wait()
+        else:
+            mail = self.ended.get()
+        self.mails.remove(mail)
+        assert mail.report is not None
+        return mail.report
+
+
+class Pool:
+    """Keeps sessions to one host and sends mail over them, as a context manager.
+
+    ``options`` are those of ``connect``, ``settings`` those of :class:`smtpcore.pool.PoolSettings`. Leaving the block
+    lets the mails in the hands of sessions come to their ends, answers all others, and ends the sessions with QUIT;
+    leaving it by an exception drops everything. Any number of threads may send at once.
+    """
+
+    def __init__(
+        self, host: str, port: int = 25, options: Options | None = None, **settings: Unpack[PoolOptions]
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._options: Options = options if options is not None else {}
+        self._limits = self._options.get("limits", DEFAULT_LIMITS)
+        self._machine = PoolMachine(make_settings(self._options, settings), int.from_bytes(os.urandom(4)))
+        self._mails: dict[int, _Mail] = {}
+        self._numbers = itertools.count(1)
+        self._lines: dict[int, _Line] = {}
+        self._threads: list[threading.Thread] = []
+        self._inbox: queue.SimpleQueue[tuple[Fact, ...]] = queue.SimpleQueue()
+        #: Held while a mail is put before the owner, or the pool is closed, so that none comes after its closing.
+        self._gate = threading.Lock()
+        self._owner: threading.Thread | None = None
+        self._closed = False
+        self._dropping = False
+        self._status = self._machine.status
+
+    # --- what users call --------------------------------------------------------------------------------------------
+
+    def send(
+        self, message: Source, *, sender: str | None = None, recipients: Sequence[str] | str | None = None
+    ) -> MailSent:
+        """Send one message; sender and recipients default to what an email object's header says.
+
+        Returns the report when at least one recipient accepted it; its outcomes say what happened to each. Raises
+        ``DeliveryFailed``, which carries the report, when none did, after the last retry; ``LocalProtocolError`` for
+        what may not go out, and when the pool is closed. Interrupting it drops the session that has the mail in hand.
+        """
+        source = rewindable(message, self._limits.body_chunk)
+        facts = body_facts(source, self._limits.body_chunk)
+        report = self.deliver(make_envelope(message, sender, recipients, facts), source)
+        if isinstance(report, MailRefused):
+            raise DeliveryFailed(report)
+        return report
+
+    def deliver(self, envelope: Envelope, message: Source) -> Report:
+        """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
+        mail = self._make_mail(envelope, message, None)
+        try:
+            self._ask(envelope, mail)
+            mail.over.wait()
+        finally:
+            if mail.report is None and mail.mail_id in self._mails:
+                self._inbox.put((MailWithdrawn(mail.mail_id),))
+                mail.over.wait()
+        if mail.refusal is not None:
+            raise mail.refusal
+        assert mail.report is not None
+        return mail.report
+
+    def send_many(self, mails: Mails, *, window: int = 100) -> Generator[Report, None, None]:
+        """Send mails out of an iterable over all sessions at once; the reports come in its order.
+
+        There is one report for each, also for one that may not go out; ``report.mail.envelope`` is the very envelope
+        that was given. The input is read by the thread that asks for reports; at most ``window`` mails are taken from
+        it whose reports have not been taken. What the input raises is raised after the reports of the mails before it.
+        Leaving early withdraws what is under way. Raises ``LocalProtocolError`` when the pool is closed.
+        """
+        return self._many(mails, window, in_order=True)
+
+    def send_many_as_completed(self, mails: Mails, *, window: int = 100) -> Generator[Report, None, None]:
+        """As :meth:`send_many`, each report as soon as it is there."""
+        return self._many(mails, window, in_order=False)
+
+    @property
+    def status(self) -> PoolStatus:
+        """What is going on: sessions, mails that wait, and whether the host rests."""
+        return self._status
+
+    @property
+    def is_open(self) -> bool:
+        """Whether mail can be sent: within the block, and not once it is being left."""
+        return self._owner is not None and not self._closed
+
+    def __enter__(self) -> Self:
+        if self._owner is not None:
+            raise LocalProtocolError("a pool is entered once")
+        self._owner = threading.Thread(target=self._own, name="smtpcore pool", daemon=True)
+        self._owner.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._owner is not None
+        with self._gate:
+            self._closed = True
+            self._inbox.put((ShutDown(),))
+        try:
+            if kind is not None:
+                self._drop_all()
+            self._owner.join()
+        except BaseException:
+            self._drop_all()
+            self._owner.join()
+            raise
+
+    def _drop_all(self) -> None:
+        self._dropping = True
+        self._inbox.put(())
+
+    # --- the owner of the machine -----------------------------------------------------------------------------------
+
+    def _own(self) -> None:
+        try:
+            while not (self._closed and self._machine.idle and self._inbox.empty()):
+                facts = self._next_facts()
+                for fact in facts:
+                    self._note(fact)
+                for order in self._machine.handle(facts, time.monotonic()):
+                    self._perform(order)
+                self._status = self._machine.status
+                if self._dropping:
+                    for line in self._lines.values():
+                        line.drop()
+        finally:
+            for thread in self._threads:
+                thread.join()
+            for mail in list(self._mails.values()):
+                mail.over.set()
+
+    def _next_facts(self) -> list[Fact]:
+        """Wait for what comes, but not beyond the time when the machine wants to be woken."""
+        wake_at = self._machine.wake_at
+        seconds = _LONGEST_WAIT if wake_at is None else max(0.0, min(wake_at - time.monotonic(), _LONGEST_WAIT))
+        facts: list[Fact] = []
+        with contextlib.suppress(queue.Empty):
+            facts += self._inbox.get(timeout=seconds)
+            while True:
+                facts += self._inbox.get_nowait()
+        return facts
+
+    def _note(self, fact: Fact) -> None:
+        """Keep up with what the machine is about to be told."""
+        if isinstance(fact, Reported):
+            self._lines[fact.session_id].release()
+        elif isinstance(fact, SessionEnded):
+            self._lines.pop(fact.session_id).release()
+        elif isinstance(fact, MailWithdrawn):
+            mail = self._mails.pop(fact.mail_id, None)
+            if mail is not None:
+                mail.withdrawn = True
+                if not any(line.mail is mail for line in self._lines.values()):
+                    mail.over.set()
+
+    def _perform(self, order: Order) -> None:
+        if isinstance(order, Answer):
+            self._mails.pop(order.mail_id).answer(order.report)
+        elif isinstance(order, OpenSession):
+            line = _Line(order.session_id, self._options, self._hold_session)
+            self._lines[order.session_id] = line
+            self._threads = [thread for thread in self._threads if thread.is_alive()] + [line.thread]
+            line.thread.start()
+        elif order.session_id in self._lines:
+            # Or else the session has ended meanwhile, and the machine knows it.
+            self._direct(self._lines[order.session_id], order)
+
+    def _direct(self, line: _Line, order: GiveMail | CloseSession | DropSession) -> None:
+        if isinstance(order, GiveMail):
+            line.give(order, self._mails[order.mail_id])
+        elif isinstance(order, CloseSession):
+            line.close()
+        else:
+            line.drop()
+
+    # --- mails ------------------------------------------------------------------------------------------------------
+
+    def _make_mail(self, envelope: Envelope, message: Source, batch: _Batch | None) -> _Mail:
+        self._check_open()
+        envelope.check_limits(self._limits)
+        message = rewindable(message, self._limits.body_chunk)
+        facts = body_facts(message, self._limits.body_chunk)
+        return _Mail(next(self._numbers), message, facts.repeatable, batch)
+
+    def _ask(self, envelope: Envelope, mail: _Mail) -> None:
+        with self._gate:
+            self._check_open()
+            self._mails[mail.mail_id] = mail
+            self._inbox.put((MailAsked(mail.mail_id, envelope, mail.repeatable),))
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise LocalProtocolError("the pool is not open: send within its `with` block")
+
+    def _many(self, mails: Mails, window: int, *, in_order: bool) -> Generator[Report, None, None]:
+        self._check_open()
+        if window < 1:
+            raise LocalProtocolError("the window must be at least 1", window)
+        batch = _Batch()
+        source = iter(mails)
+        failure: Exception | None = None
+        complete = False
+        try:
+            while batch.mails or not complete:
+                while (
+                    not complete and len(batch.mails) < window and not (batch.mails and batch.ready(in_order=in_order))
+                ):
+                    try:
+                        self._add(batch, *next(source))
+                    except StopIteration:
+                        complete = True
+                    except Exception as error:
+                        failure, complete = error, True
+                if batch.mails:
+                    yield batch.take(in_order=in_order)
+            if failure is not None:
+                raise failure
+        finally:
+            self._inbox.put(tuple(MailWithdrawn(mail.mail_id) for mail in batch.mails))
+
+    def _add(self, batch: _Batch, envelope: Envelope, message: Source) -> None:
+        try:
+            mail = self._make_mail(envelope, message, batch)
+        except LocalProtocolError as error:
+            self._check_open()
+            mail = _Mail(next(self._numbers), message, False, batch)
+            batch.mails.append(mail)
+            mail.answer(refused_here(envelope, error))
+        else:
+            batch.mails.append(mail)
+            self._ask(envelope, mail)
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    def _hold_session(self, session_id: int, line: _Line) -> None:
+        """One session from connecting to its end; whatever happens, the machine is told."""
+        error: SmtpError | None = None
+        last: list[Fact] = []
+        try:
+            with connect(self._host, self._port, **line.connection.options) as session:
+                self._inbox.put((SessionOpened(session_id),))
+                while (work := line.next()) is not None:
+                    reported = self._attempt(session_id, session, *work)
+                    if session.end is not None:
+                        # In one batch with the end, so that no other mail is given to this session.
+                        last += reported
+                        error = session.end.error
+                        break
+                    self._inbox.put(reported)
+                if line.dropped:
+                    session.close()
+        except SmtpError as failure:
+            error = failure
+        except Exception as failure:
+            _log.exception("session %d failed in an unforeseen way", session_id)
+            error = SessionAborted(f"unforeseen: {failure!r}")
+        finally:
+            line.connection.close()
+            self._inbox.put((*last, SessionEnded(session_id, error)))
+
+    def _attempt(self, session_id: int, session: Session, order: GiveMail, mail: _Mail) -> tuple[Fact, ...]:
+        """One attempt; no fact comes of it when the session had ended while it was parked."""
+        try:
+            report = session.deliver(order.envelope, mail.message)
+        except LocalProtocolError as error:
+            mail.refusal = error
+            report = refused_here(order.envelope, error)
+        except SmtpError:
+            return ()
+        except Exception as error:
+            _log.exception("mail %d failed in an unforeseen way", order.mail_id)
+            report = put_off(order.envelope, SmtpError(f"unforeseen: {error!r}"))
+        return (Reported(session_id, order.mail_id, report),)
