@@ -89,6 +89,28 @@ def peer(
         yield running
 
 
+@pytest.fixture
+def screened() -> Iterator[Postfix]:
+    """A Postfix behind postscreen(8) with all its tests, which has met nobody yet."""
+    missing = postfix_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    settings = {
+        "postscreen_access_list": "",
+        "postscreen_dnsbl_sites": "",
+        "postscreen_cache_map": "btree:$data_directory/postscreen_cache",
+        "postscreen_greet_wait": "2s",
+        "postscreen_greet_action": "enforce",
+        **{
+            f"postscreen_{test}_{what}": value
+            for test in ("pipelining", "non_smtp_command", "bare_newline")
+            for what, value in (("enable", "yes"), ("action", "enforce"))
+        },
+    }
+    with Postfix(settings, mailboxes=MAILBOXES, screened=True) as server:
+        yield server
+
+
 # --- the drivers, behind one face -----------------------------------------------------------------------------------
 
 

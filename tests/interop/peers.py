@@ -151,7 +151,7 @@ _OPENSMTPD_RULES = {
 
 
 @contextlib.contextmanager
-def _postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     chain = folder / "chain.pem"
     chain.write_bytes(certificate.both)
     with contextlib.ExitStack() as servers:
@@ -180,14 +180,14 @@ def _postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
-def _exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     with Exim(certificate.both, mailboxes=MAILBOXES) as server:
         ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
         yield Peer("Exim", server.version, ports, Maildirs(server.maildirs).mails, rules=_EXIM_RULES)
 
 
 @contextlib.contextmanager
-def _opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     with OpenSmtpd(certificate.chain, certificate.key, mailboxes=MAILBOXES) as server:
         ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
         broken = handshake_failure(server.starttls)
@@ -219,7 +219,7 @@ def _authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data
 
 
 @contextlib.contextmanager
-def _aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     chain = folder / "chain.pem"
     chain.write_bytes(certificate.both)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -269,7 +269,7 @@ class _Dumps:
 
 
 @contextlib.contextmanager
-def _sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     no = "smtp-sink knows no TLS"
     # It writes as `nobody`, who gets into the folders of no test.
     with tempfile.TemporaryDirectory(prefix="smtpcore-sink-") as dumps:
@@ -308,9 +308,9 @@ def handshake_failure(port: int) -> str | None:
 #: What starts each server, and what says what is missing for it.
 Start = Callable[[Certificate, Path], contextlib.AbstractContextManager[Peer]]
 SERVERS: dict[str, tuple[Start, Callable[[], str | None]]] = {
-    "Postfix": (_postfix, postfix_missing),
-    "Exim": (_exim, lambda: unpacked_missing("exim")),
-    "OpenSMTPD": (_opensmtpd, lambda: unpacked_missing("opensmtpd")),
-    "aiosmtpd": (_aiosmtpd, lambda: None),
-    "smtp-sink": (_sink, sink_missing),
+    "Postfix": (start_postfix, postfix_missing),
+    "Exim": (start_exim, lambda: unpacked_missing("exim")),
+    "OpenSMTPD": (start_opensmtpd, lambda: unpacked_missing("opensmtpd")),
+    "aiosmtpd": (start_aiosmtpd, lambda: None),
+    "smtp-sink": (start_sink, sink_missing),
 }

@@ -260,28 +260,6 @@ def test_too_large_a_mail_of_unknown_size_is_refused_by_the_server(
 # --- postscreen -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def screened() -> Iterator[Postfix]:
-    """A Postfix behind postscreen(8) with all its tests, which has met nobody yet."""
-    missing = postfix_missing()
-    if missing is not None:
-        pytest.skip(missing)
-    settings = {
-        "postscreen_access_list": "",
-        "postscreen_dnsbl_sites": "",
-        "postscreen_cache_map": "btree:$data_directory/postscreen_cache",
-        "postscreen_greet_wait": "2s",
-        "postscreen_greet_action": "enforce",
-        **{
-            f"postscreen_{test}_{what}": value
-            for test in ("pipelining", "non_smtp_command", "bare_newline")
-            for what, value in (("enable", "yes"), ("action", "enforce"))
-        },
-    }
-    with Postfix(settings, mailboxes=MAILBOXES, screened=True) as server:
-        yield server
-
-
 def test_postscreen_lets_us_through_at_the_second_attempt(screened: Postfix, driver: Driver, results: Results) -> None:
     """A greeting in two parts seconds apart, tests of manners, 450 to everything; whoever passed is let through."""
 
