@@ -1,28 +1,106 @@
 """``smtpcore queue``: what is in a spool, for operators and scripts.
 
-What lives here: arguments, and what is printed. What does not: the spool.
+What lives here: arguments, and what is printed. What does not: the spool, and which jobs a selection means.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from smtpcore import LocalProtocolError
+from smtpcore import LocalProtocolError, printable
 from smtpcore.drivers._cli_shared import SPOOL, Stop, make_envelope, open_message
 from smtpcore.drivers._exit_status import ExitStatus
+from smtpcore.drivers._queue_selection import JobState, Selection, state_of
+from smtpcore.drivers._setting_kinds import DURATION
 from smtpcore.drivers.configuration import os_reason
-from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError
+from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError, SpoolUnusable
 
 __all__ = ["queue"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: What is read of a body to find its header.
+_HEADER_OCTETS = 65_536
+
+
+class _Duration(click.ParamType[float]):
+    """Seconds, or text such as ``2h``."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else float(DURATION.read(float(value) if _bare(value) else value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _bare(value: str) -> bool:
+    return value.isascii() and value.replace(".", "", 1).isdigit()
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+
+
+def _selection_flags(command: _Command) -> _Command:
+    """The flags and arguments that say which jobs are meant."""
+    for option in reversed(
+        (
+            click.option("--sender", metavar="PATTERN", help="Mail from this sender; '*@a.example' works."),
+            click.option("--recipient", metavar="PATTERN", help="Mail to this recipient."),
+            click.option("--domain", metavar="PATTERN", help="Mail to this recipient domain."),
+            click.option(
+                "--state",
+                "states",
+                type=click.Choice([state.value for state in JobState]),
+                multiple=True,
+                help="Mail in this state; may be repeated.",
+            ),
+            click.option("--older-than", type=_Duration(), help="Mail accepted longer ago than this, such as 2h."),
+            click.argument("queue_ids", metavar="[QUEUE_ID]...", type=int, nargs=-1),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _selection(states: Sequence[str], queue_ids: Sequence[int], **patterns: Any) -> Selection:
+    return Selection(states=tuple(JobState(state) for state in states), queue_ids=tuple(queue_ids), **patterns)
+
+
+@contextmanager
+def _open(directory: str) -> Generator[Spool]:
+    """A spool that exists; its errors end the command."""
+    if not (Path(directory) / "spool.db").exists():
+        raise Stop(ExitStatus.NO_INPUT, f"{directory}: there is no spool")
+    try:
+        with Spool(directory) as spool:
+            yield spool
+    except SpoolError as error:
+        raise Stop(ExitStatus.TEMPORARY, error) from None
+
+
+def _selected(spool: Spool, selection: Selection, now: float) -> list[QueueEntry]:
+    """The jobs that are meant; a queue id that nothing has ends the command."""
+    entries = [entry for entry in spool.list() if not selection.queue_ids or entry.mail.mail_id in selection.queue_ids]
+    missing = set(selection.queue_ids) - {entry.mail.mail_id for entry in entries}
+    if missing:
+        raise Stop(ExitStatus.NO_INPUT, f"there is no mail {min(missing)} in the queue")
+    return [entry for entry in entries if selection.matches(entry, now)]
 
 
 @click.group()
 def queue() -> None:
-    """Look at a spool and put messages into it."""
+    """Look at what is in a spool, and say what is to become of it."""
 
 
 @queue.command("add")
@@ -49,43 +127,139 @@ def queue_add(directory: str, sender: str | None, recipients: tuple[str, ...], f
 
 @queue.command("list")
 @SPOOL
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def queue_list(directory: str, as_json: bool) -> int:
+@_JSON
+@_selection_flags
+def queue_list(directory: str, as_json: bool, **selected: Any) -> int:
     """Show what is queued: one line for each recipient."""
-    try:
-        if not (Path(directory) / "spool.db").exists():
-            raise Stop(ExitStatus.NO_INPUT, f"{directory}: there is no spool")
-        with Spool(directory) as spool:
-            for entry in spool.list():
-                _show_entry(entry, as_json)
-    except SpoolError as error:
-        raise Stop(ExitStatus.TEMPORARY, error) from None
+    now = time.time()
+    with _open(directory) as spool:
+        for entry in _selected(spool, _selection(**selected), now):
+            for shown in _list_json(entry, now) if as_json else _list_text(entry, now):
+                click.echo(shown)
     return ExitStatus.OK
 
 
-def _show_entry(entry: QueueEntry, as_json: bool) -> None:
-    mail, job, now = entry.mail, entry.job, time.time()
+def _list_text(entry: QueueEntry, now: float) -> Iterable[str]:
+    mail, job = entry.mail, entry.job
+    state = state_of(entry)
+    due = state.value if state is JobState.ACTIVE else f"due in {_duration(job.due_at - now)}"
     for recipient in job.recipients:
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {
-                        "queue_id": mail.mail_id,
-                        "sender": mail.reverse_path,
-                        "recipient": recipient.address,
-                        "size": mail.size,
-                        "age": round(max(0.0, now - mail.accepted_at), 3),
-                        "attempts": job.attempts,
-                        "due_in": round(job.due_at - now, 3),
-                        "active": entry.active,
-                        "last_words": recipient.last_words,
-                    }
-                )
-            )
-            continue
-        due = "active" if entry.active else f"due in {max(0.0, job.due_at - now):.0f} s"
         words = f": {recipient.last_words}" if recipient.last_words else ""
-        click.echo(
+        yield (
             f"{mail.mail_id} <{mail.reverse_path}> -> <{recipient.address}> {mail.size} octets, "
             f"{job.attempts} attempts, {due}{words}"
         )
+
+
+def _list_json(entry: QueueEntry, now: float) -> Iterable[str]:
+    for recipient in entry.job.recipients:
+        yield json.dumps(
+            {
+                "queue_id": entry.mail.mail_id,
+                "sender": entry.mail.reverse_path,
+                "recipient": recipient.address,
+                "size": entry.mail.size,
+                "age": round(max(0.0, now - entry.mail.accepted_at), 3),
+                **_job_json(entry, now),
+                "last_words": recipient.last_words,
+            }
+        )
+
+
+def _job_json(entry: QueueEntry, now: float) -> dict[str, object]:
+    return {
+        "domain": entry.job.domain,
+        "state": state_of(entry).value,
+        "attempts": entry.job.attempts,
+        "due_in": round(entry.job.due_at - now, 3),
+    }
+
+
+@queue.command("show")
+@SPOOL
+@_JSON
+@_selection_flags
+def queue_show(directory: str, as_json: bool, **selected: Any) -> int:
+    """Show mails whole: envelope, jobs with their attempts and last words, and the header of the message."""
+    selection = _selection(**selected)
+    if selection.everything:
+        raise click.UsageError("say which mails: give queue ids or a filter")
+    now = time.time()
+    with _open(directory) as spool:
+        for mail_id, entries in groupby(_selected(spool, selection, now), key=lambda entry: entry.mail.mail_id):
+            header = _header(spool, mail_id)
+            if header is not None:
+                click.echo((_show_json if as_json else _show_text)(list(entries), header, now))
+    return ExitStatus.OK
+
+
+def _header(spool: Spool, mail_id: int) -> list[str] | None:
+    """The lines of a message's header, safe for a terminal; ``None`` if the mail has left the queue meanwhile."""
+    try:
+        body = spool.open_body(mail_id)
+    except SpoolUnusable:
+        raise
+    except SpoolError:
+        return None
+    if isinstance(body, bytes):
+        octets = body[:_HEADER_OCTETS]
+    else:
+        with body:
+            octets = body.read(_HEADER_OCTETS)
+    # A body that begins with an empty line has no header.
+    header = (b"\r\n" + octets).partition(b"\r\n\r\n")[0].decode("utf-8", "backslashreplace")
+    return [printable(line) for line in header.split("\r\n") if line]
+
+
+def _show_text(entries: Sequence[QueueEntry], header: Sequence[str], now: float) -> str:
+    mail = entries[0].mail
+    lines = [
+        f"mail {mail.mail_id} from <{mail.reverse_path}>, {mail.size} octets",
+        f"  accepted {_moment(mail.accepted_at)}, {_duration(now - mail.accepted_at)} ago",
+    ]
+    for entry in entries:
+        job, state = entry.job, state_of(entry)
+        lines.append(f"  to {job.domain or 'this host'}: {state.value}, {job.attempts} attempts")
+        if state is not JobState.ACTIVE:
+            lines.append(f"    due {_moment(job.due_at)}, in {_duration(job.due_at - now)}")
+        for recipient in job.recipients:
+            warned = " (the sender was told of the delay)" if recipient.warned else ""
+            lines.append(f"    <{recipient.address}>: {recipient.last_words or 'not tried yet'}{warned}")
+    return "\n".join((*lines, "  header:", *(f"    {line}" for line in header)))
+
+
+def _show_json(entries: Sequence[QueueEntry], header: Sequence[str], now: float) -> str:
+    mail = entries[0].mail
+    return json.dumps(
+        {
+            "queue_id": mail.mail_id,
+            "sender": mail.reverse_path,
+            "size": mail.size,
+            "accepted": _moment(mail.accepted_at),
+            "jobs": [
+                {
+                    **_job_json(entry, now),
+                    "due": _moment(entry.job.due_at),
+                    "recipients": [
+                        {"recipient": one.address, "last_words": one.last_words, "warned": one.warned}
+                        for one in entry.job.recipients
+                    ],
+                }
+                for entry in entries
+            ],
+            "header": header,
+        }
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _duration(seconds: float) -> str:
+    """The greatest units that say it well enough."""
+    left = max(0, round(seconds))
+    for unit, name, lesser, lesser_name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if left >= unit:
+            return f"{left // unit}{name} {left % unit // lesser}{lesser_name}"
+    return f"{left}s"

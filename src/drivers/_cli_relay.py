@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import click
 
-from smtpcore.drivers._cli_shared import Stop, flags_of, session_flags, stop_for
+from smtpcore.drivers._cli_shared import SPOOL_VARIABLE, Stop, flags_of, session_flags, stop_for
 from smtpcore.drivers._configuration_text import reference, sample
 from smtpcore.drivers._exit_status import ExitStatus
 from smtpcore.drivers._log_lines import logging_to
@@ -55,7 +55,9 @@ def _print_and_end(context: click.Context, _parameter: click.Parameter, wanted: 
     "--print-config", is_flag=True, is_eager=True, expose_value=False, callback=_print_and_end,
     help="Print a commented configuration with every setting, and exit.",
 )  # fmt: skip
-@click.option("--spool", "directory", metavar="DIR", help="The spool directory.")
+@click.option(
+    "--spool", "directory", metavar="DIR", envvar=SPOOL_VARIABLE, show_envvar=True, help="The spool directory."
+)
 @click.option("--smarthost", type=_HostAndPort(), help="The host that takes all mail.")
 @session_flags
 @click.option("--once", is_flag=True, help="Drain what is due and exit.")

@@ -21,7 +21,7 @@ from smtpcore.drivers._exit_status import ExitStatus
 from smtpcore.drivers.configuration import ConfigurationError, Problem, os_reason
 from smtpcore.mime import sender_of
 
-__all__ = ["SPOOL", "Stop", "flags_of", "make_envelope", "open_message", "session_flags", "stop_for"]
+__all__ = ["SPOOL", "SPOOL_VARIABLE", "Stop", "flags_of", "make_envelope", "open_message", "session_flags", "stop_for"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -35,7 +35,13 @@ class Stop(Exception):
         self.error = error
 
 
-SPOOL = click.option("--spool", "directory", metavar="DIR", required=True, help="The spool directory.")
+#: Where the spool directory may be named as well.
+SPOOL_VARIABLE = "SMTPCORE_SPOOL"
+
+SPOOL = click.option(
+    "--spool", "directory", metavar="DIR", required=True, envvar=SPOOL_VARIABLE, show_envvar=True,
+    help="The spool directory.",
+)  # fmt: skip
 
 #: Flags that are settings as well: the name of the parameter, the setting, the flag.
 _SETTINGS = {

@@ -5,6 +5,7 @@ What lives here: the entry, and how every command ends. What does not: the comma
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -22,13 +23,23 @@ __all__ = ["main", "run"]
 
 def main() -> NoReturn:
     """The entry point: never a traceback, always a status of :class:`ExitStatus`."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough; what is left must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     try:
-        return int(_commands.main(args=list(arguments), prog_name="smtpcore", standalone_mode=False) or 0)
+        # Not through click's own entry, which has its own mind about pipes that break.
+        with _commands.make_context("smtpcore", list(arguments)) as context:
+            return int(_commands.invoke(context) or 0)
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.UsageError as error:
         error.show()
         return ExitStatus.USAGE

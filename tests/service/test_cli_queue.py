@@ -1,0 +1,155 @@
+"""``smtpcore queue``: what operators and scripts see of a spool, and what they can do to it.
+
+What lives here: the command on spools that were filled for it. What does not: sending and relaying.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpcore import Envelope
+from smtpcore.drivers.cli import run
+from smtpcore.drivers.spool import Spool
+
+PROGRAM = [sys.executable, "-c", "from smtpcore.drivers.cli import main; main()"]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Mail 1: Anna to two domains, an hour old; mail 2: a bounce to one; mail 3: large, just accepted."""
+    with Spool(tmp_path / "spool") as spool:
+        now = time.time()
+        header = b"Subject: caf\xc3\xa9 \x1b[2J\nX-Long: a\n b\n\nbody\n"
+        mails = [
+            (Envelope("anna@home.example", ("u@a.example", "v@b.example", "w@a.example")), [header], now - 3600),
+            (Envelope("", ("anna@home.example",)), [b"\nno header\n"], now - 7300),
+            (Envelope("Boris@Home.example", ("u@A.example",)), [b"Subject: large\n\n", b"x" * 70 + b"\n"] * 2000, now),
+        ]
+        for envelope, chunks, accepted_at in mails:
+            spool.add([spool.prepare(envelope, chunks)], accepted_at)
+    return tmp_path / "spool"
+
+
+def out(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
+    """What a command prints; it must succeed."""
+    assert run(["queue", *map(str, arguments)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def listed(capsys: pytest.CaptureFixture[str], spool: Path, *arguments: str) -> list[tuple[int, str]]:
+    """Queue id and recipient of what ``queue list`` shows."""
+    rows = [json.loads(line) for line in out(capsys, "list", "--json", "--spool", spool, *arguments)]
+    return [(row["queue_id"], row["recipient"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            [],
+            [(1, "u@a.example"), (1, "w@a.example"), (1, "v@b.example"), (2, "anna@home.example"), (3, "u@A.example")],
+        ),
+        (["3"], [(3, "u@A.example")]),
+        (["2", "3"], [(2, "anna@home.example"), (3, "u@A.example")]),
+        (["--sender", "boris@home.example"], [(3, "u@A.example")]),
+        (["--sender", ""], [(2, "anna@home.example")]),
+        (["--sender", "*@home.example", "--domain", "b.example"], [(1, "v@b.example")]),
+        (["--recipient", "u@*"], [(1, "u@a.example"), (1, "w@a.example"), (3, "u@A.example")]),
+        (["--domain", "a.example"], [(1, "u@a.example"), (1, "w@a.example"), (3, "u@A.example")]),
+        (["--domain", "example"], []),
+        (["--older-than", "2h"], [(2, "anna@home.example")]),
+        (["--older-than", "1800", "--sender", "anna*"], [(1, "u@a.example"), (1, "w@a.example"), (1, "v@b.example")]),
+        (["--state", "deferred"], []),
+        (["--state", "active", "--state", "waiting", "2"], [(2, "anna@home.example")]),
+    ],
+)
+def test_filters(arguments: list[str], expected: list[tuple[int, str]], spool: Path, capsys: Any) -> None:
+    assert listed(capsys, spool, *arguments) == expected
+
+
+def test_lines_for_people_and_for_scripts(spool: Path, capsys: Any) -> None:
+    first, *_ = out(capsys, "list", "--spool", spool)
+    assert first == "1 <anna@home.example> -> <u@a.example> 44 octets, 0 attempts, due in 0s"
+    row = json.loads(out(capsys, "list", "--json", "--spool", spool, 2)[0])
+    assert 7300 <= row.pop("age") < 7400
+    assert row.pop("due_in") < 0
+    assert row == {
+        "queue_id": 2,
+        "sender": "",
+        "recipient": "anna@home.example",
+        "size": 13,
+        "domain": "home.example",
+        "state": "waiting",
+        "attempts": 0,
+        "last_words": "",
+    }
+
+
+def test_a_mail_is_shown_whole(spool: Path, capsys: Any) -> None:
+    lines = out(capsys, "show", "--spool", spool, 1)
+    assert lines[0] == "mail 1 from <anna@home.example>, 44 octets"
+    assert lines[1].endswith(", 1h 0m ago")
+    assert lines[2] == "  to a.example: waiting, 0 attempts"
+    assert lines[4:7] == [
+        "    <u@a.example>: not tried yet",
+        "    <w@a.example>: not tried yet",
+        "  to b.example: waiting, 0 attempts",
+    ]
+    assert lines[-4:] == ["  header:", "    Subject: café \\x1b[2J", "    X-Long: a", "     b"]
+
+
+def test_a_mail_is_shown_whole_to_scripts(spool: Path, capsys: Any) -> None:
+    (line,) = out(capsys, "show", "--json", "--spool", spool, 3)
+    shown = json.loads(line)
+    (job,) = shown.pop("jobs")
+    assert shown.pop("accepted").endswith("Z")
+    assert shown == {"queue_id": 3, "sender": "Boris@Home.example", "size": 180_000, "header": ["Subject: large"]}
+    assert job["recipients"] == [{"recipient": "u@A.example", "last_words": "", "warned": False}]
+    assert (job["domain"], job["state"]) == ("a.example", "waiting")
+
+
+def test_a_mail_without_a_header(spool: Path, capsys: Any) -> None:
+    assert out(capsys, "show", "--spool", spool, 2)[-1] == "  header:"
+
+
+def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("SMTPCORE_SPOOL", str(spool))
+    assert len(out(capsys, "list")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["show"], 64, "say which mails"),
+        (["list", "x"], 64, "not a valid integer"),
+        (["list", "--older-than", "soon"], 64, "'soon' is not a number with a unit"),
+        (["list", "--older-than", "0"], 64, "out of range"),
+        (["list", "--state", "lost"], 64, "'lost' is not one of"),
+        (["show", "7"], 66, "smtpcore: there is no mail 7 in the queue"),
+    ],
+)
+def test_what_makes_no_sense(arguments: list[str], status: int, words: str, spool: Path, capsys: Any) -> None:
+    assert run(["queue", *arguments, "--spool", str(spool)]) == status
+    assert words in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(spool: Path) -> None:
+    with Spool(spool) as opened:
+        recipients = tuple(f"u{number}@d{number}.example" for number in range(5000))
+        opened.add([opened.prepare(Envelope("", recipients), [b"x\n"])], time.time())
+    with subprocess.Popen(
+        [*PROGRAM, "queue", "list", "--json", "--spool", str(spool)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert json.loads(child.stdout.readline())["queue_id"] == 1
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(timeout=60) == 0
