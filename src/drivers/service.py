@@ -52,6 +52,7 @@ from smtpcore.relay import (
     Effect,
     Fact,
     Fate,
+    Host,
     OpenSession,
     Orders,
     Relay,
@@ -241,7 +242,7 @@ class RelayService:
             send, receive = anyio.create_memory_object_stream[_Work](1)
             send.send_nowait((effect.delivery, bodies[effect.delivery.delivery_id]))
             self._sessions[effect.session_id] = send
-            tasks.start_soon(self._hold_session, effect.session_id, effect.delivery, receive)
+            tasks.start_soon(self._hold_session, effect.session_id, effect.host, receive)
         elif isinstance(effect, Continue):
             work = (effect.delivery, bodies[effect.delivery.delivery_id])
             if effect.session_id in self._sessions:
@@ -261,15 +262,15 @@ class RelayService:
         for scope in self._scopes.values():
             scope.cancel()
 
-    async def _hold_session(self, session_id: int, first: Delivery, work: MemoryObjectReceiveStream[_Work]) -> None:
+    async def _hold_session(self, session_id: int, host: Host, work: MemoryObjectReceiveStream[_Work]) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
         error: SessionError | None = None
         try:
             with anyio.CancelScope() as scope:
                 self._scopes[session_id] = scope
                 assert self._driver is not None
-                hop = first.next_hop
-                async with await self._driver.connect(hop.host, hop.port, **self._options) as session:
+                options: Options = {"tls_server_name": host.name, **self._options} if host.address else self._options
+                async with await self._driver.connect(host.address or host.name, host.port, **options) as session:
                     async for delivery, body in work:
                         await self._deliver(session_id, session, delivery, body)
                         if session.end is not None:

@@ -422,7 +422,7 @@ class Spool:
                 saves.append((job.job_id, job.due_at, job.attempts, _dump(job.recipients)))
             elif isinstance(order, Forget):
                 forgets.append(order.job)
-            else:
+            elif isinstance(order, (Bounce, DelayWarning)):
                 yield self._store_report(order, settings, now)
         if saves:
             self._database.execute(_SAVE, (json.dumps(saves),))

@@ -81,8 +81,8 @@ _Order = TypeVar("_Order")
 class OwnHosts:
     """Each domain has a host of its own."""
 
-    def next_hop(self, domain: str) -> NextHop:
-        return NextHop(f"mx.{domain}", 25)
+    def way(self, domain: str) -> SmartHost:
+        return SmartHost(f"mx.{domain}")
 
 
 class Bench:

@@ -40,7 +40,6 @@ from smtpcore.relay import (
     Load,
     LoadDomains,
     MailAccepted,
-    NextHop,
     OpenSession,
     Orders,
     PendingRecipient,
@@ -51,6 +50,7 @@ from smtpcore.relay import (
     Schedule,
     SessionEnded,
     ShutDown,
+    SmartHost,
     SpoolChanged,
     StoredMail,
     recipients_by_domain,
@@ -107,7 +107,7 @@ class ModelSpool:
                 self.owners.pop(order.job.job_id, None)
             elif isinstance(order, Forget):
                 self._forget(order.job)
-            else:
+            elif isinstance(order, (Bounce, DelayWarning)):
                 facts.append(self._report(order, now))
         return facts
 
@@ -156,8 +156,8 @@ class ModelSpool:
 class DomainRoute:
     """Each domain is a destination, but that all ``pool*`` domains are one."""
 
-    def next_hop(self, domain: str) -> NextHop:
-        return NextHop("mx.pool.example" if domain.startswith("pool") else f"mx.{domain}", 25)
+    def way(self, domain: str) -> SmartHost:
+        return SmartHost("mx.pool.example" if domain.startswith("pool") else f"mx.{domain}")
 
 
 @dataclass

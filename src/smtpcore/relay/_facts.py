@@ -14,15 +14,19 @@ from typing import TypeAlias
 from smtpcore._errors import SessionError
 from smtpcore._events import BodyFacts, Envelope, Report
 from smtpcore._grammar import domain_of
+from smtpcore.relay._names import AddressAnswer, MxAnswer
 
 __all__ = [
+    "Action",
     "Attempted",
     "Bounce",
     "Claim",
     "CloseSession",
+    "Commanded",
     "Continue",
     "DelayWarning",
     "Delivery",
+    "DomainResolved",
     "DomainsLoaded",
     "Durable",
     "Effect",
@@ -31,6 +35,7 @@ __all__ = [
     "Fate",
     "FateKind",
     "Forget",
+    "Host",
     "Job",
     "JobsLoaded",
     "Load",
@@ -38,9 +43,11 @@ __all__ = [
     "MailAccepted",
     "NextHop",
     "OpenSession",
+    "Operate",
     "Orders",
     "PendingRecipient",
     "Reported",
+    "Resolve",
     "Save",
     "SessionEnded",
     "ShutDown",
@@ -98,13 +105,35 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Where a delivery goes; what sessions are shared and limits are counted by."""
+    """Where a delivery goes; what sessions are shared and limits are counted by.
+
+    ``host`` and ``port`` are those of the host that is tried first. ``others`` tells apart sets of hosts that share
+    this one: what is known of the further ones, in words. Domains with the same set of MX hosts have one next hop.
+    """
 
     host: str
     port: int
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host at one address, to be connected to.
+
+    ``name`` is what its certificate must be for and what it is called in reports; ``address`` is an IPv6 or IPv4
+    address, or ``None`` when the driver is to look the name up.
+    """
+
+    name: str
+    address: str | None
+    port: int
+
+    def __str__(self) -> str:
+        at = f" ({self.address})" if self.address not in (None, self.name) else ""
+        return f"{self.name}{at}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +204,20 @@ class JobsLoaded:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainResolved:
+    """The answer to :class:`Resolve`: the MX records of a domain, and the addresses of those hosts.
+
+    ``addresses`` holds what was found for every MX host by its name, or for the domain itself when it has no MX.
+    ``seconds`` is how long all this may be used.
+    """
+
+    domain: str
+    mx: MxAnswer
+    addresses: tuple[tuple[str, AddressAnswer], ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """A client's report of one delivery, unchanged."""
 
@@ -191,6 +234,31 @@ class SessionEnded:
     error: SessionError | None
 
 
+class Action(enum.Enum):
+    """What an operator may wish for mails that are queued."""
+
+    #: Deliver them no more until they are released; what is on its way is finished first.
+    HOLD = "hold"
+    #: The end of ``HOLD``.
+    RELEASE = "release"
+    #: Try them now, and their destinations too where they rest.
+    RETRY = "retry"
+    #: Forget them without a word to their senders; what is on its way is finished first.
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Commanded:
+    """An operator wishes something for these mails. Mails that are not queued are passed over.
+
+    ``domains`` are their recipient domains, for ``RETRY``: it cuts the rests of their destinations short.
+    """
+
+    action: Action
+    mail_ids: tuple[int, ...]
+    domains: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class TimePassed:
     """Nothing happened but time."""
@@ -202,7 +270,16 @@ class ShutDown:
 
 
 Fact: TypeAlias = (
-    MailAccepted | SpoolChanged | DomainsLoaded | JobsLoaded | Reported | SessionEnded | TimePassed | ShutDown
+    MailAccepted
+    | SpoolChanged
+    | DomainsLoaded
+    | JobsLoaded
+    | DomainResolved
+    | Reported
+    | SessionEnded
+    | Commanded
+    | TimePassed
+    | ShutDown
 )
 
 
@@ -263,7 +340,20 @@ class DelayWarning:
     retry_until: float
 
 
-Durable: TypeAlias = Claim | Save | Forget | Bounce | DelayWarning
+@dataclass(frozen=True, slots=True)
+class Operate:
+    """Do to all jobs of these mails what an operator wishes; comes after the other orders of its batch.
+
+    ``HOLD``: mark them, so that they are not loaded; a job that is claimed is marked too, and is held once it is saved.
+    ``RELEASE``: take the mark away. ``RETRY``: jobs that are not claimed are due at once. ``REMOVE``: forget jobs that
+    are not claimed, and mark those that are: nobody loads them, and saving or giving free such a job forgets it.
+    """
+
+    action: Action
+    mail_ids: tuple[int, ...]
+
+
+Durable: TypeAlias = Claim | Save | Forget | Bounce | DelayWarning | Operate
 
 
 # --- effects --------------------------------------------------------------------------------------------------------
@@ -294,16 +384,24 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolve:
+    """Look up the MX records of a domain and the addresses of its hosts; answered by :class:`DomainResolved`."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Connect to a next hop and make this delivery."""
+    """Connect to a host and make this delivery."""
 
     session_id: int
     delivery: Delivery
+    host: Host
 
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Make this delivery over a session that is open."""
+    """Make this delivery over a session, after those that it was given before."""
 
     session_id: int
     delivery: Delivery
@@ -350,7 +448,7 @@ class Attempted:
     in_doubt: bool
 
 
-Effect: TypeAlias = LoadDomains | Load | OpenSession | Continue | CloseSession | Fate | Attempted
+Effect: TypeAlias = LoadDomains | Load | Resolve | OpenSession | Continue | CloseSession | Fate | Attempted
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,18 +29,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from smtpcore._errors import ConnectionLost, SmtpError
+from smtpcore._errors import ConnectionLost, LocalProtocolError, SmtpError
 from smtpcore._events import Outcome, Report, Stage, Verdict
 from smtpcore.relay._destination import Destination, Session
 from smtpcore.relay._facts import (
     Claim,
     CloseSession,
+    Commanded,
     Continue,
     Delivery,
     DomainsLoaded,
     Durable,
     Effect,
     Fact,
+    Host,
     Job,
     JobsLoaded,
     Load,
@@ -48,6 +50,7 @@ from smtpcore.relay._facts import (
     MailAccepted,
     NextHop,
     OpenSession,
+    Operate,
     Orders,
     Reported,
     Save,
@@ -57,7 +60,7 @@ from smtpcore.relay._facts import (
     StoredMail,
 )
 from smtpcore.relay._results import given_back, results_of
-from smtpcore.relay._routing import Route
+from smtpcore.relay._routing import Route, SmartHost
 from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Relay"]
@@ -162,6 +165,8 @@ class Relay:
             self._reported(fact, now)
         elif isinstance(fact, SessionEnded):
             self._session_ended(fact, now)
+        elif isinstance(fact, Commanded):
+            self._durable.append(Operate(fact.action, fact.mail_ids))
         elif isinstance(fact, ShutDown):
             self._shut_down()
 
@@ -187,8 +192,14 @@ class Relay:
         destination.add(job)
         return True
 
+    def _next_hop(self, domain: str) -> NextHop:
+        way = self._route.way(domain)
+        if not isinstance(way, SmartHost):
+            raise LocalProtocolError("this way is not open yet", way)
+        return NextHop(way.host, way.port)
+
     def _destination(self, domain: str) -> Destination:
-        next_hop = self._route.next_hop(domain)
+        next_hop = self._next_hop(domain)
         destination = self._destinations.get(next_hop)
         if destination is None:
             destination = self._destinations[next_hop] = Destination(next_hop, self._settings)
@@ -216,10 +227,10 @@ class Relay:
         if fact.complete:
             self._due_domains.pop(fact.domain, None)
         mails = {mail.mail_id: mail for mail in fact.mails}
-        next_hop = self._route.next_hop(fact.domain)
+        next_hop = self._next_hop(fact.domain)
         for job in fact.jobs:
             # A sibling for another next hop will be asked for in its own turn.
-            if self._route.next_hop(job.domain) != next_hop:
+            if self._next_hop(job.domain) != next_hop:
                 continue
             held = self._hold(mails[job.mail_id], job, beyond_window=True)
             if not held and job.domain == fact.domain:
@@ -389,14 +400,17 @@ class Relay:
         mail, _ = self._mails[jobs[0].mail_id]
         delivery = session.delivery = destination.delivery(self._deliveries_made, mail, jobs)
         self._durable += [Claim(job) for job in jobs]
-        order = Continue if session.completed else OpenSession
-        self._effects.append(order(session.session_id, delivery))
+        hop = destination.next_hop
+        if session.completed:
+            self._effects.append(Continue(session.session_id, delivery))
+        else:
+            self._effects.append(OpenSession(session.session_id, delivery, Host(hop.host, None, hop.port)))
 
     def _load(self, now: float) -> None:
         """Ask for jobs of domains that have due ones, as far as there is room for them."""
         promised: dict[NextHop, int] = {}
         for domain, limit in self._loading.items():
-            next_hop = self._route.next_hop(domain)
+            next_hop = self._next_hop(domain)
             promised[next_hop] = promised.get(next_hop, 0) + limit
         for domain, next_hop in self._due_domains.items():
             destination = self._destinations[next_hop]

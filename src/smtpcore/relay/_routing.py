@@ -1,40 +1,181 @@
 """Where mail for a domain goes next.
 
-What lives here: routes, which are pure functions from a recipient domain to a next hop. What does not: looking up
-names.
+What lives here: the ways that mail may take, and routes, which are pure functions from a recipient domain to a way.
+What does not: what follows from the records of the DNS (``_mx``), and looking them up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
 
 from smtpcore._errors import LocalProtocolError
+from smtpcore._events import Verdict
 from smtpcore._grammar import check_host_name
-from smtpcore.relay._facts import NextHop
 
-__all__ = ["Route", "SmartHost"]
+__all__ = ["FixedHosts", "Mx", "Route", "RoutingTable", "SmartHost", "Unroutable", "Way"]
 
-
-class Route(Protocol):
-    """From a recipient domain, in lower case, to the next hop."""
-
-    def next_hop(self, domain: str) -> NextHop: ...
+_FOR_EVERYTHING = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class SmartHost:
-    """All mail goes to one host, which knows the way. Raises ``LocalProtocolError`` for what is no host or port."""
+    """All mail goes to one host, which knows the way. Raises ``LocalProtocolError`` for what is no host or port.
+
+    It is a way, and the route that has no other. ``host`` is a host name, whose addresses the driver looks up, or an
+    IPv4 or IPv6 address without brackets.
+    """
 
     host: str
     port: int = 25
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65_535:
-            raise LocalProtocolError("a port is a number from 1 to 65535", self.port)
+        _check_port(self.port)
         if ":" not in self.host:
             # What holds a colon is an IPv6 address, which needs no brackets to be connected to.
             check_host_name(self.host)
 
-    def next_hop(self, domain: str) -> NextHop:
-        return NextHop(self.host, self.port)
+    def way(self, domain: str) -> Way:
+        """The same for every domain."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class FixedHosts:
+    """Mail goes to the first of these hosts that can be reached. Raises ``LocalProtocolError`` when there is none."""
+
+    hosts: tuple[SmartHost, ...]
+
+    def __post_init__(self) -> None:
+        if not self.hosts:
+            raise LocalProtocolError("a way over fixed hosts needs at least one", self.hosts)
+
+    def way(self, domain: str) -> Way:
+        """The same for every domain."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Mx:
+    """Mail goes where the MX records of its domain say (RFC 5321 §5.1).
+
+    ``fallback`` holds hosts that are tried when none of those can be reached or looked up.
+    """
+
+    port: int = 25
+    fallback: tuple[SmartHost, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+
+    def way(self, domain: str) -> Way:
+        """The same for every domain."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Unroutable:
+    """Mail goes nowhere, and the sender is told ``words``: at once (``NEVER``), or when it expires (``LATER``).
+
+    ``status`` is the enhanced status code of the report (RFC 3463); it defaults to "no route" of the verdict's class.
+    """
+
+    words: str
+    verdict: Verdict = Verdict.NEVER
+    status: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict is Verdict.DELIVERED:
+            raise LocalProtocolError("what cannot be routed is not delivered", self.verdict)
+        digit = "5" if self.verdict is Verdict.NEVER else "4"
+        if not self.status:
+            object.__setattr__(self, "status", f"{digit}.4.4")
+        elif not self.status.startswith(f"{digit}."):
+            raise LocalProtocolError(f"the status of this verdict begins with {digit}", self.status)
+
+    def way(self, domain: str) -> Way:
+        """The same for every domain."""
+        return self
+
+
+Way: TypeAlias = SmartHost | FixedHosts | Mx | Unroutable
+
+
+class Route(Protocol):
+    """From a recipient domain, in lower case, to its way; the same for the same domain, always.
+
+    A recipient without a domain has the domain ``""``, an address literal its brackets.
+    """
+
+    def way(self, domain: str) -> Way: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """A route that looks the domain up.
+
+    The keys of ``rows`` are domains, ``.example`` for all below (but not ``example`` itself), and ``*`` for what fits
+    nowhere else. The domain itself goes before a suffix, a longer suffix before a shorter one. What fits nowhere goes
+    where its MX records say. ``fallback`` are hosts that are tried when those of a way cannot be reached. Raises
+    ``LocalProtocolError`` for a key that is no pattern.
+    """
+
+    rows: Mapping[str, Way]
+    fallback: tuple[SmartHost, ...] = ()
+    _ways: dict[str, Way] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for pattern in self.rows:
+            _check_pattern(pattern)
+        ways = {pattern.lower(): _with_fallback(way, self.fallback) for pattern, way in self.rows.items()}
+        ways.setdefault(_FOR_EVERYTHING, Mx(fallback=self.fallback))
+        object.__setattr__(self, "_ways", ways)
+
+    def way(self, domain: str) -> Way:
+        """The way of the pattern that fits best."""
+        return next(self._ways[pattern] for pattern in _patterns(domain.lower()) if pattern in self._ways)
+
+
+def _patterns(domain: str) -> Iterable[str]:
+    """The patterns that fit a domain, the closest first."""
+    yield domain
+    if not domain.startswith("["):
+        labels = domain.split(".")
+        for start in range(1, len(labels)):
+            yield "." + ".".join(labels[start:])
+    yield _FOR_EVERYTHING
+
+
+def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
+    if isinstance(way, Unroutable) or not fallback:
+        return way
+    if isinstance(way, Mx):
+        return replace(way, fallback=way.fallback or fallback)
+    hosts = (way,) if isinstance(way, SmartHost) else way.hosts
+    return FixedHosts(tuple(dict.fromkeys((*hosts, *fallback))))
+
+
+def _check_port(port: int) -> None:
+    if not 1 <= port <= 65_535:
+        raise LocalProtocolError("a port is a number from 1 to 65535", port)
+
+
+def _check_pattern(pattern: str) -> None:
+    if pattern == _FOR_EVERYTHING:
+        return
+    if pattern.startswith("[") and pattern.endswith("]"):
+        _check_literal(pattern)
+        return
+    try:
+        check_host_name(pattern.removeprefix("."))
+    except LocalProtocolError:
+        raise LocalProtocolError("a pattern is a domain, .domain for all below it, or *", pattern) from None
+
+
+def _check_literal(pattern: str) -> None:
+    try:
+        ipaddress.ip_address(pattern[1:-1].lower().removeprefix("ipv6:"))
+    except ValueError:
+        raise LocalProtocolError("an address literal holds an address", pattern) from None
