@@ -452,6 +452,8 @@ class Session:
             if self._end is None:
                 self._client.send_body(octets)
                 if octets and body.ends_at(need.offset + len(octets)):
+                    if self._progress is not None:
+                        self._progress(need.mail, need.offset + len(octets), need.mail.envelope.body.size)
                     self._client.send_body(b"")
         except Exception as error:
             if self._end is None:

@@ -6,6 +6,7 @@ What lives here: the pure helpers of all drivers. What does not: anything with a
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
+from smtpcore.drivers import tls
 from smtpcore.drivers._connecting import Ends, Way
 from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine, settled
 from smtpcore.drivers.tls import TlsFailures, client_context, default_context
@@ -100,18 +102,27 @@ def in_clear(options: Options) -> Options | None:
 
 
 def test_the_default_contexts_are_made_once() -> None:
-    """Whichever thread comes first, and not again for every session."""
     assert default_context(verify=True).verify_mode is ssl.CERT_REQUIRED
     assert default_context(verify=False).verify_mode is ssl.CERT_NONE
+    assert default_context(verify=True) is default_context(verify=True)
     assert client_context(verify=True) is not default_context(verify=True)
-    together = threading.Barrier(8)
 
-    def make(_: int) -> ssl.SSLContext:
-        together.wait(10)
-        return default_context(verify=False)
 
-    with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        assert set(threads.map(make, range(8))) == {default_context(verify=False)}
+def test_threads_wait_for_the_one_that_makes_a_default_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+    at_once: list[int] = []
+
+    def make(*, verify: bool) -> ssl.SSLContext:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            at_once.append(together.wait(0.3))
+        return client_context(verify=verify)
+
+    monkeypatch.setattr(tls, "_default_contexts", {})
+    monkeypatch.setattr(tls, "client_context", make)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda _: default_context(verify=False), range(2))
+    assert not at_once
+    assert one is other
 
 
 def test_failures_of_tls_are_forgotten_in_time() -> None:

@@ -42,12 +42,12 @@ def lines(caplog: pytest.LogCaptureFixture, driver: Driver, level: int) -> list[
 
 def test_info_tells_of_sessions_and_mails(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "smtpcore")
-    with Peer(lambda line: line.serve(replies={"RCPT TO:<c": "550 5.1.1 nobody \x1b[31m"})) as peer:
+    with Peer(lambda line: line.serve(replies={"RCPT TO:<b": "550 5.1.1 nobody \x1b[31m"})) as peer:
         driver.run(one_mail(driver, peer.port))
     where = f"localhost (127.0.0.1 port {peer.port})"
     assert lines(caplog, driver, logging.INFO) == [
         f"open with {where}: in clear, not authenticated",
-        r"mail from <a@x.example> sent: 1 delivered, 1 never; c@x.example never: 550 5.1.1 nobody \x1b[31m",
+        r"mail from <a@x.example> sent: 1 never, 1 delivered; b@x.example never: 550 5.1.1 nobody \x1b[31m",
         f"ended with {where}: quit",
     ]
     assert lines(caplog, driver, logging.DEBUG) == []
@@ -101,10 +101,12 @@ def test_nothing_is_made_for_a_log_that_nobody_reads(driver: Driver, caplog: pyt
         await call(session.deliver, ENVELOPE, b"x")
         await call(session.quit)
 
-    caplog.set_level(logging.WARNING, "smtpcore")
-    with Peer(lambda line: line.serve()) as peer:
-        driver.run(play(peer.port))
-    assert not [record for record in caplog.records if record.name.startswith("smtpcore")]
+    for level, told in ((logging.WARNING, 0), (logging.INFO, 3)):
+        caplog.set_level(level, "smtpcore")
+        with Peer(lambda line: line.serve()) as peer:
+            driver.run(play(peer.port))
+        assert lines(caplog, driver, logging.DEBUG) == []
+        assert len(lines(caplog, driver, logging.INFO)) == told
 
 
 # --- progress ------------------------------------------------------------------------------------------------------

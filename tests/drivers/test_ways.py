@@ -419,6 +419,23 @@ def test_a_silent_port_465(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> N
             driver.run(play(policy))
 
 
+def test_a_port_465_that_greets_in_clear(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its later silence is a silence like any other."""
+
+    async def play() -> None:
+        limits = Limits(deadlines=Deadlines(ehlo=0.1))
+        with pytest.raises(PeerTimeout):
+            await call(driver.module.connect, "x.example", 465, tls=TlsPolicy.REQUIRED, limits=limits)
+
+    def script(line: Line) -> None:
+        line.say("220 peer.example ready")
+        line.until_closed()
+
+    with Peer(script) as peer:
+        resolve_to(monkeypatch, (socket.AF_INET, *STREAM, ("127.0.0.1", peer.port)))
+        driver.run(play())
+
+
 @pytest.mark.parametrize("octets", [b"\x15\x03\x01\x00\x02\x02\x28", b"\x16\x03\x03\x00\x02xx"])
 def test_a_peer_that_speaks_tls_at_once(driver: Driver, octets: bytes) -> None:
     """No second connection is made in clear: it would not be understood either."""
