@@ -30,6 +30,7 @@ PRINTS = {
     "blocking": r"boris@north\.example delivered 250 .*\nchen@south\.example delivered 250 ",
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
+    "across": r"(\('boris@north\.example',\) delivered\n){3}",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
     "proxy": r"250 2\.0\.0 Taken",
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
