@@ -62,7 +62,7 @@ def demonstrate(folder: Path, console: Console) -> int:
         settings = RelaySettings(reporting_mta="relay.home.example", schedule=Schedule(delays=(1.0, 2.0, 4.0)))
         service = RelayService(spool, SmartHost("127.0.0.1", port), settings, options, notice=progress.notice)
         began = time.monotonic()
-        with progress.shown(service.relay):
+        with progress.shown(service):
             anyio.run(relay_until_empty, service, spool)
         seconds = time.monotonic() - began
         left = len(spool)

@@ -84,7 +84,7 @@ def _relay(configuration: Configuration, progress: Progress, once: bool) -> int:
                 spool, configuration.route, configuration.settings, configuration.options, notice=progress.notice
             )
             # The view comes first: what is logged to a terminal scrolls by above it.
-            with progress.shown(service.relay), _logging(configuration.logging, progress):
+            with progress.shown(service), _logging(configuration.logging, progress):
                 anyio.run(_run_service, service, progress, configuration.logging, once, backend=configuration.backend)
     except SpoolError as error:
         raise Stop(ExitStatus.TEMPORARY, error) from None

@@ -1,94 +1,104 @@
-"""The relay at work: the pure machine bound to a spool, to sessions and to the clock, on asyncio or trio.
+"""The relay at work on asyncio or trio: the pure machine bound to a spool, to sessions and to the clock.
 
-What lives here: one owner of the machine with one inbox of facts, and one task for each session. What does not: any
-decision about mail, which is the machine's; SQL, which is the spool's; SMTP, which is the wire driver's.
-
-The owner's loop is the whole story: take all facts that have come, let the machine decide, commit and load in one
-worker thread, perform the effects, wait for more. Facts that come while a commit is under way form the next batch, so
-commits group themselves when there is much to do.
+What lives here: one task for each session, and callbacks, on the event loop. What does not: any decision about mail,
+which is the machine's; the loop over its facts and orders, which is the owner's; SMTP, which is the wire driver's.
+:mod:`smtpcore.drivers.threads` is the same for blocking programs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
-from typing import BinaryIO, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from types import ModuleType, TracebackType
+from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 import sniffio
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from smtpcore import (
-    DEFAULT_LIMITS,
-    Envelope,
-    LocalProtocolError,
-    Mail,
-    MailRefused,
-    Outcome,
-    Report,
-    SessionAborted,
-    SessionError,
-    SmtpError,
-    Stage,
-    Transcript,
-    Verdict,
-)
-from smtpcore.drivers._bodies import Body, Source, make_body
-from smtpcore.drivers._options import Options, make_envelope
-from smtpcore.drivers.spool import Prepared, Spool, SpoolError
+from smtpcore import Disconnect, Envelope, LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
+from smtpcore.drivers._bodies import Source
+from smtpcore.drivers._fates import RelayStopped, Tally, Watched
+from smtpcore.drivers._options import Options
+from smtpcore.drivers._owner import Bodies, Owner
+from smtpcore.drivers._work import Work, close_body, prepare, refused, tell, unforeseen, way_to
+from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     Attempted,
     CloseSession,
     Continue,
     Delivery,
     Effect,
-    Fact,
     Fate,
     Host,
+    NextHop,
     OpenSession,
-    Orders,
-    Relay,
     RelaySettings,
     Reported,
     Route,
     SessionEnded,
-    ShutDown,
-    SpoolChanged,
 )
 
-__all__ = ["RelayService"]
+__all__ = ["RelayService", "RelayStopped", "Submission"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between looks for what other processes have added.
-_WATCH = 0.5
-#: The longest wait in seconds: the wall clock may jump while we wait on another one.
-_LONGEST_WAIT = 60.0
-
-_Work = tuple[Delivery, bytes | BinaryIO]
+_T = TypeVar("_T")
 
 
-class _Session(Protocol):
-    """What the service asks of a wire driver's session."""
+class Submission(Tally):
+    """A mail that is safe in the spool; ``queue_id`` is its number there.
 
-    last_report: Report | None
+    Its fates are collected as long as this object is held on to: ask for them early or late, or let it go and nothing
+    is kept. As an async iterator it gives every :class:`smtpcore.relay.Fate` as it becomes known, and ends with the
+    last one. Waiting raises :class:`RelayStopped` when the relay is stopped first, or the error that stopped it.
+    """
 
-    async def deliver(self, envelope: Envelope, message: bytes | BinaryIO) -> Report: ...
+    _more: anyio.Event | None = None
+
+    async def fates(self) -> tuple[Fate, ...]:
+        """Wait until the fate of every recipient is known: one fate for each, in the order they became known."""
+        return tuple([fate async for fate in self])
+
+    async def __aiter__(self) -> AsyncIterator[Fate]:
+        for index in range(len(self.recipients)):
+            while (fate := self._at(index)) is None:
+                self._more = self._more or anyio.Event()
+                await self._more.wait()
+            yield fate
+
+    def note(self, fate: Fate) -> None:
+        super().note(fate)
+        self._wake()
+
+    def end(self, failure: Exception | None) -> None:
+        super().end(failure)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._more is not None:
+            self._more.set()
+            self._more = None
 
 
 class RelayService:
     """Relays what is in ``spool`` along ``route``, over sessions held as ``options`` say.
 
-    ``notice`` is called with every :class:`smtpcore.relay.Fate` and :class:`smtpcore.relay.Attempted`, once it is safe
-    in the spool. ``grace`` is how many seconds a delivery on its way has to finish after :meth:`stop`.
+    Two ways to use it: :meth:`run` relays until :meth:`stop`; ``async with`` relays in the background while the block
+    lasts. Leaving the block stops the relay; when it failed, the error is raised there, and by every later
+    :meth:`submit`. A service works once.
+
+    ``notice`` is called on the event loop with every :class:`smtpcore.relay.Fate` and
+    :class:`smtpcore.relay.Attempted`, once each, after it is safe in the spool; what it raises is logged. ``grace`` is
+    how many seconds a delivery on its way has to finish when the relay is stopped; a task that is cancelled breaks off
+    at once. In every case what was not delivered waits in the spool.
     """
 
     def __init__(
@@ -102,44 +112,35 @@ class RelayService:
         grace: float = 10.0,
     ) -> None:
         self._spool = spool
-        self._settings = settings
         self._options: Options = options if options is not None else {}
         self._notice = notice
-        self._grace = grace
-        self._relay = Relay(settings, route)
-        self._facts: deque[Fact] = deque()
-        #: Holds while the spool is written and what came of it is put among the facts, so that both have one order.
-        self._order = threading.Lock()
-        self._arrived = anyio.Event()
-        self._sessions: dict[int, MemoryObjectSendStream[_Work]] = {}
-        self._scopes: dict[int, anyio.CancelScope] = {}
+        self._watched = Watched(Submission)
+        self._owner = Owner(spool, route, settings, self._watched, grace)
+        self._sessions: dict[int, _Session] = {}
         self._driver: ModuleType | None = None
-        self._stopping = False
-        self._failure: SpoolError | None = None
-
-    @property
-    def relay(self) -> Relay:
-        """The machine, for a live view of its destinations."""
-        return self._relay
+        self._tasks: TaskGroup | None = None
+        self._ended: anyio.Event | None = None
 
     # --- what users call --------------------------------------------------------------------------------------------
 
+    @property
+    def destinations(self) -> tuple[tuple[NextHop, int, int, float | None], ...]:
+        """For a live view: ``(next hop, jobs waiting in memory, sessions, resting until)`` of each destination."""
+        return self._owner.destinations
+
     async def submit(
         self, message: Source, *, sender: str | None = None, recipients: Sequence[str] | str | None = None
-    ) -> int:
-        """Accept a message and return its queue id: when this returns the message is safe.
+    ) -> Submission:
+        """Accept a message: when this returns it is safe.
 
-        Sender and recipients default to what an email object's header says. A submission that is cancelled while it is
-        being committed is finished. Raises ``LocalProtocolError``, :class:`smtpcore.drivers.spool.SpoolError`.
+        Sender and recipients default to what an email object's header says. A submission that is cancelled is finished
+        first. Mails may be submitted before the relay runs. Raises ``LocalProtocolError``,
+        :class:`smtpcore.drivers.spool.SpoolError`, and :class:`RelayStopped` once the relay has come to its end.
         """
-        body = make_body(message, DEFAULT_LIMITS.body_chunk)
-        envelope = make_envelope(message, sender, recipients, body.facts)
-        prepared = await anyio.to_thread.run_sync(lambda: self._spool.prepare(envelope, _chunks(body)))
-        mail_id = 0
-        with anyio.CancelScope(shield=True):
-            mail_id = await anyio.to_thread.run_sync(self._add, prepared)
-        self._wake()
-        return mail_id
+        return await anyio.to_thread.run_sync(self._submit, message, sender, recipients)
+
+    def _submit(self, message: Source, sender: str | None, recipients: Sequence[str] | str | None) -> Submission:
+        return self._owner.submit(prepare(self._spool, message, sender, recipients))
 
     async def run(self, *, once: bool = False) -> None:
         """Relay until :meth:`stop`; with ``once`` until nothing that is due is left to do.
@@ -147,211 +148,266 @@ class RelayService:
         Raises :class:`smtpcore.drivers.spool.SpoolError` when the spool is locked by another relay, or as soon as
         something cannot be recorded: no effect of the batch has been performed then, and the spool tells the truth.
         """
-        self._driver = _driver()
-        await anyio.to_thread.run_sync(self._spool.lock)
+        await anyio.to_thread.run_sync(self._owner.open)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch)
-            try:
-                await self._decide(tasks, once=once)
-            except SpoolError as error:
-                self._failure = error
-            tasks.cancel_scope.cancel()
-        if self._failure is not None:
-            raise self._failure
+            await self._serve(tasks, once=once)
+        if self._owner.failure is not None:
+            raise self._owner.failure
 
-    def stop(self) -> None:
-        """Begin no more deliveries; those on their way are finished, or broken off after the grace."""
-        if not self._stopping:
-            self._stopping = True
-            self._put(ShutDown())
+    def stop(self, grace: float | None = None) -> None:
+        """Begin no more deliveries; those on their way are finished, or broken off after ``grace`` seconds.
 
-    # --- the owner --------------------------------------------------------------------------------------------------
+        May be called from every thread and from signal handlers; returns at once.
+        """
+        self._owner.stop(grace)
 
-    async def _decide(self, tasks: TaskGroup, *, once: bool) -> None:
-        stopped_at: float | None = None
-        while self._failure is None:
-            facts = self._take_facts()
-            orders = self._relay.handle(facts, time.time())
-            if orders.durable or orders.effects:
-                bodies = await anyio.to_thread.run_sync(self._execute, orders)
-                for effect in orders.effects:
-                    self._perform(tasks, effect, bodies)
-            if once and not self._facts and self._relay.drained(time.time()):
-                self.stop()
-            if self._stopping:
-                if self._relay.idle and not self._facts:
-                    return
-                stopped_at = stopped_at or time.monotonic()
-                if time.monotonic() - stopped_at >= self._grace:
-                    self._break_off()
-            await self._wait()
+    async def __aenter__(self) -> Self:
+        await anyio.to_thread.run_sync(self._owner.open)
+        self._ended = anyio.Event()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._serve_in_background, self._tasks)
+        return self
 
-    def _execute(self, orders: Orders) -> dict[int, bytes | BinaryIO]:
-        with self._order:
-            executed = self._spool.execute(orders, self._settings, time.time())
-            self._facts.extend(executed.facts)
-        return executed.bodies
-
-    def _add(self, prepared: Prepared) -> int:
-        with self._order:
-            (accepted,) = self._spool.add([prepared], time.time())
-            self._facts.append(accepted)
-        return accepted.mail.mail_id
-
-    def _take_facts(self) -> list[Fact]:
-        self._arrived = anyio.Event()
-        facts: list[Fact] = []
-        while self._facts:
-            facts.append(self._facts.popleft())
-        return facts
-
-    def _put(self, fact: Fact) -> None:
-        self._facts.append(fact)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._arrived.set()
-
-    async def _wait(self) -> None:
-        """Wait until something has come, or until the machine wants to be woken."""
-        if self._facts:
-            return
-        wake_at = self._relay.wake_at
-        seconds = _LONGEST_WAIT if wake_at is None else min(max(0.0, wake_at - time.time()), _LONGEST_WAIT)
-        if self._stopping:
-            seconds = min(seconds, 1.0)
-        with anyio.move_on_after(seconds):
-            await self._arrived.wait()
-
-    async def _watch(self) -> None:
-        """Notice what other processes add."""
-        while True:
-            await anyio.sleep(_WATCH)
-            try:
-                if await anyio.to_thread.run_sync(self._spool.changed):
-                    self._put(SpoolChanged())
-            except SpoolError as error:
-                self._failure = error
-                self._wake()
-                return
-
-    # --- effects ----------------------------------------------------------------------------------------------------
-
-    def _perform(self, tasks: TaskGroup, effect: Effect, bodies: dict[int, bytes | BinaryIO]) -> None:
-        if isinstance(effect, OpenSession):
-            send, receive = anyio.create_memory_object_stream[_Work](1)
-            send.send_nowait((effect.delivery, bodies[effect.delivery.delivery_id]))
-            self._sessions[effect.session_id] = send
-            tasks.start_soon(self._hold_session, effect.session_id, effect.host, receive)
-        elif isinstance(effect, Continue):
-            work = (effect.delivery, bodies[effect.delivery.delivery_id])
-            if effect.session_id in self._sessions:
-                self._sessions[effect.session_id].send_nowait(work)
-            else:
-                # The session ended meanwhile, and the machine is about to hear of it.
-                _close(work[1])
-        elif isinstance(effect, CloseSession):
-            if effect.session_id in self._sessions:
-                self._sessions[effect.session_id].close()
-        elif isinstance(effect, (Fate, Attempted)):
-            _log_effect(effect)
-            if self._notice is not None:
-                self._notice(effect)
-
-    def _break_off(self) -> None:
-        for scope in self._scopes.values():
-            scope.cancel()
-
-    async def _hold_session(self, session_id: int, host: Host, work: MemoryObjectReceiveStream[_Work]) -> None:
-        """One session from connecting to its end; whatever happens, the machine is told."""
-        error: SessionError | None = None
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        # Whoever is cancelled or interrupted does not wait.
+        self.stop(None if kind is None or issubclass(kind, Exception) else 0.0)
         try:
-            with anyio.CancelScope() as scope:
-                self._scopes[session_id] = scope
-                assert self._driver is not None
-                options: Options = {"tls_server_name": host.name, **self._options} if host.address else self._options
-                async with await self._driver.connect(host.address or host.name, host.port, **options) as session:
-                    async for delivery, body in work:
-                        await self._deliver(session_id, session, delivery, body)
-                        if session.end is not None:
-                            error = session.end.error
-                            break
-            if scope.cancelled_caught:
-                error = SessionAborted("the relay is shutting down")
+            await self._wait_for_the_end()
+        finally:
+            await self._tasks.__aexit__(None, None, None)
+        if kind is None and self._owner.failure is not None:
+            raise self._owner.failure
+
+    async def _wait_for_the_end(self) -> None:
+        assert self._ended is not None
+        try:
+            await self._ended.wait()
+        except BaseException:
+            self.stop(0.0)
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
+            raise
+
+    # --- on the event loop ------------------------------------------------------------------------------------------
+
+    async def _serve_in_background(self, tasks: TaskGroup) -> None:
+        try:
+            await self._serve(tasks, once=False)
+        finally:
+            assert self._ended is not None
+            self._ended.set()
+
+    async def _serve(self, tasks: TaskGroup, *, once: bool) -> None:
+        """Do what the owner orders, until it has ended; if cancelled, break off and let it record what there is."""
+        self._driver = _driver()
+        orders: _Inbox[Callable[[], None] | None] = _Inbox()
+        hands = _Hands(self, tasks, orders, _from_other_threads())
+        thread = threading.Thread(target=self._own, args=(hands, once), name="relay owner", daemon=True)
+        thread.start()
+        try:
+            await _obey(orders)
+            thread.join()
+        except BaseException:
+            self.stop(0.0)
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await _obey(orders)
+                thread.join()
+            raise
+        finally:
+            self._watched.end(self._owner.failure)
+
+    def _own(self, hands: _Hands, once: bool) -> None:
+        self._owner.run(hands, once=once)
+        hands.finish()
+
+    def obey(self, tasks: TaskGroup, effects: Sequence[Effect], bodies: Bodies) -> None:
+        """Perform effects, on the event loop."""
+        for effect in effects:
+            if isinstance(effect, OpenSession):
+                session = self._sessions[effect.session_id] = _Session(effect.session_id, effect.host)
+                session.inbox.put((effect.delivery, bodies[effect.delivery.delivery_id]))
+                tasks.start_soon(self._hold_session, session)
+            elif isinstance(effect, Continue):
+                self._continue(effect, bodies[effect.delivery.delivery_id])
+            elif isinstance(effect, CloseSession):
+                if effect.session_id in self._sessions:
+                    self._sessions[effect.session_id].inbox.put(None)
+            elif isinstance(effect, (Fate, Attempted)):
+                if isinstance(effect, Fate):
+                    self._watched.note(effect)
+                if self._notice is not None:
+                    tell(self._notice, effect)
+
+    def _continue(self, effect: Continue, body: bytes | BinaryIO) -> None:
+        if effect.session_id in self._sessions:
+            self._sessions[effect.session_id].inbox.put((effect.delivery, body))
+        else:
+            # The session ended meanwhile, and the machine is about to hear of it.
+            close_body(body)
+
+    def break_off(self) -> None:
+        """Break off all sessions, on the event loop."""
+        for session in self._sessions.values():
+            session.scope.cancel()
+
+    async def _hold_session(self, session: _Session) -> None:
+        """One session from connecting to its end; whatever happens, the machine is told."""
+        error: SessionError | None = SessionAborted("the relay is shutting down")
+        try:
+            with session.scope:
+                error = await self._make_deliveries(session)
         except SessionError as failure:
             error = failure
         except Exception as failure:
-            _log.exception("session %d failed in an unforeseen way", session_id)
-            error = SessionAborted(f"unforeseen: {failure!r}")
+            error = SessionAborted(unforeseen(f"session {session.session_id}", failure))
         finally:
-            self._scopes.pop(session_id, None)
-            self._sessions.pop(session_id).close()
-            with work, contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
-                while True:
-                    _close(work.receive_nowait()[1])
-            self._put(SessionEnded(session_id, error))
+            del self._sessions[session.session_id]
+            for work in session.inbox.rest():
+                if work is not None:
+                    close_body(work[1])
+            self._owner.put(SessionEnded(session.session_id, error))
 
-    async def _deliver(self, session_id: int, session: _Session, delivery: Delivery, body: bytes | BinaryIO) -> None:
+    async def _make_deliveries(self, session: _Session) -> SessionError | None:
+        """Make the deliveries that come, until none will; returns what ended the session early, if anything did."""
+        assert self._driver is not None
+        where, options = way_to(session.host, self._options)
+        try:
+            async with await self._driver.connect(where, session.host.port, **options) as connected:
+                wire: _Wire = connected
+                while (work := await session.inbox.get()) is not None:
+                    await self._deliver(session.session_id, wire, *work)
+                    if wire.end is not None:
+                        return wire.end.error
+        except Exception:
+            raise
+        except BaseException:
+            self._cancelled()
+            raise
+        return None
+
+    async def _deliver(self, session_id: int, wire: _Wire, delivery: Delivery, body: bytes | BinaryIO) -> None:
         report: Report | None = None
         envelope = delivery.envelope
         try:
-            report = await session.deliver(envelope, body)
+            report = await wire.deliver(envelope, body)
         except LocalProtocolError as error:
-            report = _refused(delivery, error, Verdict.NEVER, Stage.NOT_STARTED)
+            report = refused(envelope, error)
         except SmtpError:
             # The session had ended while it was parked: the delivery was not begun, and the machine knows it.
             pass
         except Exception as error:
-            _log.exception("delivery of mail %d failed in an unforeseen way", delivery.mail.mail_id)
-            report = _refused(delivery, SmtpError(f"unforeseen: {error!r}"), Verdict.LATER, Stage.STARTED)
+            report = refused(envelope, SmtpError(unforeseen(f"delivery of mail {delivery.mail.mail_id}", error)))
         except BaseException:
-            # Cancelled: if the mail had been begun, the driver has the answer.
-            last = session.last_report
+            self._cancelled()
+            # If the mail had been begun, the driver has the answer.
+            last = wire.last_report
             report = last if last is not None and last.mail.envelope is envelope else None
             raise
         finally:
-            _close(body)
+            close_body(body)
             if report is not None:
-                self._put(Reported(session_id, delivery.delivery_id, report))
+                self._owner.put(Reported(session_id, delivery.delivery_id, report))
+
+    def _cancelled(self) -> None:
+        """Sessions are broken off only when all ends: the machine must know it before it hears of them."""
+        self.stop(0.0)
 
 
-def _close(body: bytes | BinaryIO) -> None:
-    if not isinstance(body, bytes):
-        body.close()
+class _Wire(Protocol):
+    """What the service asks of a wire driver's session."""
+
+    last_report: Report | None
+
+    @property
+    def end(self) -> Disconnect | None: ...
+
+    async def deliver(self, envelope: Envelope, message: bytes | BinaryIO) -> Report: ...
 
 
-def _refused(delivery: Delivery, error: SmtpError, verdict: Verdict, stage: Stage) -> MailRefused:
-    envelope = delivery.envelope
-    outcomes = tuple(Outcome(recipient, verdict, None, error) for recipient in envelope.recipients)
-    return MailRefused(Mail(envelope), outcomes, stage, Transcript())
+class _Inbox(Generic[_T]):
+    """A queue within one event loop."""
+
+    def __init__(self) -> None:
+        self._items: deque[_T] = deque()
+        self._more: anyio.Event | None = None
+
+    def put(self, item: _T) -> None:
+        self._items.append(item)
+        if self._more is not None:
+            self._more.set()
+
+    async def get(self) -> _T:
+        while not self._items:
+            self._more = anyio.Event()
+            await self._more.wait()
+        self._more = None
+        return self._items.popleft()
+
+    def rest(self) -> Sequence[_T]:
+        """What nobody will ask for any more."""
+        return tuple(self._items)
+
+
+class _Session:
+    """A session that was ordered, and the deliveries that lie ahead of it; ``None`` ends it."""
+
+    def __init__(self, session_id: int, host: Host) -> None:
+        self.session_id = session_id
+        self.host = host
+        self.inbox: _Inbox[Work | None] = _Inbox()
+        self.scope = anyio.CancelScope()
+
+
+class _Hands:
+    """Brings what the owner orders onto the event loop, from the owner's thread."""
+
+    def __init__(
+        self,
+        service: RelayService,
+        tasks: TaskGroup,
+        orders: _Inbox[Callable[[], None] | None],
+        call: Callable[..., Any],
+    ) -> None:
+        self._service = service
+        self._tasks = tasks
+        self._orders = orders
+        self._call = call
+
+    def perform(self, effects: Sequence[Effect], bodies: Bodies) -> None:
+        self._call(self._orders.put, partial(self._service.obey, self._tasks, effects, bodies))
+
+    def break_off(self) -> None:
+        self._call(self._orders.put, self._service.break_off)
+
+    def finish(self) -> None:
+        """The owner has ended; if the event loop has ended before it, nobody waits for that."""
+        with contextlib.suppress(RuntimeError):
+            self._call(self._orders.put, None)
+
+
+async def _obey(orders: _Inbox[Callable[[], None] | None]) -> None:
+    while (order := await orders.get()) is not None:
+        order()
 
 
 def _driver() -> ModuleType:
     """The wire driver for the event loop that runs."""
-    name = "trio" if sniffio.current_async_library() == "trio" else "asyncio"
-    return importlib.import_module(f"smtpcore.drivers.{name}")
+    return importlib.import_module(f"smtpcore.drivers.{'trio' if _on_trio() else 'asyncio'}")
 
 
-def _chunks(body: Body) -> Iterable[bytes]:
-    offset = 0
-    with contextlib.closing(body):
-        while chunk := body.read(offset):
-            offset += len(chunk)
-            yield chunk
+def _on_trio() -> bool:
+    return sniffio.current_async_library() == "trio"
 
 
-def _log_effect(effect: Fate | Attempted) -> None:
-    if isinstance(effect, Fate):
-        _log.info("mail %d to <%s>: %s: %s", effect.mail_id, effect.recipient, effect.kind.value, effect.words)
-    else:
-        wait = max(0.0, effect.due_at - time.time())
-        doubt = ", in doubt" if effect.in_doubt else ""
-        _log.info(
-            "mail %d to <%s>: attempt %d deferred%s, next in %.0f s: %s",
-            effect.mail_id,
-            effect.recipient,
-            effect.attempts,
-            doubt,
-            wait,
-            effect.words,
-        )
+def _from_other_threads() -> Callable[..., Any]:
+    """What calls a function on the event loop that runs, from other threads."""
+    if _on_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    return asyncio.get_running_loop().call_soon_threadsafe

@@ -1,0 +1,88 @@
+"""What both services do alike with one mail: taking it in, the report on what was refused here, telling a callback.
+
+What lives here: small helpers without a state. What does not: anything that waits for a peer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, TypeAlias
+
+from smtpcore import (
+    DEFAULT_LIMITS,
+    Envelope,
+    LocalProtocolError,
+    Mail,
+    MailRefused,
+    Outcome,
+    SmtpError,
+    Stage,
+    Transcript,
+    Verdict,
+)
+from smtpcore.drivers._bodies import Body, Source, make_body
+from smtpcore.drivers._options import Options, make_envelope
+from smtpcore.drivers.spool import Prepared, Spool
+from smtpcore.relay import Attempted, Delivery, Fate, Host
+
+__all__ = ["Work", "close_body", "prepare", "refused", "tell", "unforeseen", "way_to"]
+
+_log = logging.getLogger(__name__)
+
+#: A delivery and its octets.
+Work: TypeAlias = tuple[Delivery, bytes | BinaryIO]
+
+
+def prepare(spool: Spool, message: Source, sender: str | None, recipients: Sequence[str] | str | None) -> Prepared:
+    """Read a message, so that it needs only to be committed; nothing is accepted yet.
+
+    Raises ``LocalProtocolError``, :class:`smtpcore.drivers.spool.SpoolError`, and what the message raises.
+    """
+    body = make_body(message, DEFAULT_LIMITS.body_chunk)
+    envelope = make_envelope(message, sender, recipients, body.facts)
+    return spool.prepare(envelope, _chunks(body))
+
+
+def _chunks(body: Body) -> Iterable[bytes]:
+    offset = 0
+    with contextlib.closing(body):
+        while chunk := body.read(offset):
+            offset += len(chunk)
+            yield chunk
+
+
+def way_to(host: Host, options: Options) -> tuple[str, Options]:
+    """What to connect to, and how: the certificate is to be for the host's name, wherever it was found."""
+    if host.address is None:
+        return host.name, options
+    return host.address, {"tls_server_name": host.name, **options}
+
+
+def close_body(body: bytes | BinaryIO) -> None:
+    """Close what a delivery was to be read from."""
+    if not isinstance(body, bytes):
+        body.close()
+
+
+def refused(envelope: Envelope, error: SmtpError) -> MailRefused:
+    """The report on a mail that failed here: for good if it may not go out, else to be tried again."""
+    may_not_go_out = isinstance(error, LocalProtocolError)
+    verdict = Verdict.NEVER if may_not_go_out else Verdict.LATER
+    outcomes = tuple(Outcome(recipient, verdict, None, error) for recipient in envelope.recipients)
+    return MailRefused(Mail(envelope), outcomes, Stage.NOT_STARTED if may_not_go_out else Stage.STARTED, Transcript())
+
+
+def unforeseen(what: str, error: Exception) -> str:
+    """Log an error that is a mistake of somebody's, with its trace; returns it in words."""
+    _log.error("%s failed in an unforeseen way", what, exc_info=error)
+    return f"unforeseen: {error!r}"
+
+
+def tell(notice: Callable[[Fate | Attempted], None], event: Fate | Attempted) -> None:
+    """Call back; a callback that fails harms nobody but itself."""
+    try:
+        notice(event)
+    except Exception:
+        _log.exception("the callback failed for mail %d to <%s>", event.mail_id, event.recipient)
