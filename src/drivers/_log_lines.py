@@ -12,7 +12,7 @@ import logging
 from collections.abc import Generator, Mapping
 from typing import Any, Final
 
-__all__ = ["FORMATS", "JsonLines", "TextLines", "logging_to"]
+__all__ = ["FORMATS", "JsonLines", "TextLines", "logging_to", "plain"]
 
 #: What every record has; the rest are the fields that the event brought along.
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -27,7 +27,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         "logger": record.name,
     }
     fields |= {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
-    fields["message"] = record.getMessage()
+    # An event whose text repeats its fields says what it is in one word.
+    fields["message"] = getattr(record.msg, "word", None) or record.getMessage()
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields
@@ -37,7 +38,7 @@ class TextLines(logging.Formatter):
     """``key=value`` pairs; what holds blanks, quotes or control characters is quoted as in JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return " ".join(f"{name}={_plain(value)}" for name, value in _fields(record).items())
+        return " ".join(f"{name}={plain(value)}" for name, value in _fields(record).items())
 
 
 class JsonLines(logging.Formatter):
@@ -47,7 +48,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(_fields(record), default=str)
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A value as it stands behind ``key=``; quoted as in JSON if it holds blanks, quotes or control characters."""
     if isinstance(value, bool):
         return str(value).lower()
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
