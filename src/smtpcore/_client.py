@@ -665,9 +665,11 @@ class Client:
             self._over = self._ending
             return
         error.transcript = error.transcript or self._connection.transcript
-        # A challenge refuses nothing, and a reply that broke the protocol decides nothing.
+        # A challenge refuses nothing, a reply that broke the protocol decides nothing, and one to a body is about that
+        # body only.
         reply = error.reply
-        if reply is not None and (reply.positive or isinstance(error, RemoteProtocolError)):
+        about_all = reason is not DisconnectReason.BODY and not isinstance(error, RemoteProtocolError)
+        if reply is not None and (reply.positive or not about_all):
             reply = None
         self._break_off(error, reply)
         end = Disconnect(reason, error, clean=False)

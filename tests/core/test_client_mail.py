@@ -634,3 +634,20 @@ def test_a_line_that_begins_behind_a_verdict_ends_no_further_transaction():
     assert not driver.reports
     driver.hear(b"1 bye\r\n")
     assert [(o.verdict, o.code) for o in driver.reports[0].outcomes] == [(D, 250), (L, 452)]
+
+
+@pytest.mark.parametrize("reply", ["552 5.3.4 too big", "452 4.3.1 no room"])
+def test_an_early_verdict_is_about_its_own_mail_only(reply):
+    driver = ready("PIPELINING")
+    give(driver, envelope(A), None)
+    driver.give(envelope(B, sender="other@a.example"), b"hello\r\n")
+    hear(driver, "250 ok", "250 ok", "354 go")
+    driver.client.send_body(b"hello\r\n")
+    driver.run()
+    hear(driver, reply)
+    first, second = driver.reports
+    assert [outcome.text for outcome in first.outcomes] == [reply[4:]]
+    # The other mail was not begun, and nothing was said of it.
+    (outcome,) = second.outcomes
+    assert (outcome.verdict, outcome.reply, second.stage) == (L, None, Stage.NOT_STARTED)
+    assert reply[4:] in str(outcome.error)
