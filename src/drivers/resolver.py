@@ -26,7 +26,6 @@ try:
     import dns.message
     import dns.name
     import dns.resolver
-    import sniffio
     from dns.rdataclass import RdataClass
     from dns.rdatatype import RdataType
 except ImportError as error:
@@ -141,7 +140,7 @@ class AsyncResolver:
 
     async def _look_up(self, lookup: _Lookup) -> None:
         # Asked each time: what dnspython finds by itself it keeps, for event loops of another kind too.
-        backend = dns.asyncbackend.get_backend(sniffio.current_async_library())
+        backend = dns.asyncbackend.get_backend(dns.asyncbackend.sniff())
         while (name := lookup.next_name) is not None:
             servers = self._servers[lookup.edns]
             try:
