@@ -51,7 +51,7 @@ class Way:
     def __str__(self) -> str:
         if self.path is not None:
             return os.fsdecode(self.path)
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if self.host and ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,17 @@ class Proxy:
     def _serve(self, sock: socket.socket) -> None:
         with sock.makefile("rb", buffering=0) as stream:
             first = _exactly(stream, 1)
-            accepted = self._socks(sock, stream) if first == b"\x05" else self._http(sock, stream)
-        if accepted:
-            with socket.create_connection(("127.0.0.1", self._target), PATIENCE) as onward:
-                _carry(sock, onward)
+            accept, refuse = self._socks(sock, stream) if first == b"\x05" else self._http(stream)
+        if self._refuse:
+            sock.sendall(refuse)
+            return
+        with socket.create_connection(("127.0.0.1", self._target), PATIENCE) as onward:
+            # An SMTP server speaks first: its greeting may come in one piece with the proxy's answer, and here it does.
+            sock.sendall(accept + onward.recv(65_536))
+            _carry(sock, onward)
 
-    def _socks(self, sock: socket.socket, stream: BinaryIO) -> bool:
+    def _socks(self, sock: socket.socket, stream: BinaryIO) -> tuple[bytes, bytes]:
+        """Hear what is asked for; what there is to answer."""
         _exactly(stream, _exactly(stream, 1)[0])
         sock.sendall(b"\x05\x00")
         kind = _exactly(stream, 4)[3]
@@ -62,17 +67,16 @@ class Proxy:
         host = _exactly(stream, _exactly(stream, 1)[0]).decode()
         (port,) = struct.unpack("!H", _exactly(stream, 2))
         self.asked.append((host, port))
-        sock.sendall(bytes([5, 5 if self._refuse else 0, 0, 1]) + bytes(6))
-        return not self._refuse
+        rest = bytes([0, 1]) + bytes(6)
+        return b"\x05\x00" + rest, b"\x05\x05" + rest
 
-    def _http(self, sock: socket.socket, stream: BinaryIO) -> bool:
+    def _http(self, stream: BinaryIO) -> tuple[bytes, bytes]:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += _exactly(stream, 1)
         host, _, port = head.split()[1].decode().rpartition(":")
         self.asked.append((host, int(port)))
-        sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n" if self._refuse else b"HTTP/1.1 200 OK\r\n\r\n")
-        return not self._refuse
+        return b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 403 Forbidden\r\n\r\n"
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:

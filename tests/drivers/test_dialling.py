@@ -219,5 +219,6 @@ def test_what_a_connection_is_called() -> None:
 
 def test_the_words_for_a_way() -> None:
     assert str(Way("mx.example", 25)) == "mx.example:25"
+    assert str(Way("2001:db8::1", 25)) == "[2001:db8::1]:25"
     assert str(Way(None, path=b"/run/smtp")) == "/run/smtp"
     assert re.fullmatch(r"/run/x", str(Address.of_path("/run/x")))

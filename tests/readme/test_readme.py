@@ -33,6 +33,7 @@ PRINTS = {
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
     "proxy": r"250 2\.0\.0 Taken",
+    "tunnel": r"250 2\.0\.0 Taken",
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
     "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
@@ -77,9 +78,9 @@ def demanding(line: Line) -> None:
 @contextlib.contextmanager
 def surroundings(name: str, port: int, folder: Path) -> Iterator[dict[str, int]]:
     """What an example finds: files in its folder, and servers at these ports."""
-    if name == "proxy":
+    if name in {"proxy", "tunnel"}:
         with Proxy(port) as proxy:
-            yield {"1080": proxy.port}
+            yield {"1080": proxy.port, "3128": proxy.port}
         assert proxy.asked == [("mail.north.example", 25)]
     elif name == "certificate":
         authority().cert_pem.write_to_path(folder / "authority.pem")
