@@ -135,6 +135,10 @@ SELECT due_at FROM job WHERE due_at > :until AND due_at <= :horizon AND owner <>
 """
 
 
+#: Held while a database is opened: between making its file and closing it no other thread may come to lock it.
+_opening = threading.Lock()
+
+
 class SpoolError(SmtpError):
     """Something is wrong with a spool; ``directory`` says with which."""
 
@@ -193,32 +197,46 @@ class Spool:
         self._owner = 0
         self._data_version = 0
         with self._guard():
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._bodies.mkdir(mode=0o700, exist_ok=True)
+            self._make_folder()
             self._database = self._open_database()
+
+    def _make_folder(self) -> None:
+        if not self.directory.exists():
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(self.directory.parent)
+        self._bodies.mkdir(mode=0o700, exist_ok=True)
 
     def _open_database(self) -> sqlite3.Connection:
         path = self.directory / "spool.db"
-        # SQLite gives its other files the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            self._make_schema(database)
-        except BaseException:
-            database.close()
-            raise
+        with _opening:
+            # SQLite gives its other files the mode of this one. One that exists must not be opened here: closing it
+            # would drop all locks of this process on it (POSIX), those of SQLite too, and with them the journal that
+            # another spool object of this process is writing.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            database = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            try:
+                self._check_owner(database)
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                self._make_schema(database)
+            except BaseException:
+                database.close()
+                raise
         return database
+
+    def _check_owner(self, database: sqlite3.Connection) -> None:
+        """Refuse a database that is not a spool's, before anything of it is changed."""
+        application = database.execute("PRAGMA application_id").fetchone()[0]
+        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application != _APPLICATION and (application or tables):
+            raise SpoolUnusable(self.directory, "spool.db is the database of something else")
 
     def _make_schema(self, database: sqlite3.Connection) -> None:
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:
             database.execute("BEGIN IMMEDIATE")
             # Another process may have been faster.
             if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-                if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    database.execute("ROLLBACK")
-                    raise SpoolUnusable(self.directory, "spool.db is the database of something else")
                 for statement in _SCHEMA.split(";"):
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -226,8 +244,6 @@ class Spool:
             database.execute("COMMIT")
             sync_folder(self.directory)
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise SpoolUnusable(self.directory, "spool.db is the database of something else")
         if version != _VERSION:
             raise SpoolUnusable(self.directory, f"its version is {version}; this program knows version {_VERSION}")
 

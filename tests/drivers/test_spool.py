@@ -733,3 +733,27 @@ def test_this_spool_and_its_model_live_the_same_life(tmp_path: Path, seed: int) 
     for step, (found, expected) in enumerate(itertools.zip_longest(ours, theirs)):
         assert found == expected, f"apart from step {step} on"
     assert any(ours)
+
+
+def test_a_second_spool_in_one_process_takes_no_lock_from_the_first(directory: Path) -> None:
+    """POSIX drops a process's locks on a file when it closes any descriptor of it, whoever opened that."""
+    with Spool(directory) as first, Spool(directory):
+        # Another process that finds no lock takes itself for the last, and removes the journal when it closes.
+        script = f"from smtpcore.drivers.spool import Spool; Spool({str(directory)!r}).close()"
+        subprocess.run([sys.executable, "-c", script], check=True)
+        first.add([first.prepare(Envelope("a@b.example", ["c@d.example"]), [b"hello"])], NOW)
+        found = subprocess.run(
+            [sys.executable, "-c", f"from smtpcore.drivers.spool import Spool; print(len(Spool({str(directory)!r})))"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert found.stdout == "1\n"
+
+
+def test_the_database_of_something_else_is_left_as_it_was(directory: Path) -> None:
+    _foreign(directory)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with pytest.raises(SpoolUnusable, match="something else"):
+        Spool(directory)
+    assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
