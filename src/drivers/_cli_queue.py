@@ -20,8 +20,8 @@ from smtpcore import LocalProtocolError, printable
 from smtpcore.drivers._cli_shared import SPOOL, Stop, make_envelope, open_message
 from smtpcore.drivers._exit_status import ExitStatus
 from smtpcore.drivers._queue_selection import JobState, Selection, state_of
+from smtpcore.drivers._session_settings import os_reason
 from smtpcore.drivers._setting_kinds import DURATION
-from smtpcore.drivers.configuration import os_reason
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError, SpoolUnusable
 
 __all__ = ["queue"]

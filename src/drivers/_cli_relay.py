@@ -18,8 +18,10 @@ from smtpcore.drivers._cli_shared import SPOOL_VARIABLE, Stop, flags_of, session
 from smtpcore.drivers._configuration_text import reference, sample
 from smtpcore.drivers._exit_status import ExitStatus
 from smtpcore.drivers._log_lines import logging_to
+from smtpcore.drivers._session_settings import os_reason
 from smtpcore.drivers._setting_kinds import host_and_port
-from smtpcore.drivers.configuration import LEVELS, Configuration, ConfigurationError, LogSettings, load, os_reason
+from smtpcore.drivers._settings import LEVELS
+from smtpcore.drivers.configuration import Configuration, ConfigurationError, LogSettings, load
 from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolError

@@ -18,7 +18,8 @@ import click
 
 from smtpcore import BodyFacts, Envelope
 from smtpcore.drivers._exit_status import ExitStatus
-from smtpcore.drivers.configuration import ConfigurationError, Problem, os_reason
+from smtpcore.drivers._session_settings import os_reason
+from smtpcore.drivers.configuration import ConfigurationError, Problem
 from smtpcore.mime import sender_of
 
 __all__ = ["SPOOL", "SPOOL_VARIABLE", "Stop", "flags_of", "make_envelope", "open_message", "session_flags", "stop_for"]

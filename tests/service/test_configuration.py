@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
 from smtpcore.drivers._configuration_text import reference, sample
 from smtpcore.drivers._setting_kinds import DURATION, OCTETS
+from smtpcore.drivers._settings import SECTIONS, SETTINGS
 from smtpcore.drivers.cli import run
-from smtpcore.drivers.configuration import SECTIONS, SETTINGS, Configuration, ConfigurationError, load
+from smtpcore.drivers.configuration import Configuration, ConfigurationError, load
 from smtpcore.relay import RelaySettings, Schedule, SmartHost
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"

@@ -1,0 +1,209 @@
+"""Every setting of a relay, declared once: its key, its kind, what it means, and its default.
+
+What lives here: the tables. What does not: reading a configuration, and the texts that document it.
+
+A setting has a key such as ``schedule.give_up_after``; most are a field of one of the value objects of the relay and of
+the core, and have its default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
+from smtpcore.drivers._setting_kinds import (
+    ADDRESS,
+    DURATION,
+    FACTOR,
+    FILE,
+    HOST_AND_PORT,
+    HOST_NAME,
+    NEVER,
+    NUMBER,
+    OCTETS,
+    SHARE,
+    TEXT,
+    Kind,
+    choice,
+    list_of,
+    or_word,
+)
+from smtpcore.relay import RelaySettings, Schedule
+
+__all__ = ["LEVELS", "SECTIONS", "SETTINGS", "Setting", "settings_by_section"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. ``default`` is ``None`` for what is not set unless given; ``field`` is where its value goes."""
+
+    key: str
+    kind: Kind
+    meaning: str
+    default: Any = None
+    field: tuple[type, str] | None = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The key as a path from the top of the document."""
+        return tuple(self.key.split("."))
+
+    @property
+    def section(self) -> str:
+        """The table that the setting belongs to; empty at the top."""
+        return self.key.rpartition(".")[0]
+
+
+def _of(owner: type, key: str, kind: Kind, meaning: str, name: str | None = None) -> Setting:
+    """A setting that is a field of ``owner``, named as the last part of its key unless ``name`` says otherwise."""
+    name = name or key.rpartition(".")[2]
+    found = next(one for one in dataclasses.fields(owner) if one.name == name)
+    missing = found.default is dataclasses.MISSING
+    return Setting(key, kind, meaning, None if missing else found.default, (owner, name))
+
+
+#: What a log is written from, the talkative first.
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+#: What each section is about, in the order in which they are shown; the first is the top of the document.
+SECTIONS: Final[Mapping[str, str]] = {
+    "": "Where the mail is, and what runs the relay.",
+    "identity": "What the relay calls itself.",
+    "routing": "Where mail goes.",
+    "tls": "How sessions are encrypted, unless a route says otherwise.",
+    "credentials": "Who the relay is to its next hops, unless a route says otherwise.",
+    "session": "How a session is held.",
+    "schedule": "When a mail is tried again, and when it is given up (RFC 5321, 4.5.4.1).",
+    "concurrency": "How much is done at once.",
+    "reports": "What senders are told of mail that could not be delivered.",
+    "limits": "Bounds on what either side of a session may send.",
+    "deadlines": "How long to wait for a peer (RFC 5321, 4.5.3.2).",
+    "logging": "What is written of each attempt and fate.",
+}
+
+_SESSION: Final = (
+    Setting(
+        "tls.policy",
+        choice(TlsPolicy.OPPORTUNISTIC, TlsPolicy.NEVER, TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT),
+        "Whether sessions are encrypted: opportunistic encrypts when the peer offers it and judges no certificate;"
+        " required and implicit verify it. Default: implicit on port 465, required with credentials, else"
+        " opportunistic.",
+    ),
+    Setting("tls.ca_file", FILE, "Trust the certificates in this file (PEM) instead of the system's."),
+    Setting("tls.certificate_file", FILE, "The certificate that this relay shows when it is asked for one (PEM)."),
+    Setting("tls.key_file", FILE, "The key of that certificate, unencrypted, if it is not in the same file."),
+    Setting("tls.server_name", HOST_NAME, "The name that certificates must be for, instead of the host's."),
+    Setting("credentials.user", TEXT, "Authenticate as this user; the password comes from one of the next two."),
+    Setting("credentials.password_file", FILE, "The password is the first line of this file."),
+    Setting("credentials.password_variable", TEXT, "The password is in this environment variable."),
+)
+
+#: Every setting, in the order in which they are shown.
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("spool", FILE, "The spool directory; it is made if it does not exist. Required."),
+    Setting("backend", choice("asyncio", "trio"), "What runs the sessions.", "asyncio"),
+    Setting("identity.helo_name", HOST_NAME, "The name to greet with. Default: the host's name, or its address."),
+    _of(
+        RelaySettings,
+        "identity.reporting_mta",
+        HOST_NAME,
+        "The name of this relay in its reports to senders. Default: helo_name, or the host's name.",
+    ),
+    Setting("routing.default", HOST_AND_PORT, "The host that takes all mail. Required."),
+    *_SESSION,
+    Setting(
+        "session.pipelining",
+        choice(*Pipelining),
+        "How far commands run ahead of their replies, where the peer allows it (RFC 2920).",
+        Pipelining.WITHIN,
+    ),
+    Setting(
+        "session.source_addresses",
+        list_of(ADDRESS),
+        "The addresses of this machine to connect from, one of each family; no other family is tried then.",
+    ),
+    _of(Schedule, "schedule.delays", list_of(DURATION), "The delay after each failed attempt; the last one repeats."),
+    _of(
+        Schedule,
+        "schedule.warn_after",
+        or_word(DURATION, NEVER),
+        "The age at which the sender is told of the delay.",
+    ),
+    _of(Schedule, "schedule.give_up_after", DURATION, "The age from which a failed attempt is the last."),
+    _of(Schedule, "schedule.spread", SHARE, "How far a delay is stretched or shortened, as a share of it."),
+    _of(
+        RelaySettings,
+        "schedule.rest",
+        DURATION,
+        "How long a next hop rests after it failed as a whole; doubled at each failure.",
+    ),
+    _of(RelaySettings, "schedule.longest_rest", DURATION, "The longest rest of a next hop."),
+    _of(RelaySettings, "concurrency.sessions", NUMBER, "Sessions at once, in total."),
+    _of(RelaySettings, "concurrency.sessions_per_next_hop", NUMBER, "Sessions at once with one next hop."),
+    _of(RelaySettings, "concurrency.mails_per_session", NUMBER, "Mails over one session."),
+    _of(
+        RelaySettings,
+        "concurrency.idle",
+        DURATION,
+        "How long a session without work stays open.",
+        "idle_seconds",
+    ),
+    _of(RelaySettings, "concurrency.window", NUMBER, "Jobs held in memory, in total."),
+    _of(RelaySettings, "concurrency.window_per_next_hop", NUMBER, "Jobs held in memory for one next hop."),
+    _of(RelaySettings, "concurrency.recipients_per_delivery", NUMBER, "Recipients of one delivery."),
+    _of(
+        RelaySettings,
+        "reports.whole_message_up_to",
+        OCTETS,
+        "The size up to which a report carries the whole message, and not only its header.",
+        "whole_message_in_reports",
+    ),
+    _of(Limits, "limits.command_line", OCTETS, "One command line."),
+    _of(Limits, "limits.auth_line", OCTETS, "One line of an authentication exchange."),
+    _of(Limits, "limits.reply_line", OCTETS, "One line of a reply."),
+    _of(Limits, "limits.reply_lines", NUMBER, "Lines of one reply."),
+    _of(Limits, "limits.auth_steps", NUMBER, "Challenges answered in one authentication exchange."),
+    _of(Limits, "limits.path", OCTETS, "One address with its angle brackets."),
+    _of(Limits, "limits.recipients", NUMBER, "Recipients of one mail."),
+    _of(Limits, "limits.commands_in_flight", NUMBER, "Commands said and not yet answered."),
+    _of(
+        Limits,
+        "limits.mails_kept_back",
+        NUMBER,
+        "With pipelining across mails: mails whose verdict waits for a reply that cannot be mistaken.",
+    ),
+    _of(Limits, "limits.body_chunk", OCTETS, "What is read from a message at a time."),
+    _of(Limits, "limits.transcript_lines", NUMBER, "Lines kept of the dialogue for error reports; 0 keeps none."),
+    _of(Deadlines, "deadlines.connect", DURATION, "One attempt to reach one address."),
+    _of(Deadlines, "deadlines.greeting", DURATION, "The greeting."),
+    _of(Deadlines, "deadlines.ehlo", DURATION, "The reply to EHLO or HELO."),
+    _of(Deadlines, "deadlines.starttls", DURATION, "The reply to STARTTLS, and the handshake."),
+    _of(Deadlines, "deadlines.auth", DURATION, "Each step of an authentication exchange."),
+    _of(Deadlines, "deadlines.mail", DURATION, "The reply to MAIL."),
+    _of(Deadlines, "deadlines.rcpt", DURATION, "The reply to RCPT."),
+    _of(Deadlines, "deadlines.data_initiation", DURATION, "The reply to DATA."),
+    _of(Deadlines, "deadlines.data_block", DURATION, "Handing one block of the message to the network."),
+    _of(Deadlines, "deadlines.data_termination", DURATION, "The verdict on the message."),
+    _of(Deadlines, "deadlines.other", DURATION, "The reply to RSET and everything that has no row."),
+    _of(Deadlines, "deadlines.quit", DURATION, "The reply to QUIT."),
+    _of(Deadlines, "deadlines.last_words", DURATION, "Reading on after a failed write."),
+    Setting("deadlines.scale", FACTOR, "Multiply all deadlines by this.", 1.0),
+    Setting("logging.level", choice(*LEVELS), "The least that is written.", "info"),
+    Setting("logging.file", FILE, "Append to this file. Default: standard error."),
+    Setting("logging.format", choice("text", "json"), "text is key=value, json is one object a line.", "text"),
+    Setting(
+        "logging.summary_every",
+        or_word(DURATION, NEVER),
+        "How often the counts so far are written where no live view is shown.",
+        60.0,
+    ),
+)
+
+
+def settings_by_section() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
+    """``(section, what it is about, its settings)``, in the order in which they are shown."""
+    for section, about in SECTIONS.items():
+        yield section, about, tuple(setting for setting in SETTINGS if setting.section == section)

@@ -1,0 +1,207 @@
+"""Reading settings out of TOML and flags, with everything that is wrong with them and where.
+
+What lives here: where values come from, problems, one reader of one table of settings. What does not: which settings
+there are, and what is made of them.
+
+Nothing stops at the first problem: all are collected, each with the file and line that it is about, or with the flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smtpcore import LocalProtocolError, SmtpError
+from smtpcore.drivers._setting_kinds import BadElement, is_list, is_table
+from smtpcore.drivers._settings import Setting
+from smtpcore.drivers._toml_lines import KeyPath, lines_of
+
+__all__ = ["ConfigurationError", "Document", "Given", "Origin", "Problem", "Reader", "read_file"]
+
+_Built = TypeVar("_Built")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was given: a file, and a line in it where there is one to name; or a flag."""
+
+    name: str
+    line: int | None = None
+    in_file: bool = False
+
+    def __str__(self) -> str:
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``unreadable`` says that it is about a file that a value names."""
+
+    origin: Origin
+    words: str
+    unreadable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.words}"
+
+
+class ConfigurationError(SmtpError):
+    """A configuration makes no sense; ``problems`` holds everything that is wrong with it, in order of lines."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    value: Any
+    origin: Origin
+
+
+class Reader:
+    """The settings of one table as they were given, with everything that is wrong with them."""
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        self.settings = {setting.key: setting for setting in settings}
+        self.given: dict[str, Given] = {}
+        self.problems: list[Problem] = []
+        #: Settings that were given something that they cannot be.
+        self.refused: set[str] = set()
+        #: What a setting that is missing is blamed on.
+        self.origin = Origin("the command line")
+
+    def __getitem__(self, key: str) -> Any:
+        given = self.given.get(key)
+        return self.settings[key].default if given is None else given.value
+
+    def take(self, key: str, value: object, origin: Origin, elements: Sequence[Origin] = ()) -> None:
+        """Read one value; ``elements`` says where the elements of a list stand."""
+        try:
+            self.given[key] = Given(self.settings[key].kind.read(value), origin)
+        except ValueError as error:
+            self.refused.add(key)
+            where = elements[error.number] if elements and isinstance(error, BadElement) else origin
+            named = f"{key}: " if origin.in_file else ""
+            self.problems.append(Problem(where, f"{named}{error}"))
+
+    def take_flags(self, flags: Mapping[str, tuple[str, object]]) -> None:
+        for key, (name, value) in flags.items():
+            if value is not None:
+                self.take(key, value, Origin(name))
+
+    def wrong(self, key: str, words: str, *, unreadable: bool = False) -> None:
+        """Note a problem with what was given for ``key``; a key that was not given is blamed on the whole."""
+        given = self.given.get(key)
+        origin = self.origin if given is None else given.origin
+        named = f"{key}: " if given is None or origin.in_file else ""
+        self.problems.append(Problem(origin, f"{named}{words}", unreadable))
+
+    def check(self) -> None:
+        """Raise for all problems that were found."""
+        if self.problems:
+            ordered = sorted(self.problems, key=lambda problem: problem.origin.line or 0)
+            raise ConfigurationError(list(dict.fromkeys(ordered)))
+
+    def build(self, owner: type[_Built], **fixed: Any) -> _Built:
+        """An object out of the settings that are fields of ``owner``, or its defaults if those make no sense."""
+        keys = {s.field[1]: s.key for s in self.settings.values() if s.field and s.field[0] is owner}
+        values = {name: self.given[key].value for name, key in keys.items() if key in self.given}
+        try:
+            return owner(**{**fixed, **values})
+        except LocalProtocolError as error:
+            for name, rule in _guilty(owner, values, fixed, error):
+                self.wrong(keys[name], rule)
+            return owner(**fixed)
+
+
+def _guilty(
+    owner: type[object], values: Mapping[str, Any], fixed: Mapping[str, Any], error: LocalProtocolError
+) -> Iterator[tuple[str, str]]:
+    """Which values an object cannot be built of, and why: the one without which it can, or each that fails alone."""
+    for name in values:
+        others = {other: value for other, value in values.items() if other != name}
+        if _refusal(owner, {**fixed, **others}) is None:
+            yield name, error.rule
+            return
+    for name, value in values.items():
+        alone = _refusal(owner, {**fixed, name: value})
+        if alone is not None:
+            yield name, alone.rule
+
+
+def _refusal(owner: type[object], values: Mapping[str, Any]) -> LocalProtocolError | None:
+    try:
+        owner(**values)
+    except LocalProtocolError as error:
+        return error
+    return None
+
+
+def read_file(path: Path, reader: Reader) -> None:
+    """Take everything out of a file; raises :class:`ConfigurationError` for one that is not TOML."""
+    name = str(path)
+    reader.origin = Origin(name, in_file=True)
+    octets = path.read_bytes()
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError([Problem(Origin(name, line, in_file=True), "this is not UTF-8")]) from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([_syntax(name, text, str(error))]) from None
+    except RecursionError:
+        raise ConfigurationError([Problem(reader.origin, "brackets are nested too deeply")]) from None
+    Document(name, lines_of(text), reader).table((), data)
+
+
+def _syntax(name: str, text: str, words: str) -> Problem:
+    """What ``tomllib`` said, with the line out of its words."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", words, re.DOTALL)
+    reason, line = (found[1], found[2]) if found else (words, None)
+    number = int(line) if line else text.count("\n") + 1
+    return Problem(Origin(name, number, in_file=True), f"not TOML: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that was read: hands what is in it to a reader, setting by setting."""
+
+    name: str
+    lines: Mapping[KeyPath, int]
+    reader: Reader
+
+    def origin(self, path: KeyPath) -> Origin:
+        return Origin(self.name, self.lines.get(path), in_file=True)
+
+    def table(self, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
+        """Take everything in the table at ``path``."""
+        known = {setting.path: setting for setting in self.reader.settings.values()}
+        for part, value in data.items():
+            inner = (*path, part)
+            if inner in known:
+                elements = [self.origin((*inner, n)) for n in range(len(value) if is_list(value) else 0)]
+                self.reader.take(known[inner].key, value, self.origin(inner), elements)
+            elif not any(other[: len(inner)] == inner for other in known):
+                self._unknown(inner, known)
+            elif is_table(value):
+                self.table(inner, value)
+            else:
+                self._note(inner, f"{'.'.join(inner)} is a section, not a setting")
+
+    def _unknown(self, path: tuple[str, ...], known: Collection[tuple[str, ...]]) -> None:
+        """A key that nothing has: perhaps another was meant, of this table or of another."""
+        beside = {".".join(other[: len(path)]) for other in known if other[: len(path) - 1] == path[:-1]}
+        elsewhere = {".".join(other) for other in known if f".{'.'.join(other)}".endswith(f".{path[-1]}")}
+        meant = difflib.get_close_matches(".".join(path), beside, 1, 0.7) or sorted(elsewhere)[:1]
+        self._note(path, f"there is no {'.'.join(path)}" + (f"; did you mean {meant[0]}?" if meant else ""))
+
+    def _note(self, path: KeyPath, words: str) -> None:
+        self.reader.problems.append(Problem(self.origin(path), words))
