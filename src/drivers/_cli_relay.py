@@ -83,7 +83,11 @@ def _relay(configuration: Configuration, progress: Progress, once: bool) -> int:
     try:
         with Spool(configuration.spool) as spool:
             service = RelayService(
-                spool, configuration.route, configuration.settings, configuration.options, notice=progress.notice
+                spool,
+                configuration.routing.table,
+                configuration.settings,
+                configuration.options_for,
+                notice=progress.notice,
             )
             # The view comes first: what is logged to a terminal scrolls by above it.
             with progress.shown(service), _logging(configuration.logging, progress):

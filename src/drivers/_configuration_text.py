@@ -39,15 +39,21 @@ def sample() -> str:
 
 
 def _sample_lines() -> Iterator[str]:
-    for section, about, settings in settings_by_section():
-        if section:
-            yield f"[{section}]"
+    for header, about, settings in settings_by_section():
+        if header:
+            # A route that is empty makes no sense; a section may be.
+            yield f"#{header}" if header.startswith("[[") else header
         yield _comment(about)
         yield ""
         for setting in settings:
             yield _comment(setting.meaning)
-            yield f"#{setting.key.rpartition('.')[2]} = {_shown(setting)}"
+            yield f"#{_name(setting, header)} = {_shown(setting)}"
             yield ""
+
+
+def _name(setting: Setting, header: str) -> str:
+    """The key below the header of its section."""
+    return setting.key.removeprefix(f"{header.strip('[]')}.")
 
 
 def _comment(text: str) -> str:
@@ -66,8 +72,8 @@ def reference() -> str:
 
 
 def _reference_lines() -> Iterator[str]:
-    for section, about, settings in settings_by_section():
-        yield f"## {f'`[{section}]`' if section else 'At the top'}"
+    for header, about, settings in settings_by_section():
+        yield f"## {f'`{header}`' if header else 'At the top'}"
         yield ""
         yield about
         yield ""
@@ -75,5 +81,5 @@ def _reference_lines() -> Iterator[str]:
         yield "|---|---|---|---|"
         for setting in settings:
             default = "" if setting.default is None else f"`{setting.kind.show(setting.default)}`"
-            yield f"| `{setting.key.rpartition('.')[2]}` | {setting.kind.name} | {default} | {setting.meaning} |"
+            yield f"| `{_name(setting, header)}` | {setting.kind.name} | {default} | {setting.meaning} |"
         yield ""

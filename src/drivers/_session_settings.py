@@ -16,17 +16,23 @@ from smtpcore.drivers._settings_reader import Reader
 from smtpcore.drivers.tls import client_context
 from smtpcore.sasl import mechanisms_for
 
-__all__ = ["os_reason", "session_options"]
+__all__ = ["os_reason", "security_options", "session_options"]
 
 
 def session_options(reader: Reader) -> Options:
-    """How sessions are held; contradictions are noted."""
+    """How sessions are held, TLS and credentials left aside."""
     limits = reader.build(Limits, deadlines=reader.build(Deadlines))
     options = Options(limits=limits.scaled(reader["deadlines.scale"]), pipelining=reader["session.pipelining"])
     if reader["identity.helo_name"] is not None:
         options["helo_name"] = reader["identity.helo_name"]
     if reader["session.source_addresses"] is not None:
         options["source_address"] = reader["session.source_addresses"]
+    return options
+
+
+def security_options(reader: Reader) -> Options:
+    """How sessions are encrypted, and who the relay is; contradictions are noted."""
+    options = Options()
     if reader["tls.server_name"] is not None:
         options["tls_server_name"] = reader["tls.server_name"]
     policy = reader["tls.policy"]

@@ -22,6 +22,7 @@ __all__ = [
     "FACTOR",
     "FILE",
     "FLAG",
+    "HOSTS",
     "HOST_AND_PORT",
     "HOST_NAME",
     "NEVER",
@@ -200,6 +201,16 @@ def host_and_port(text: str) -> SmartHost:
         raise ValueError(str(error)) from None
 
 
+def _read_hosts(value: object) -> tuple[SmartHost, ...]:
+    if is_list(value):
+        return tuple(_LIST_OF_HOSTS.read(value))
+    return (_read_host_and_port(value),)
+
+
+def _show_hosts(value: tuple[SmartHost, ...]) -> str:
+    return _show_host_and_port(value[0]) if len(value) == 1 else str(_LIST_OF_HOSTS.show(value))
+
+
 def _read_host_and_port(value: object) -> SmartHost:
     return value if isinstance(value, SmartHost) else host_and_port(_text(value))
 
@@ -268,3 +279,6 @@ OCTETS: Final = Kind("octets", _octets, _show_octets)
 HOST_NAME: Final = Kind("host name", _host_name, _quoted, "relay.example")
 ADDRESS: Final = Kind("IP address", _address, _quoted, "192.0.2.1")
 HOST_AND_PORT: Final = Kind("host:port", _read_host_and_port, _show_host_and_port, SmartHost("smtp.example", 25))
+_LIST_OF_HOSTS: Final = list_of(HOST_AND_PORT)
+#: One host or several, in the order in which they are tried.
+HOSTS: Final = Kind("host:port, or a list of them", _read_hosts, _show_hosts, (HOST_AND_PORT.example,))

@@ -21,6 +21,7 @@ from smtpcore.drivers._setting_kinds import (
     FILE,
     HOST_AND_PORT,
     HOST_NAME,
+    HOSTS,
     NEVER,
     NUMBER,
     OCTETS,
@@ -31,9 +32,10 @@ from smtpcore.drivers._setting_kinds import (
     list_of,
     or_word,
 )
+from smtpcore.drivers.resolver import ResolverSettings
 from smtpcore.relay import RelaySettings, Schedule
 
-__all__ = ["LEVELS", "SECTIONS", "SETTINGS", "Setting", "settings_by_section"]
+__all__ = ["LEVELS", "ROUTE_SETTINGS", "SECTIONS", "SETTINGS", "Setting", "settings_by_section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def _of(owner: type, key: str, kind: Kind, meaning: str, name: str | None = None
     name = name or key.rpartition(".")[2]
     found = next(one for one in dataclasses.fields(owner) if one.name == name)
     missing = found.default is dataclasses.MISSING
-    return Setting(key, kind, meaning, None if missing else found.default, (owner, name))
+    return Setting(key, kind, meaning, None if missing or found.default == () else found.default, (owner, name))
 
 
 #: What a log is written from, the talkative first.
@@ -73,8 +75,9 @@ SECTIONS: Final[Mapping[str, str]] = {
     "": "Where the mail is, and what runs the relay.",
     "identity": "What the relay calls itself.",
     "routing": "Where mail goes.",
-    "tls": "How sessions are encrypted, unless a route says otherwise.",
-    "credentials": "Who the relay is to its next hops, unless a route says otherwise.",
+    "tls": "How sessions are encrypted, unless a route says anything of TLS: then it says all.",
+    "credentials": "Who the relay is to the hosts of routing.default; for other hosts a route says it.",
+    "dns": "How names are looked up.",
     "session": "How a session is held.",
     "schedule": "When a mail is tried again, and when it is given up (RFC 5321, 4.5.4.1).",
     "concurrency": "How much is done at once.",
@@ -101,7 +104,24 @@ _SESSION: Final = (
     Setting("credentials.password_variable", TEXT, "The password is in this environment variable."),
 )
 
-#: Every setting, in the order in which they are shown.
+#: The settings of each ``[[route]]``.
+ROUTE_SETTINGS: Final = (
+    Setting(
+        "domains",
+        list_of(TEXT),
+        'The recipient domains that this route is for; ".a.example" stands for all below a.example. Required.',
+    ),
+    Setting("to", or_word(HOSTS, "mx", ()), "Where their mail goes, as in routing.default."),
+    Setting(
+        "refuse",
+        TEXT,
+        "Mail to these domains goes nowhere, and its sender is told these words. An enhanced status code may begin"
+        " them: with 5 mail is returned at once, with 4 when it expires.",
+    ),
+    *_SESSION,
+)
+
+#: Every setting but those of routes, in the order in which they are shown.
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("spool", FILE, "The spool directory; it is made if it does not exist. Required."),
     Setting("backend", choice("asyncio", "trio"), "What runs the sessions.", "asyncio"),
@@ -112,8 +132,34 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         HOST_NAME,
         "The name of this relay in its reports to senders. Default: helo_name, or the host's name.",
     ),
-    Setting("routing.default", HOST_AND_PORT, "The host that takes all mail. Required."),
+    Setting(
+        "routing.default",
+        or_word(HOSTS, "mx", ()),
+        "Where mail goes that no route speaks of: where the MX records of its domain say, to one host that knows the"
+        " way, or to the first of several that can be reached.",
+        (),
+    ),
+    Setting(
+        "routing.fallback",
+        list_of(HOST_AND_PORT),
+        "Hosts that are tried when those of a way cannot be reached or looked up.",
+    ),
     *_SESSION,
+    _of(
+        ResolverSettings,
+        "dns.name_servers",
+        list_of(ADDRESS),
+        "The recursive name servers to ask, in this order. Default: those of the system.",
+    ),
+    _of(ResolverSettings, "dns.port", NUMBER, "The port of the name servers."),
+    _of(ResolverSettings, "dns.query", DURATION, "One query to one name server.", "query_seconds"),
+    _of(ResolverSettings, "dns.lookup", DURATION, "One name and type, over all name servers.", "lookup_seconds"),
+    _of(ResolverSettings, "dns.total", DURATION, "All that one domain needs.", "total_seconds"),
+    _of(ResolverSettings, "dns.shortest", DURATION, "What was found for a domain holds at least as long."),
+    _of(ResolverSettings, "dns.longest", DURATION, "What was found for a domain holds no longer."),
+    _of(ResolverSettings, "dns.cache_size", NUMBER, "Answers kept."),
+    _of(ResolverSettings, "dns.hosts", NUMBER, "MX hosts of a domain that are considered, the preferred ones first."),
+    _of(ResolverSettings, "dns.aliases", NUMBER, "Aliases (CNAME records) followed from one name."),
     Setting(
         "session.pipelining",
         choice(*Pipelining),
@@ -204,6 +250,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
 
 
 def settings_by_section() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
-    """``(section, what it is about, its settings)``, in the order in which they are shown."""
+    """``(header of the section, what it is about, its settings)``, in the order in which they are shown."""
     for section, about in SECTIONS.items():
-        yield section, about, tuple(setting for setting in SETTINGS if setting.section == section)
+        yield f"[{section}]" if section else "", about, tuple(one for one in SETTINGS if one.section == section)
+    yield "[[route]]", "Where mail to some domains goes instead; once for each route.", ROUTE_SETTINGS

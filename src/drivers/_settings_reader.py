@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,17 +60,23 @@ class ConfigurationError(SmtpError):
 
 @dataclass(frozen=True, slots=True)
 class Given:
+    """A value and where it stands; ``elements`` says so of each element of a list."""
+
     value: Any
     origin: Origin
+    elements: tuple[Origin, ...] = ()
 
 
 class Reader:
-    """The settings of one table as they were given, with everything that is wrong with them."""
+    """The settings of one table as they were given, with everything that is wrong with them.
 
-    def __init__(self, settings: Sequence[Setting]) -> None:
+    ``problems`` is a list to share with another reader.
+    """
+
+    def __init__(self, settings: Iterable[Setting], problems: list[Problem] | None = None) -> None:
         self.settings = {setting.key: setting for setting in settings}
         self.given: dict[str, Given] = {}
-        self.problems: list[Problem] = []
+        self.problems: list[Problem] = [] if problems is None else problems
         #: Settings that were given something that they cannot be.
         self.refused: set[str] = set()
         #: What a setting that is missing is blamed on.
@@ -80,10 +86,14 @@ class Reader:
         given = self.given.get(key)
         return self.settings[key].default if given is None else given.value
 
+    def has(self, key: str) -> bool:
+        """Whether something was given for ``key``, be it good or bad."""
+        return key in self.given or key in self.refused
+
     def take(self, key: str, value: object, origin: Origin, elements: Sequence[Origin] = ()) -> None:
         """Read one value; ``elements`` says where the elements of a list stand."""
         try:
-            self.given[key] = Given(self.settings[key].kind.read(value), origin)
+            self.given[key] = Given(self.settings[key].kind.read(value), origin, tuple(elements))
         except ValueError as error:
             self.refused.add(key)
             where = elements[error.number] if elements and isinstance(error, BadElement) else origin
@@ -95,11 +105,17 @@ class Reader:
             if value is not None:
                 self.take(key, value, Origin(name))
 
-    def wrong(self, key: str, words: str, *, unreadable: bool = False) -> None:
-        """Note a problem with what was given for ``key``; a key that was not given is blamed on the whole."""
+    def where(self, key: str, element: int | None = None) -> Origin:
+        """Where a value stands, or an element of it; what was not given is looked for in the whole."""
         given = self.given.get(key)
-        origin = self.origin if given is None else given.origin
-        named = f"{key}: " if given is None or origin.in_file else ""
+        if given is None:
+            return self.origin
+        return given.origin if element is None or not given.elements else given.elements[element]
+
+    def wrong(self, key: str, words: str, *, element: int | None = None, unreadable: bool = False) -> None:
+        """Note a problem with what was given for ``key``."""
+        origin = self.where(key, element)
+        named = f"{key}: " if key not in self.given or origin.in_file else ""
         self.problems.append(Problem(origin, f"{named}{words}", unreadable))
 
     def check(self) -> None:
@@ -143,8 +159,11 @@ def _refusal(owner: type[object], values: Mapping[str, Any]) -> LocalProtocolErr
     return None
 
 
-def read_file(path: Path, reader: Reader) -> None:
-    """Take everything out of a file; raises :class:`ConfigurationError` for one that is not TOML."""
+def read_file(path: Path, reader: Reader, rows: str, row_settings: Sequence[Setting]) -> list[Reader]:
+    """Take everything out of a file, and return a reader for each table of the array ``rows``.
+
+    Raises ``OSError``, and :class:`ConfigurationError` for what is not TOML.
+    """
     name = str(path)
     reader.origin = Origin(name, in_file=True)
     octets = path.read_bytes()
@@ -159,7 +178,27 @@ def read_file(path: Path, reader: Reader) -> None:
         raise ConfigurationError([_syntax(name, text, str(error))]) from None
     except RecursionError:
         raise ConfigurationError([Problem(reader.origin, "brackets are nested too deeply")]) from None
-    Document(name, lines_of(text), reader).table((), data)
+    lines = lines_of(text)
+    readers = list(_read_rows(name, lines, reader, rows, row_settings, data.pop(rows, [])))
+    Document(name, lines, reader).table((), data)
+    return readers
+
+
+def _read_rows(
+    name: str, lines: Mapping[KeyPath, int], reader: Reader, rows: str, settings: Sequence[Setting], data: object
+) -> Iterator[Reader]:
+    if not is_list(data):
+        origin = Origin(name, lines.get((rows,)), in_file=True)
+        reader.problems.append(Problem(origin, f"{rows} is written [[{rows}]], once for each"))
+        return
+    for number, row in enumerate(data):
+        document = Document(name, lines, Reader(settings, reader.problems), (rows, number))
+        document.reader.origin = document.origin(())
+        if is_table(row):
+            document.table((), row)
+            yield document.reader
+        else:
+            document.note((), f"{rows} is a list of tables")
 
 
 def _syntax(name: str, text: str, words: str) -> Problem:
@@ -172,14 +211,15 @@ def _syntax(name: str, text: str, words: str) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file that was read: hands what is in it to a reader, setting by setting."""
+    """A file that was read: hands what is in it below ``base`` to a reader, setting by setting."""
 
     name: str
     lines: Mapping[KeyPath, int]
     reader: Reader
+    base: KeyPath = ()
 
     def origin(self, path: KeyPath) -> Origin:
-        return Origin(self.name, self.lines.get(path), in_file=True)
+        return Origin(self.name, self.lines.get((*self.base, *path)), in_file=True)
 
     def table(self, path: tuple[str, ...], data: Mapping[str, Any]) -> None:
         """Take everything in the table at ``path``."""
@@ -194,14 +234,14 @@ class Document:
             elif is_table(value):
                 self.table(inner, value)
             else:
-                self._note(inner, f"{'.'.join(inner)} is a section, not a setting")
+                self.note(inner, f"{'.'.join(inner)} is a section, not a setting")
 
     def _unknown(self, path: tuple[str, ...], known: Collection[tuple[str, ...]]) -> None:
         """A key that nothing has: perhaps another was meant, of this table or of another."""
         beside = {".".join(other[: len(path)]) for other in known if other[: len(path) - 1] == path[:-1]}
         elsewhere = {".".join(other) for other in known if f".{'.'.join(other)}".endswith(f".{path[-1]}")}
         meant = difflib.get_close_matches(".".join(path), beside, 1, 0.7) or sorted(elsewhere)[:1]
-        self._note(path, f"there is no {'.'.join(path)}" + (f"; did you mean {meant[0]}?" if meant else ""))
+        self.note(path, f"there is no {'.'.join(path)}" + (f"; did you mean {meant[0]}?" if meant else ""))
 
-    def _note(self, path: KeyPath, words: str) -> None:
+    def note(self, path: KeyPath, words: str) -> None:
         self.reader.problems.append(Problem(self.origin(path), words))

@@ -27,12 +27,14 @@ from smtpcore.drivers._options import Options, make_envelope
 from smtpcore.drivers.spool import Prepared, Spool
 from smtpcore.relay import Attempted, Delivery, Fate, Host
 
-__all__ = ["Work", "close_body", "prepare", "refused", "tell", "unforeseen", "way_to"]
+__all__ = ["OptionsFor", "Work", "close_body", "prepare", "refused", "tell", "unforeseen", "way_to"]
 
 _log = logging.getLogger(__name__)
 
 #: A delivery and its octets.
 Work: TypeAlias = tuple[Delivery, bytes | BinaryIO]
+#: How sessions with a host are to be held.
+OptionsFor: TypeAlias = Callable[[Host], Options]
 
 
 def prepare(spool: Spool, message: Source, sender: str | None, recipients: Sequence[str] | str | None) -> Prepared:
@@ -53,8 +55,9 @@ def _chunks(body: Body) -> Iterable[bytes]:
             yield chunk
 
 
-def way_to(host: Host, options: Options) -> tuple[str, Options]:
+def way_to(host: Host, how: Options | OptionsFor) -> tuple[str, Options]:
     """What to connect to, and how: the certificate is to be for the host's name, wherever it was found."""
+    options = how(host) if callable(how) else how
     if host.address is None:
         return host.name, options
     return host.address, {"tls_server_name": host.name, **options}

@@ -7,16 +7,18 @@ where they stand, and the texts that document them.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from smtpcore import LocalProtocolError, check_host_name
 from smtpcore.drivers._options import Options
-from smtpcore.drivers._session_settings import session_options
-from smtpcore.drivers._settings import SETTINGS
+from smtpcore.drivers._routes import Routing, read_routing
+from smtpcore.drivers._session_settings import security_options, session_options
+from smtpcore.drivers._settings import ROUTE_SETTINGS, SETTINGS
 from smtpcore.drivers._settings_reader import ConfigurationError, Origin, Problem, Reader, read_file
-from smtpcore.relay import RelaySettings, Route, Schedule
+from smtpcore.drivers.resolver import ResolverSettings
+from smtpcore.relay import Host, RelaySettings, Schedule
 
 __all__ = ["Configuration", "ConfigurationError", "LogSettings", "Origin", "Problem", "load", "read_session"]
 
@@ -38,10 +40,16 @@ class Configuration:
     spool: Path
     backend: str
     settings: RelaySettings
-    route: Route
-    #: How sessions are held; it holds secrets, and so it is not shown.
-    options: Options = field(repr=False)
+    routing: Routing
+    resolver: ResolverSettings
+    #: How all sessions are held, but for what the routing says of hosts.
+    options: Options
     logging: LogSettings
+
+    def options_for(self, host: Host) -> Options:
+        """How sessions with a host are held; it holds secrets."""
+        security = self.routing.security.get((host.name.lower(), host.port), self.routing.others)
+        return {**self.options, **security}
 
 
 def load(path: Path | str | None, flags: Mapping[str, tuple[str, object]] | None = None) -> Configuration:
@@ -51,10 +59,9 @@ def load(path: Path | str | None, flags: Mapping[str, tuple[str, object]] | None
     be read, and :class:`ConfigurationError` with all that is wrong.
     """
     reader = Reader(SETTINGS)
-    if path is not None:
-        read_file(Path(path), reader)
+    routes = [] if path is None else read_file(Path(path), reader, "route", ROUTE_SETTINGS)
     reader.take_flags(flags or {})
-    configuration = _build(reader)
+    configuration = _build(reader, routes)
     reader.check()
     return configuration
 
@@ -63,15 +70,14 @@ def read_session(flags: Mapping[str, tuple[str, object]]) -> Options:
     """How a session is to be held, out of flags alone. Raises :class:`ConfigurationError`."""
     reader = Reader(SETTINGS)
     reader.take_flags(flags)
-    options = session_options(reader)
+    options: Options = {**session_options(reader), **security_options(reader)}
     reader.check()
     return options
 
 
-def _build(reader: Reader) -> Configuration:
-    for key, flag in (("spool", "--spool"), ("routing.default", "--smarthost")):
-        if reader[key] is None and key not in reader.refused:
-            reader.wrong(key, f"this must be given, or {flag}")
+def _build(reader: Reader, routes: Sequence[Reader]) -> Configuration:
+    if not reader.has("spool"):
+        reader.wrong("spool", "this must be given, or --spool")
     options = session_options(reader)
     schedule = reader.build(Schedule)
     name = options.get("helo_name") or _host_name()
@@ -83,7 +89,8 @@ def _build(reader: Reader) -> Configuration:
         spool=Path(reader["spool"] or ""),
         backend=reader["backend"],
         settings=settings,
-        route=reader["routing.default"],
+        routing=read_routing(reader, routes),
+        resolver=reader.build(ResolverSettings),
         options=options,
         logging=LogSettings(
             level=reader["logging.level"],

@@ -28,7 +28,7 @@ from smtpcore.drivers._bodies import Source
 from smtpcore.drivers._fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._options import Options
 from smtpcore.drivers._owner import Bodies, Owner
-from smtpcore.drivers._work import Work, close_body, prepare, refused, tell, unforeseen, way_to
+from smtpcore.drivers._work import OptionsFor, Work, close_body, prepare, refused, tell, unforeseen, way_to
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     Attempted,
@@ -89,7 +89,7 @@ class Submission(Tally):
 
 
 class RelayService:
-    """Relays what is in ``spool`` along ``route``, over sessions held as ``options`` say.
+    """Relays what is in ``spool`` along ``route``, over sessions held as ``options`` say, or say of each host.
 
     Two ways to use it: :meth:`run` relays until :meth:`stop`; ``async with`` relays in the background while the block
     lasts. Leaving the block stops the relay; when it failed, the error is raised there, and by every later
@@ -106,13 +106,13 @@ class RelayService:
         spool: Spool,
         route: Route,
         settings: RelaySettings,
-        options: Options | None = None,
+        options: Options | OptionsFor | None = None,
         *,
         notice: Callable[[Fate | Attempted], None] | None = None,
         grace: float = 10.0,
     ) -> None:
         self._spool = spool
-        self._options: Options = options if options is not None else {}
+        self._options: Options | OptionsFor = options if options is not None else {}
         self._notice = notice
         self._watched = Watched(Submission)
         self._owner = Owner(spool, route, settings, self._watched, grace)

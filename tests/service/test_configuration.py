@@ -18,16 +18,18 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
+from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy, Verdict
 from smtpcore.drivers._configuration_text import reference, sample
 from smtpcore.drivers._setting_kinds import DURATION, OCTETS
-from smtpcore.drivers._settings import SECTIONS, SETTINGS
+from smtpcore.drivers._settings import ROUTE_SETTINGS, SECTIONS, SETTINGS
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.configuration import Configuration, ConfigurationError, load
-from smtpcore.relay import RelaySettings, Schedule, SmartHost
+from smtpcore.drivers.resolver import ResolverSettings
+from smtpcore.relay import FixedHosts, Host, Mx, RelaySettings, Schedule, SmartHost, Unroutable
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 MINIMAL = 'spool = "spool"\n[routing]\ndefault = "relay.example:587"\n'
+RELAY = Host("relay.example", None, 587)
 SECRET = "correct horse battery"
 
 Write = Callable[[str], Path]
@@ -56,10 +58,11 @@ def problems(path: Path, **flags: tuple[str, object]) -> list[str]:
 def test_two_settings_are_enough(write: Write) -> None:
     configuration = load(write(MINIMAL))
     assert configuration.spool == Path("spool")
-    assert configuration.route == SmartHost("relay.example", 587)
+    assert configuration.routing.table.way("a.example") == SmartHost("relay.example", 587)
+    assert configuration.resolver == ResolverSettings()
     assert configuration.backend == "asyncio"
     assert configuration.settings == RelaySettings(reporting_mta=configuration.settings.reporting_mta)
-    assert configuration.options == {
+    assert configuration.options_for(RELAY) == {
         "limits": Limits(),
         "pipelining": Pipelining.WITHIN,
     }
@@ -78,6 +81,9 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
         [credentials]
         user = "anna"
         password_variable = "RELAY_PASSWORD"
+        [dns]
+        name_servers = ["192.0.2.1", "2001:db8::1"]
+        query = 1
         [session]
         pipelining = "none"
         source_addresses = ["127.0.0.1", "::1"]
@@ -102,7 +108,8 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
         summary_every = "10s"
     """
     configuration = load(write(text))
-    assert configuration.route == SmartHost("::1", 2525)
+    assert configuration.routing.table.way("a.example") == SmartHost("::1", 2525)
+    assert configuration.resolver == ResolverSettings(name_servers=("192.0.2.1", "2001:db8::1"), query_seconds=1.0)
     assert configuration.backend == "trio"
     assert configuration.settings == RelaySettings(
         reporting_mta="mail.example",
@@ -112,7 +119,7 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
         idle_seconds=0.5,
         whole_message_in_reports=1536,
     )
-    options = configuration.options
+    options = configuration.options_for(Host("::1", None, 2525))
     assert options["limits"] == Limits(reply_line=2000, deadlines=Deadlines(mail=60.0)).scaled(0.5)
     assert "tls" not in options  # with credentials it is required
     assert options["helo_name"] == "out.example"
@@ -129,13 +136,14 @@ def test_every_section_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) ->
 def test_flags_override_the_file(write: Write) -> None:
     flags = {"routing.default": ("--smarthost", SmartHost("flag.example", 25)), "tls.policy": ("--tls", "never")}
     configuration = load(write(MINIMAL + '[tls]\npolicy = "required"\n'), flags)
-    assert configuration.route == SmartHost("flag.example", 25)
-    assert configuration.options["tls"] is TlsPolicy.NEVER
+    assert configuration.routing.table.way("a.example") == SmartHost("flag.example", 25)
+    assert configuration.options_for(Host("flag.example", None, 25))["tls"] is TlsPolicy.NEVER
 
 
 def test_flags_alone_are_enough() -> None:
     configuration = load(None, {"spool": ("--spool", "x"), "routing.default": ("--smarthost", "a.example")})
-    assert (configuration.spool, configuration.route) == (Path("x"), SmartHost("a.example", 25))
+    assert configuration.spool == Path("x")
+    assert configuration.routing.table.way("b.example") == SmartHost("a.example", 25)
 
 
 def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
@@ -144,19 +152,141 @@ def test_the_files_of_tls_are_read(write: Write, tmp_path: Path) -> None:
     certificate = authority.issue_cert("client.example")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
     text = f'{MINIMAL}[tls]\npolicy = "implicit"\nca_file = "{tmp_path}/ca.pem"\n'
-    context = load(write(f'{text}certificate_file = "{tmp_path}/both.pem"\n')).options["tls_context"]
+    context = load(write(f'{text}certificate_file = "{tmp_path}/both.pem"\n')).options_for(RELAY)["tls_context"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert len(context.get_ca_certs()) == 1
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     text = f'{MINIMAL}[tls]\npolicy = "opportunistic"\ncertificate_file = "{tmp_path}/cert.pem"\n'
     text += f'key_file = "{tmp_path}/key.pem"\n'
-    assert load(write(text)).options["tls_context"].verify_mode is ssl.CERT_NONE
+    assert load(write(text)).options_for(RELAY)["tls_context"].verify_mode is ssl.CERT_NONE
     assert (
         problems(write(text.replace("key.pem", "ca.pem")))
         == [f"relay.toml:5: tls.certificate_file: {'cert.pem'}: this is not a certificate with its key (no start line)"]
         or "this is not a certificate with its key" in problems(write(text.replace("key.pem", "ca.pem")))[0]
     )
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+ROUTES = """
+    spool = "spool"
+    tls = { policy = "never" }
+    routing = { fallback = ["last.example"] }
+    [[route]]
+    domains = ["North.example", ".south.example"]
+    to = "mx"
+    [[route]]
+    domains = ["east.example"]
+    to = ["one.example:26", "two.example"]
+    tls.policy = "required"
+    credentials = { user = "anna", password_variable = "EAST" }
+    [[route]]
+    domains = ["here.example"]
+    to = "[::1]:24"
+    [[route]]
+    domains = ["gone.example"]
+    refuse = "5.1.10 We take no mail from there."
+    [[route]]
+    domains = ["soon.example"]
+    refuse = "4.3.2 Not yet."
+    [[route]]
+    domains = ["no.example"]
+    refuse = "Never."
+"""
+
+
+def test_routes_lead_somewhere_or_refuse(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAST", SECRET)
+    configuration = load(write(ROUTES))
+    last = SmartHost("last.example")
+    expected = {
+        "north.example": Mx(fallback=(last,)),
+        "x.south.example": Mx(fallback=(last,)),
+        "elsewhere.example": Mx(fallback=(last,)),
+        "east.example": FixedHosts((SmartHost("one.example", 26), SmartHost("two.example"), last)),
+        "here.example": FixedHosts((SmartHost("::1", 24), last)),
+        "gone.example": Unroutable("We take no mail from there.", Verdict.NEVER, "5.1.10"),
+        "soon.example": Unroutable("Not yet.", Verdict.LATER, "4.3.2"),
+        "no.example": Unroutable("Never."),
+    }
+    assert {domain: configuration.routing.table.way(domain) for domain in expected} == expected
+    assert SECRET not in repr(configuration)
+
+
+def test_each_route_holds_its_sessions_in_its_own_way(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAST", SECRET)
+    configuration = load(write(ROUTES))
+    for name, port in (("One.example", 26), ("two.example", 25)):
+        options = configuration.options_for(Host(name, "192.0.2.1", port))
+        assert options["tls"] is TlsPolicy.REQUIRED
+        assert options["credentials"]
+    for name, port in (("one.example", 25), ("::1", 24), ("last.example", 25), ("mx.north.example", 25)):
+        options = configuration.options_for(Host(name, None, port))
+        assert options["tls"] is TlsPolicy.NEVER
+        assert "credentials" not in options
+
+
+def test_credentials_of_the_default_are_for_its_hosts_only(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSWORD", SECRET)
+    text = MINIMAL + 'fallback = ["last.example"]\n[credentials]\nuser = "a"\npassword_variable = "PASSWORD"\n'
+    text += '[[route]]\ndomains = ["b.example"]\nto = "b.example"\n'
+    configuration = load(write(text))
+    assert "credentials" in configuration.options_for(RELAY)
+    for name in ("relay.example", "last.example", "b.example", "mx.example"):
+        assert "credentials" not in configuration.options_for(Host(name, None, 25))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[route]\n", "4: route is written [[route]], once for each"),
+        ("[[route]]\nto = 'mx'\n", "4: domains: this must be given"),
+        ("[[route]]\ndomains = ['a.example']\n", "4: to: this must be given, or refuse"),
+        ("[[route]]\ndomains = ['a.example']\nto = ['x', 5]\n", "6: to: text in quotes is expected, not a number"),
+        ("[[route]]\ndomains = ['a.example']\nto = 'a:b'\n", "6: to: 'a:b' is not HOST:PORT"),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'mx'\nrefuse = 'x'\n",
+            "7: refuse: a route leads somewhere or refuses, not both",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'mx'\n"
+            "[[route]]\nto = 'mx'\ndomains = [\n'b.example',\n'A.example']\n",
+            "11: domains: A.example has a route already: relay.toml:5",
+        ),
+        (
+            "[[route]]\ndomains = ['*']\nto = 'mx'\n",
+            "5: domains: for all that no route speaks of there is routing.default",
+        ),
+        (
+            "[[route]]\ndomains = ['*.example']\nto = 'mx'\n",
+            "5: domains: '*.example': a pattern is a domain, .domain for all below it, or *",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'mx'\ntls.policy = 'required'\n",
+            "7: tls.policy: this is for routes that name their hosts",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'h'\ntls.polcy = 'required'\n",
+            "7: there is no tls.polcy; did you mean tls.policy?",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'h'\n[route.credentials]\nuser = 'x'\n",
+            "8: credentials.user: a user needs a password file",
+        ),
+        (
+            "[[route]]\ndomains = ['a']\nto = 'h'\n[[route]]\ndomains = ['b']\nto = 'H:25'\ntls.policy = 'required'\n",
+            "9: to: sessions with H:25 are held otherwise: relay.toml:6",
+        ),
+        (
+            "default = 'mx'\n[credentials]\nuser = 'me'\npassword_variable = 'HOME'\n",
+            "6: credentials.user: these would be said to every host of the world; give them to a route",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_route_is_said_with_its_line(write: Write, text: str, expected: str) -> None:
+    beginning = MINIMAL if not text.startswith("default") else 'spool = "spool"\n\n[routing]\n'
+    assert problems(write(beginning + text)) == [f"relay.toml:{expected}"]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -255,7 +385,6 @@ def test_all_problems_are_said_at_once_in_the_order_of_their_lines(write: Write)
     text = "[concurrency]\nwindow = 0\nsessions = 0\nidle = 'x'\n[identity]\nhelo_name = 5\n"
     assert [problem.partition(": ")[0] for problem in problems(write(text))] == [
         "relay.toml",
-        "relay.toml",
         "relay.toml:2",
         "relay.toml:3",
         "relay.toml:4",
@@ -264,10 +393,7 @@ def test_all_problems_are_said_at_once_in_the_order_of_their_lines(write: Write)
 
 
 def test_what_must_be_given_is_missed(write: Write) -> None:
-    assert problems(write("")) == [
-        "relay.toml: spool: this must be given, or --spool",
-        "relay.toml: routing.default: this must be given, or --smarthost",
-    ]
+    assert problems(write("")) == ["relay.toml: spool: this must be given, or --spool"]
 
 
 def test_a_flag_is_named_and_not_its_setting(write: Write) -> None:
@@ -305,7 +431,7 @@ def test_durations_and_octets_are_written_as_they_are_read(number: int) -> None:
 def test_every_field_of_the_settings_can_be_configured() -> None:
     configured = {setting.field for setting in SETTINGS}
     nested = {(RelaySettings, "schedule"), (Limits, "deadlines")}
-    for owner in (RelaySettings, Schedule, Limits, Deadlines):
+    for owner in (RelaySettings, Schedule, Limits, Deadlines, ResolverSettings):
         fields = {(owner, field.name) for field in dataclasses.fields(owner)} - nested
         assert fields <= configured
 
@@ -313,7 +439,7 @@ def test_every_field_of_the_settings_can_be_configured() -> None:
 def test_every_setting_has_its_section_and_its_sentence() -> None:
     assert {setting.section for setting in SETTINGS} == set(SECTIONS)
     assert len({setting.key for setting in SETTINGS}) == len(SETTINGS)
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, *ROUTE_SETTINGS):
         assert setting.meaning.endswith("."), setting.key
 
 
@@ -322,16 +448,19 @@ def test_the_sample_changes_nothing(write: Write) -> None:
 
 
 def test_the_sample_without_its_comments_is_every_setting_at_its_default(write: Write) -> None:
-    text = re.sub(r"(?m)^#(?=\w)", "", sample())
+    text = re.sub(r"(?m)^#(?=[\w\[])", "", sample())
     data = tomllib.loads(text)
+    (route,) = data.pop("route")
+    assert {setting.key for setting in ROUTE_SETTINGS} == set(_keys(route))
     assert {setting.key for setting in SETTINGS} == set(_keys(data))
     defaults = {setting.key for setting in SETTINGS if setting.default is not None}
     plain, examples = load(write(MINIMAL)), _without(data, defaults | {"spool", "routing.default"})
     (path := write(MINIMAL)).write_text(examples, encoding="utf-8")
     full = load(path)
     for field in dataclasses.fields(Configuration):
-        if field.name not in {"spool", "route"}:
+        if field.name not in {"spool", "routing"}:
             assert getattr(full, field.name) == getattr(plain, field.name), field.name
+    assert full.routing.table.way("a.example") == Mx()
 
 
 def _keys(data: dict[str, Any], path: str = "") -> list[str]:
