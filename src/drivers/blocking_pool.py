@@ -207,7 +207,8 @@ class Pool:
                 mail.over.wait()
         if mail.refusal is not None:
             raise mail.refusal
-        assert mail.report is not None
+        if mail.report is None:
+            raise SessionAborted("the pool broke down")
         return mail.report
 
     def send_many(self, mails: Mails, *, window: int = 100) -> Generator[Report, None, None]:
@@ -276,10 +277,13 @@ class Pool:
                     for line in self._lines.values():
                         line.drop()
         finally:
-            for thread in self._threads:
-                thread.join()
+            self._closed = True
+            for line in self._lines.values():
+                line.drop()
             for mail in list(self._mails.values()):
                 mail.over.set()
+            for thread in self._threads:
+                thread.join()
 
     def _next_facts(self) -> list[Fact]:
         """Wait for what comes, but not beyond the time when the machine wants to be woken."""
@@ -307,7 +311,9 @@ class Pool:
 
     def _perform(self, order: Order) -> None:
         if isinstance(order, Answer):
-            self._mails.pop(order.mail_id).answer(order.report)
+            # Or else the caller withdrew it while the answer was on its way.
+            if order.mail_id in self._mails:
+                self._mails.pop(order.mail_id).answer(order.report)
         elif isinstance(order, OpenSession):
             line = _Line(order.session_id, self._options, self._hold_session)
             self._lines[order.session_id] = line
