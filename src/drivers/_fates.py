@@ -53,17 +53,17 @@ class Tally:
         return None
 
 
-_T = TypeVar("_T", bound=Tally)
+_T_co = TypeVar("_T_co", bound=Tally, covariant=True)
 
 
-class Watched(Generic[_T]):
+class Watched(Generic[_T_co]):
     """The submissions that somebody still holds on to. Used from several threads, each call as a whole."""
 
-    def __init__(self, make: Callable[[int, Sequence[str]], _T]) -> None:
+    def __init__(self, make: Callable[[int, Sequence[str]], _T_co]) -> None:
         self._make = make
-        self._held: WeakValueDictionary[int, _T] = WeakValueDictionary()
+        self._held: WeakValueDictionary[int, _T_co] = WeakValueDictionary()
 
-    def watch(self, queue_id: int, recipients: Sequence[str]) -> _T:
+    def watch(self, queue_id: int, recipients: Sequence[str]) -> _T_co:
         """Begin to watch a mail, before anything can become known of it."""
         submission = self._held[queue_id] = self._make(queue_id, recipients)
         return submission

@@ -40,12 +40,14 @@ from smtpcore.relay import (
     SpoolChanged,
 )
 
-__all__ = ["Bodies", "Hands", "Owner"]
+__all__ = ["LOOKUPS", "Bodies", "Hands", "Owner"]
 
 _log = logging.getLogger(__name__)
 
 #: Seconds between looks for what other processes have added.
 _WATCH = 0.5
+#: Domains that are looked up at once.
+LOOKUPS = 20
 
 #: The octets of each delivery that is handed over, by its number.
 Bodies: TypeAlias = Mapping[int, bytes | BinaryIO]

@@ -1,4 +1,4 @@
-"""What both services do alike with one mail: taking it in, the report on what was refused here, telling a callback.
+"""What both services do alike with one mail: taking it in, finding its host, the report on what failed here.
 
 What lives here: small helpers without a state. What does not: anything that waits for a peer.
 """
@@ -25,9 +25,9 @@ from smtpcore import (
 from smtpcore.drivers._bodies import Body, Source, make_body
 from smtpcore.drivers._options import Options, make_envelope
 from smtpcore.drivers.spool import Prepared, Spool
-from smtpcore.relay import Attempted, Delivery, Fate, Host
+from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer
 
-__all__ = ["OptionsFor", "Work", "close_body", "prepare", "refused", "tell", "unforeseen", "way_to"]
+__all__ = ["OptionsFor", "Work", "close_body", "lookup_failed", "prepare", "refused", "unforeseen", "way_to"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ _log = logging.getLogger(__name__)
 Work: TypeAlias = tuple[Delivery, bytes | BinaryIO]
 #: How sessions with a host are to be held.
 OptionsFor: TypeAlias = Callable[[Host], Options]
+
+
+#: Seconds before a resolver that failed is asked again.
+_FAILED_LOOKUP_SECONDS = 60.0
 
 
 def prepare(spool: Spool, message: Source, sender: str | None, recipients: Sequence[str] | str | None) -> Prepared:
@@ -83,9 +87,7 @@ def unforeseen(what: str, error: Exception) -> str:
     return f"unforeseen: {error!r}"
 
 
-def tell(notice: Callable[[Fate | Attempted], None], event: Fate | Attempted) -> None:
-    """Call back; a callback that fails harms nobody but itself."""
-    try:
-        notice(event)
-    except Exception:
-        _log.exception("the callback failed for mail %d to <%s>", event.mail_id, event.recipient)
+def lookup_failed(domain: str, error: Exception) -> DomainResolved:
+    """What stands for an answer when the resolver itself failed: to be tried again."""
+    answer = MxAnswer(AnswerKind.FAILURE, problem=unforeseen(f"looking up {domain}", error))
+    return DomainResolved(domain, answer, (), _FAILED_LOOKUP_SECONDS)

@@ -1,8 +1,8 @@
 """The relay at work on asyncio or trio: the pure machine bound to a spool, to sessions and to the clock.
 
-What lives here: one task for each session, and callbacks, on the event loop. What does not: any decision about mail,
-which is the machine's; the loop over its facts and orders, which is the owner's; SMTP, which is the wire driver's.
-:mod:`smtpcore.drivers.threads` is the same for blocking programs.
+What lives here: one task for each session, lookups and callbacks, on the event loop. What does not: any decision about
+mail, which is the machine's; the loop over its facts and orders, which is the owner's; SMTP, which is the wire
+driver's. :mod:`smtpcore.drivers.threads` is the same for blocking programs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,14 +26,13 @@ from smtpcore import Disconnect, Envelope, LocalProtocolError, Report, SessionAb
 from smtpcore.drivers._bodies import Source
 from smtpcore.drivers._fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._options import Options
-from smtpcore.drivers._owner import Bodies, Owner
-from smtpcore.drivers._work import OptionsFor, Work, close_body, prepare, refused, tell, unforeseen, way_to
+from smtpcore.drivers._owner import LOOKUPS, Bodies, Owner
+from smtpcore.drivers._performing import Notice, Performing
+from smtpcore.drivers._work import OptionsFor, Work, close_body, lookup_failed, prepare, refused, unforeseen, way_to
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
-    Attempted,
-    CloseSession,
-    Continue,
     Delivery,
+    DomainResolved,
     Effect,
     Fate,
     Host,
@@ -46,11 +44,16 @@ from smtpcore.relay import (
     SessionEnded,
 )
 
-__all__ = ["RelayService", "RelayStopped", "Submission"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["LooksUp", "RelayService", "RelayStopped", "Submission"]
 
 _T = TypeVar("_T")
+_Order = Callable[[], None] | None
+
+
+class LooksUp(Protocol):
+    """What answers questions about domains, such as :class:`smtpcore.drivers.resolver.AsyncResolver`."""
+
+    async def resolve(self, domain: str) -> DomainResolved: ...
 
 
 class Submission(Tally):
@@ -98,7 +101,8 @@ class RelayService:
     ``notice`` is called on the event loop with every :class:`smtpcore.relay.Fate` and
     :class:`smtpcore.relay.Attempted`, once each, after it is safe in the spool; what it raises is logged. ``grace`` is
     how many seconds a delivery on its way has to finish when the relay is stopped; a task that is cancelled breaks off
-    at once. In every case what was not delivered waits in the spool.
+    at once. In every case what was not delivered waits in the spool. ``resolver`` looks domains up where the route
+    says so; default: :class:`smtpcore.drivers.resolver.AsyncResolver`.
     """
 
     def __init__(
@@ -108,16 +112,16 @@ class RelayService:
         settings: RelaySettings,
         options: Options | OptionsFor | None = None,
         *,
-        notice: Callable[[Fate | Attempted], None] | None = None,
+        notice: Notice | None = None,
         grace: float = 10.0,
+        resolver: LooksUp | None = None,
     ) -> None:
         self._spool = spool
         self._options: Options | OptionsFor = options if options is not None else {}
         self._notice = notice
+        self._resolver = resolver
         self._watched = Watched(Submission)
         self._owner = Owner(spool, route, settings, self._watched, grace)
-        self._sessions: dict[int, _Session] = {}
-        self._driver: ModuleType | None = None
         self._tasks: TaskGroup | None = None
         self._ended: anyio.Event | None = None
 
@@ -149,8 +153,7 @@ class RelayService:
         something cannot be recorded: no effect of the batch has been performed then, and the spool tells the truth.
         """
         await anyio.to_thread.run_sync(self._owner.open)
-        async with anyio.create_task_group() as tasks:
-            await self._serve(tasks, once=once)
+        await self._serve(once=once)
         if self._owner.failure is not None:
             raise self._owner.failure
 
@@ -166,7 +169,7 @@ class RelayService:
         self._ended = anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._serve_in_background, self._tasks)
+        self._tasks.start_soon(self._serve_in_background)
         return self
 
     async def __aexit__(
@@ -178,6 +181,7 @@ class RelayService:
         try:
             await self._wait_for_the_end()
         finally:
+            # The error of the block passes as it is, not as a group.
             await self._tasks.__aexit__(None, None, None)
         if kind is None and self._owner.failure is not None:
             raise self._owner.failure
@@ -194,30 +198,32 @@ class RelayService:
 
     # --- on the event loop ------------------------------------------------------------------------------------------
 
-    async def _serve_in_background(self, tasks: TaskGroup) -> None:
+    async def _serve_in_background(self) -> None:
         try:
-            await self._serve(tasks, once=False)
+            await self._serve(once=False)
         finally:
             assert self._ended is not None
             self._ended.set()
 
-    async def _serve(self, tasks: TaskGroup, *, once: bool) -> None:
+    async def _serve(self, *, once: bool) -> None:
         """Do what the owner orders, until it has ended; if cancelled, break off and let it record what there is."""
-        self._driver = _driver()
-        orders: _Inbox[Callable[[], None] | None] = _Inbox()
-        hands = _Hands(self, tasks, orders, _from_other_threads())
-        thread = threading.Thread(target=self._own, args=(hands, once), name="relay owner", daemon=True)
-        thread.start()
+        orders: _Inbox[_Order] = _Inbox()
         try:
-            await _obey(orders)
-            thread.join()
-        except BaseException:
-            self.stop(0.0)
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await _obey(orders)
-                thread.join()
-            raise
+            async with anyio.create_task_group() as tasks:
+                sessions = _Sessions(self._owner, self._watched, self._notice, self._options, self._resolver, tasks)
+                hands = _Hands(sessions, orders)
+                owner = threading.Thread(target=self._own, args=(hands, once), name="relay owner", daemon=True)
+                owner.start()
+                try:
+                    await _obey(orders, owner)
+                except BaseException:
+                    self.stop(0.0)
+                    tasks.cancel_scope.cancel()
+                    with anyio.CancelScope(shield=True):
+                        await _obey(orders, owner)
+                    raise
+                # Lookups that nobody waits for any more.
+                tasks.cancel_scope.cancel()
         finally:
             self._watched.end(self._owner.failure)
 
@@ -225,37 +231,84 @@ class RelayService:
         self._owner.run(hands, once=once)
         hands.finish()
 
-    def obey(self, tasks: TaskGroup, effects: Sequence[Effect], bodies: Bodies) -> None:
-        """Perform effects, on the event loop."""
-        for effect in effects:
-            if isinstance(effect, OpenSession):
-                session = self._sessions[effect.session_id] = _Session(effect.session_id, effect.host)
-                session.inbox.put((effect.delivery, bodies[effect.delivery.delivery_id]))
-                tasks.start_soon(self._hold_session, session)
-            elif isinstance(effect, Continue):
-                self._continue(effect, bodies[effect.delivery.delivery_id])
-            elif isinstance(effect, CloseSession):
-                if effect.session_id in self._sessions:
-                    self._sessions[effect.session_id].inbox.put(None)
-            elif isinstance(effect, (Fate, Attempted)):
-                if isinstance(effect, Fate):
-                    self._watched.note(effect)
-                if self._notice is not None:
-                    tell(self._notice, effect)
 
-    def _continue(self, effect: Continue, body: bytes | BinaryIO) -> None:
-        if effect.session_id in self._sessions:
-            self._sessions[effect.session_id].inbox.put((effect.delivery, body))
-        else:
-            # The session ended meanwhile, and the machine is about to hear of it.
-            close_body(body)
+class _Inbox(Generic[_T]):
+    """A queue within one event loop."""
+
+    def __init__(self) -> None:
+        self._items: deque[_T] = deque()
+        self._more: anyio.Event | None = None
+
+    def put(self, item: _T) -> bool:
+        self._items.append(item)
+        if self._more is not None:
+            self._more.set()
+        return True
+
+    async def get(self) -> _T:
+        while not self._items:
+            self._more = anyio.Event()
+            await self._more.wait()
+        self._more = None
+        return self._items.popleft()
+
+    def rest(self) -> Sequence[_T]:
+        """What nobody will ask for any more."""
+        return tuple(self._items)
+
+
+class _Session:
+    """A session that was ordered and has not ended."""
+
+    def __init__(self, session_id: int, host: Host) -> None:
+        self.session_id = session_id
+        self.host = host
+        self.inbox: _Inbox[Work | None] = _Inbox()
+        self.scope = anyio.CancelScope()
+
+
+class _Wire(Protocol):
+    """What the service asks of a wire driver's session."""
+
+    last_report: Report | None
+
+    @property
+    def end(self) -> Disconnect | None: ...
+
+    async def deliver(self, envelope: Envelope, message: bytes | BinaryIO) -> Report: ...
+
+
+class _Sessions(Performing[_Session]):
+    """The sessions and lookups: each a task on the event loop."""
+
+    def __init__(
+        self,
+        owner: Owner[Submission],
+        watched: Watched[Submission],
+        notice: Notice | None,
+        options: Options | OptionsFor,
+        resolver: LooksUp | None,
+        tasks: TaskGroup,
+    ) -> None:
+        super().__init__(watched, notice)
+        self._owner = owner
+        self._options = options
+        self._resolver = resolver
+        self._tasks = tasks
+        self._driver = _driver()
+        self._lookups = anyio.Semaphore(LOOKUPS)
+
+    def _open_session(self, effect: OpenSession, first: Work) -> None:
+        session = self.sessions[effect.session_id] = _Session(effect.session_id, effect.host)
+        session.inbox.put(first)
+        self._tasks.start_soon(self._hold, session)
 
     def break_off(self) -> None:
-        """Break off all sessions, on the event loop."""
-        for session in self._sessions.values():
+        """Break off all sessions that there are."""
+        for session in self.sessions.values():
             session.scope.cancel()
 
-    async def _hold_session(self, session: _Session) -> None:
+    async def _hold(self, session: _Session) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
         error: SessionError | None = SessionAborted("the relay is shutting down")
         try:
@@ -266,7 +319,7 @@ class RelayService:
         except Exception as failure:
             error = SessionAborted(unforeseen(f"session {session.session_id}", failure))
         finally:
-            del self._sessions[session.session_id]
+            del self.sessions[session.session_id]
             for work in session.inbox.rest():
                 if work is not None:
                     close_body(work[1])
@@ -274,7 +327,6 @@ class RelayService:
 
     async def _make_deliveries(self, session: _Session) -> SessionError | None:
         """Make the deliveries that come, until none will; returns what ended the session early, if anything did."""
-        assert self._driver is not None
         where, options = way_to(session.host, self._options)
         try:
             async with await self._driver.connect(where, session.host.port, **options) as connected:
@@ -315,74 +367,37 @@ class RelayService:
 
     def _cancelled(self) -> None:
         """Sessions are broken off only when all ends: the machine must know it before it hears of them."""
-        self.stop(0.0)
+        self._owner.stop(0.0)
 
+    def _resolve(self, domain: str) -> None:
+        self._tasks.start_soon(self._look_up, domain)
 
-class _Wire(Protocol):
-    """What the service asks of a wire driver's session."""
+    async def _look_up(self, domain: str) -> None:
+        async with self._lookups:
+            try:
+                if self._resolver is None:
+                    from smtpcore.drivers.resolver import AsyncResolver
 
-    last_report: Report | None
-
-    @property
-    def end(self) -> Disconnect | None: ...
-
-    async def deliver(self, envelope: Envelope, message: bytes | BinaryIO) -> Report: ...
-
-
-class _Inbox(Generic[_T]):
-    """A queue within one event loop."""
-
-    def __init__(self) -> None:
-        self._items: deque[_T] = deque()
-        self._more: anyio.Event | None = None
-
-    def put(self, item: _T) -> None:
-        self._items.append(item)
-        if self._more is not None:
-            self._more.set()
-
-    async def get(self) -> _T:
-        while not self._items:
-            self._more = anyio.Event()
-            await self._more.wait()
-        self._more = None
-        return self._items.popleft()
-
-    def rest(self) -> Sequence[_T]:
-        """What nobody will ask for any more."""
-        return tuple(self._items)
-
-
-class _Session:
-    """A session that was ordered, and the deliveries that lie ahead of it; ``None`` ends it."""
-
-    def __init__(self, session_id: int, host: Host) -> None:
-        self.session_id = session_id
-        self.host = host
-        self.inbox: _Inbox[Work | None] = _Inbox()
-        self.scope = anyio.CancelScope()
+                    self._resolver = AsyncResolver()
+                resolved = await self._resolver.resolve(domain)
+            except Exception as error:
+                resolved = lookup_failed(domain, error)
+        self._owner.put(resolved)
 
 
 class _Hands:
     """Brings what the owner orders onto the event loop, from the owner's thread."""
 
-    def __init__(
-        self,
-        service: RelayService,
-        tasks: TaskGroup,
-        orders: _Inbox[Callable[[], None] | None],
-        call: Callable[..., Any],
-    ) -> None:
-        self._service = service
-        self._tasks = tasks
+    def __init__(self, sessions: _Sessions, orders: _Inbox[_Order]) -> None:
+        self._sessions = sessions
         self._orders = orders
-        self._call = call
+        self._call = _from_other_threads()
 
     def perform(self, effects: Sequence[Effect], bodies: Bodies) -> None:
-        self._call(self._orders.put, partial(self._service.obey, self._tasks, effects, bodies))
+        self._call(self._orders.put, partial(self._sessions.perform, effects, bodies))
 
     def break_off(self) -> None:
-        self._call(self._orders.put, self._service.break_off)
+        self._call(self._orders.put, self._sessions.break_off)
 
     def finish(self) -> None:
         """The owner has ended; if the event loop has ended before it, nobody waits for that."""
@@ -390,9 +405,11 @@ class _Hands:
             self._call(self._orders.put, None)
 
 
-async def _obey(orders: _Inbox[Callable[[], None] | None]) -> None:
+async def _obey(orders: _Inbox[_Order], owner: threading.Thread) -> None:
+    """Do what is ordered, until the owner has ended."""
     while (order := await orders.get()) is not None:
         order()
+    owner.join()
 
 
 def _driver() -> ModuleType:
