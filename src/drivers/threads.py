@@ -23,7 +23,7 @@ from smtpcore.drivers._interruptible import Interruptible
 from smtpcore.drivers._options import Options
 from smtpcore.drivers._owner import LOOKUPS, Owner
 from smtpcore.drivers._performing import Notice, Performing
-from smtpcore.drivers._work import Work, close_body, lookup_failed, prepare, refused, unforeseen, way_to
+from smtpcore.drivers._work import OptionsFor, Work, close_body, lookup_failed, prepare, refused, unforeseen, way_to
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
@@ -92,7 +92,7 @@ class Submission(Tally):
 
 
 class RelayService:
-    """Relays what is in ``spool`` along ``route``, over sessions held as ``options`` say.
+    """Relays what is in ``spool`` along ``route``, over sessions held as ``options`` say, or say of each host.
 
     Two ways to use it: :meth:`run` relays until :meth:`stop`; ``with`` relays in the background while the block lasts.
     Leaving the block stops the relay; when it failed, the error is raised there, and by every later :meth:`submit`. A
@@ -114,7 +114,7 @@ class RelayService:
         spool: Spool,
         route: Route,
         settings: RelaySettings,
-        options: Options | None = None,
+        options: Options | OptionsFor | None = None,
         *,
         notice: Notice | None = None,
         grace: float = 10.0,
@@ -243,10 +243,10 @@ class _Inbox:
 class _Session:
     """A session that was ordered and has not ended."""
 
-    def __init__(self, session_id: int, host: Host, options: Options, first: Work) -> None:
+    def __init__(self, session_id: int, host: Host, how: Options | OptionsFor, first: Work) -> None:
         self.session_id = session_id
         self.port = host.port
-        self.where, options = way_to(host, options)
+        self.where, options = way_to(host, how)
         self.connection = Interruptible(options)
         self.inbox = _Inbox(first)
         self.connected = False
@@ -267,7 +267,7 @@ class _Sessions(Performing[_Session]):
         owner: Owner[Submission],
         watched: Watched[Submission],
         notice: Notice | None,
-        options: Options,
+        options: Options | OptionsFor,
         lookups: _Lookups,
     ) -> None:
         super().__init__(watched, notice)
