@@ -26,7 +26,7 @@ Notice = Callable[[Fate | Attempted], None]
 class Inbox(Protocol):
     """What lies ahead of a session: deliveries in their order; ``None`` ends it."""
 
-    def put(self, work: Work | None) -> bool:
+    def put(self, work: Work | None, /) -> bool:
         """Add something; returns whether somebody will still ask for it."""
         ...
 
