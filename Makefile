@@ -29,7 +29,7 @@ test-interop: dev
 	$(BIN)/python -m pytest tests/interop
 
 coverage: dev
-	$(BIN)/python -m pytest --cov --cov-report=term-missing
+	$(BIN)/python -m pytest --cov --cov-report=term-missing $(TESTS)
 
 lint: dev
 	$(BIN)/ruff format --check .
