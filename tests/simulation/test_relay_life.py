@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from world import DAY, HOUR, MINUTE, Host, World, with_settings
 
 from smtpcore.relay import Schedule
+from world import DAY, HOUR, MINUTE, Host, World, with_settings
 
 
 def moody(name: str, chance: random.Random) -> Host:
