@@ -49,11 +49,10 @@ _PIECE: Final = 65_536
 #: How an alert or a handshake message begins (RFC 8446 §5.1); no reply line does.
 _TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 #: OpenSSL's names for octets that are no TLS.
-_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG")
 #: What OpenSSL says, and what it means here.
 _REASONS: Final = {
     **dict.fromkeys(_NO_TLS, "the peer does not speak TLS here"),
-    "HTTP_REQUEST": "the peer speaks HTTP on this port",
     "UNSUPPORTED_PROTOCOL": "the peer speaks no version of TLS that is allowed here",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the peer allows no version of TLS that we speak",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the peer found no cipher in common, or wants a client certificate",

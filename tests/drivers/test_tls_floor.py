@@ -298,6 +298,41 @@ def test_garbage_instead_of_a_handshake(size: int) -> None:
     assert "the peer does not speak TLS here" in str(end.error)
 
 
+def alert(code: int) -> bytes:
+    """A fatal alert (RFC 8446 §6)."""
+    return b"\x15\x03\x03\x00\x02\x02" + bytes([code])
+
+
+OLD_HELLO = b"\x03\x01" + bytes(32) + b"\x00" + b"\x00\x2f" + b"\x00"
+
+
+@pytest.mark.parametrize(
+    ("octets", "words"),
+    [
+        (b"\x16\x03\x01\xff\xff" + bytes(1000), "the peer does not speak TLS here"),
+        (alert(40), "the peer found no cipher in common, or wants a client certificate"),
+        (alert(48), "the peer does not trust the issuer of our certificate"),
+        (alert(70), "the peer allows no version of TLS that we speak"),
+        (alert(112), "the peer does not know itself by the name that it was asked for"),
+        (alert(116), "the peer wants a client certificate: give a tls_context that has one"),
+        # What has no words here has those of OpenSSL.
+        (alert(80), "internal error"),
+        (
+            b"\x16\x03\x01\x00\x2a\x02\x00\x00\x26" + OLD_HELLO,
+            "the peer speaks no version of TLS that is allowed here",
+        ),
+    ],
+)
+def test_the_words_for_a_handshake_that_fails(octets: bytes, words: str) -> None:
+    talk = Talk()
+    talk.up_to_handshake()
+    talk.receive(octets)
+    end = talk.turn()
+    assert isinstance(end, Disconnect)
+    assert isinstance(end.error, TlsFailed)
+    assert words in str(end.error)
+
+
 def test_a_handshake_has_one_deadline() -> None:
     talk = Talk(limits=Limits().scaled(2))
     first = talk.up_to_handshake()
