@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
 
 import anyio
 import click
 
+from smtpcore import LocalProtocolError
+from smtpcore.drivers import threads
 from smtpcore.drivers._cli_shared import SPOOL_VARIABLE, Stop, flags_of, session_flags, stop_for
 from smtpcore.drivers._configuration_text import reference, sample
 from smtpcore.drivers._exit_status import ExitStatus
 from smtpcore.drivers._log_lines import logging_to
 from smtpcore.drivers._session_settings import os_reason
 from smtpcore.drivers._setting_kinds import host_and_port
-from smtpcore.drivers._settings import LEVELS
+from smtpcore.drivers._settings import BACKENDS, LEVELS
 from smtpcore.drivers.configuration import Configuration, ConfigurationError, LogSettings, load
-from smtpcore.drivers.progress import Progress
+from smtpcore.drivers.progress import Progress, Relaying
+from smtpcore.drivers.resolver import AsyncResolver, Resolver
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolError
-from smtpcore.relay import SmartHost
+from smtpcore.relay import Attempted, Fate, SmartHost
 
 __all__ = ["config", "relay"]
 
@@ -63,7 +69,7 @@ def _print_and_end(context: click.Context, _parameter: click.Parameter, wanted: 
 @click.option("--smarthost", type=_HostAndPort(), help="The host that takes all mail.")
 @session_flags
 @click.option("--once", is_flag=True, help="Drain what is due and exit.")
-@click.option("--backend", type=click.Choice(["asyncio", "trio"]), help="What runs the sessions. Default: asyncio.")
+@click.option("--backend", type=click.Choice(list(BACKENDS)), help="What runs the sessions. Default: asyncio.")
 @click.option("--quiet", is_flag=True, help="Show neither the live view nor counts, and log warnings only.")
 def relay(path: str | None, check: bool, once: bool, quiet: bool, **typed: Any) -> int:
     """Relay what is in a spool until SIGTERM, or with --once until nothing that is due is left to do."""
@@ -82,18 +88,19 @@ def relay(path: str | None, check: bool, once: bool, quiet: bool, **typed: Any) 
 def _relay(configuration: Configuration, progress: Progress, once: bool) -> int:
     try:
         with Spool(configuration.spool) as spool:
-            service = RelayService(
-                spool,
-                configuration.routing.table,
-                configuration.settings,
-                configuration.options_for,
-                notice=progress.notice,
-            )
+            service, run = _BACKENDS[configuration.backend](configuration, spool, progress.notice, once)
             # The view comes first: what is logged to a terminal scrolls by above it.
-            with progress.shown(service), _logging(configuration.logging, progress):
-                anyio.run(_run_service, service, progress, configuration.logging, once, backend=configuration.backend)
+            with (
+                progress.shown(service),
+                _logging(configuration.logging, progress),
+                _summaries(progress, configuration.logging.summary_every),
+                _stopped_by_signals(service),
+            ):
+                run()
     except SpoolError as error:
         raise Stop(ExitStatus.TEMPORARY, error) from None
+    except LocalProtocolError as error:
+        raise Stop(ExitStatus.CONFIG, error) from None
     except BaseExceptionGroup as group:
         failures = group.subgroup(SpoolError)
         if failures is None:
@@ -109,6 +116,85 @@ def _first(group: BaseExceptionGroup[SpoolError]) -> Exception:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
+# --- what runs it -----------------------------------------------------------------------------------------------------
+
+
+class _Service(Relaying, Protocol):
+    """What all services have."""
+
+    def stop(self) -> None: ...
+
+
+_Notice = Callable[[Fate | Attempted], None]
+_Made = tuple[_Service, Callable[[], None]]
+
+
+def _on_anyio(configuration: Configuration, spool: Spool, notice: _Notice, once: bool) -> _Made:
+    service = RelayService(
+        spool,
+        configuration.routing.table,
+        configuration.settings,
+        configuration.options_for,
+        notice=notice,
+        resolver=AsyncResolver(configuration.resolver) if configuration.routing.asks_the_dns else None,
+    )
+    return service, lambda: anyio.run(partial(service.run, once=once), backend=configuration.backend)
+
+
+def _on_threads(configuration: Configuration, spool: Spool, notice: _Notice, once: bool) -> _Made:
+    service = threads.RelayService(
+        spool,
+        configuration.routing.table,
+        configuration.settings,
+        configuration.options_for,
+        notice=notice,
+        resolver=Resolver(configuration.resolver) if configuration.routing.asks_the_dns else None,
+    )
+    return service, lambda: service.run(once=once)
+
+
+_BACKENDS: Mapping[str, Callable[[Configuration, Spool, _Notice, bool], _Made]] = {
+    "asyncio": _on_anyio,
+    "trio": _on_anyio,
+    "threads": _on_threads,
+}
+
+
+@contextmanager
+def _stopped_by_signals(service: _Service) -> Generator[None]:
+    """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        service.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _summaries(progress: Progress, seconds: float | None) -> Generator[None]:
+    """While the block runs, log the counts every so many seconds."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(seconds):
+            _log.info("%s", progress.summary, extra={"event": "summary"})
+
+    writer = threading.Thread(target=write, name="summaries", daemon=True)
+    if seconds is not None:
+        writer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if seconds is not None:
+            writer.join()
+
+
 @contextmanager
 def _logging(settings: LogSettings, progress: Progress) -> Generator[None]:
     """Log to the file, or to standard error, where a live view leaves room for warnings only."""
@@ -121,27 +207,6 @@ def _logging(settings: LogSettings, progress: Progress) -> Generator[None]:
         raise Stop(ExitStatus.NO_INPUT, f"{settings.file}: {os_reason(error)}") from None
     with logging_to(handler, level, settings.format):
         yield
-
-
-async def _run_service(service: RelayService, progress: Progress, settings: LogSettings, once: bool) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, service)
-        if settings.summary_every is not None:
-            tasks.start_soon(_log_summaries, progress, settings.summary_every)
-        await service.run(once=once)
-        tasks.cancel_scope.cancel()
-
-
-async def _stop_on_signal(service: RelayService) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            service.stop()
-
-
-async def _log_summaries(progress: Progress, seconds: float) -> None:
-    while True:
-        await anyio.sleep(seconds)
-        _log.info("%s", progress.summary, extra={"event": "summary"})
 
 
 @click.group()

@@ -33,6 +33,11 @@ class Routing:
     security: Mapping[tuple[str, int], Options] = field(repr=False)
     others: Options = field(repr=False)
 
+    @property
+    def asks_the_dns(self) -> bool:
+        """Whether any mail goes where MX records say."""
+        return any(isinstance(way, Mx) for way in self.table.rows.values())
+
 
 def read_routing(reader: Reader, rows: Sequence[Reader]) -> Routing:
     """The routing table; what is wrong with it is noted."""

@@ -35,7 +35,7 @@ from smtpcore.drivers._setting_kinds import (
 from smtpcore.drivers.resolver import ResolverSettings
 from smtpcore.relay import RelaySettings, Schedule
 
-__all__ = ["LEVELS", "ROUTE_SETTINGS", "SECTIONS", "SETTINGS", "Setting", "settings_by_section"]
+__all__ = ["BACKENDS", "LEVELS", "ROUTE_SETTINGS", "SECTIONS", "SETTINGS", "Setting", "settings_by_section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,9 @@ def _of(owner: type, key: str, kind: Kind, meaning: str, name: str | None = None
 
 #: What a log is written from, the talkative first.
 LEVELS: Final = ("debug", "info", "warning", "error")
+
+#: What a relay can run on.
+BACKENDS: Final = ("asyncio", "trio", "threads")
 
 #: What each section is about, in the order in which they are shown; the first is the top of the document.
 SECTIONS: Final[Mapping[str, str]] = {
@@ -124,7 +127,7 @@ ROUTE_SETTINGS: Final = (
 #: Every setting but those of routes, in the order in which they are shown.
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("spool", FILE, "The spool directory; it is made if it does not exist. Required."),
-    Setting("backend", choice("asyncio", "trio"), "What runs the sessions.", "asyncio"),
+    Setting("backend", choice(*BACKENDS), "What runs the sessions.", BACKENDS[0]),
     Setting("identity.helo_name", HOST_NAME, "The name to greet with. Default: the host's name, or its address."),
     _of(
         RelaySettings,

@@ -308,7 +308,7 @@ def test_queue_errors_have_their_statuses(message: str, tmp_path: Path, capsys) 
     assert "Not a directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
 def test_a_relay_runs_until_it_is_told_to_stop(backend: str, tmp_path: Path, server: Server, capsys) -> None:
     program = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"
     arguments = ["relay", "--spool", str(tmp_path), "--smarthost", f"127.0.0.1:{server.port}"]

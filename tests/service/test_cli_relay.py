@@ -75,7 +75,7 @@ def test_the_log_goes_to_standard_error_where_no_file_is_named(spool: Path, tmp_
     assert " next_in=999." in later or " next_in=1000.0" in later
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
 def test_credentials_and_certificates_come_from_the_configuration(
     backend: str, spool: Path, tmp_path: Path, capsys: Any
 ) -> None:
