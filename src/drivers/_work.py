@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
 from smtpcore import (
@@ -17,6 +18,8 @@ from smtpcore import (
     Mail,
     MailRefused,
     Outcome,
+    Report,
+    SessionAborted,
     SmtpError,
     Stage,
     Transcript,
@@ -27,7 +30,18 @@ from smtpcore.drivers._options import Options, make_envelope
 from smtpcore.drivers.spool import Prepared, Spool
 from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer
 
-__all__ = ["OptionsFor", "Work", "close_body", "lookup_failed", "prepare", "refused", "unforeseen", "way_to"]
+__all__ = [
+    "OptionsFor",
+    "Work",
+    "broken_off",
+    "close_body",
+    "lookup_failed",
+    "prepare",
+    "refused",
+    "shutting_down",
+    "unforeseen",
+    "way_to",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -91,3 +105,18 @@ def lookup_failed(domain: str, error: Exception) -> DomainResolved:
     """What stands for an answer when the resolver itself failed: to be tried again."""
     answer = MxAnswer(AnswerKind.FAILURE, problem=unforeseen(f"looking up {domain}", error))
     return DomainResolved(domain, answer, (), _FAILED_LOOKUP_SECONDS)
+
+
+def shutting_down() -> SessionAborted:
+    """What ends a session that is broken off."""
+    return SessionAborted("the relay is shutting down")
+
+
+def broken_off(report: Report) -> Report:
+    """The report of a session that was broken off: what lacks a reply lacks it for that reason."""
+    return replace(report, outcomes=tuple(_broken_off(outcome) for outcome in report.outcomes))
+
+
+def _broken_off(outcome: Outcome) -> Outcome:
+    settled = outcome.verdict is not Verdict.LATER or outcome.reply is not None
+    return outcome if settled else replace(outcome, error=shutting_down())

@@ -28,7 +28,18 @@ from smtpcore.drivers._fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._options import Options
 from smtpcore.drivers._owner import LOOKUPS, Bodies, Owner
 from smtpcore.drivers._performing import Notice, Performing
-from smtpcore.drivers._work import OptionsFor, Work, close_body, lookup_failed, prepare, refused, unforeseen, way_to
+from smtpcore.drivers._work import (
+    OptionsFor,
+    Work,
+    broken_off,
+    close_body,
+    lookup_failed,
+    prepare,
+    refused,
+    shutting_down,
+    unforeseen,
+    way_to,
+)
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     Delivery,
@@ -310,7 +321,7 @@ class _Sessions(Performing[_Session]):
 
     async def _hold(self, session: _Session) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
-        error: SessionError | None = SessionAborted("the relay is shutting down")
+        error: SessionError | None = shutting_down()
         try:
             with session.scope:
                 error = await self._make_deliveries(session)
@@ -358,7 +369,7 @@ class _Sessions(Performing[_Session]):
             self._cancelled()
             # If the mail had been begun, the driver has the answer.
             last = wire.last_report
-            report = last if last is not None and last.mail.envelope is envelope else None
+            report = broken_off(last) if last is not None and last.mail.envelope is envelope else None
             raise
         finally:
             close_body(body)

@@ -12,18 +12,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
-from smtpcore import LocalProtocolError, Outcome, Report, SessionAborted, SessionError, SmtpError, Verdict
+from smtpcore import LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
 from smtpcore.drivers._bodies import Source
 from smtpcore.drivers._fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._interruptible import Interruptible
 from smtpcore.drivers._options import Options
 from smtpcore.drivers._owner import LOOKUPS, Owner
 from smtpcore.drivers._performing import Notice, Performing
-from smtpcore.drivers._work import OptionsFor, Work, close_body, lookup_failed, prepare, refused, unforeseen, way_to
+from smtpcore.drivers._work import (
+    OptionsFor,
+    Work,
+    broken_off,
+    close_body,
+    lookup_failed,
+    prepare,
+    refused,
+    shutting_down,
+    unforeseen,
+    way_to,
+)
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
@@ -327,7 +337,7 @@ class _Sessions(Performing[_Session]):
         """Tell the machine of a session's end, once."""
         if self.sessions.pop(session.session_id, None) is not None:
             if session.broken_off:
-                error = _shutting_down()
+                error = shutting_down()
             self._owner.put(SessionEnded(session.session_id, error))
 
     def _make_deliveries(self, session: _Session) -> SessionError | None:
@@ -356,22 +366,11 @@ class _Sessions(Performing[_Session]):
             close_body(body)
             if report is not None:
                 if session.broken_off:
-                    report = replace(report, outcomes=tuple(_as_broken_off(outcome) for outcome in report.outcomes))
+                    report = broken_off(report)
                 self._owner.put(Reported(session.session_id, delivery.delivery_id, report))
 
     def _resolve(self, domain: str) -> None:
         self._lookups.put(domain)
-
-
-def _as_broken_off(outcome: Outcome) -> Outcome:
-    """The connection was lost because we shut it down."""
-    if outcome.verdict is not Verdict.LATER or outcome.reply is not None:
-        return outcome
-    return replace(outcome, error=_shutting_down())
-
-
-def _shutting_down() -> SessionAborted:
-    return SessionAborted("the relay is shutting down")
 
 
 class _Lookups:

@@ -1,6 +1,34 @@
-"""Makes the servers of these tests importable to the tests beside them."""
+"""Makes the helpers of these tests importable to the tests beside them, and the fixtures that several share."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from relays import KINDS, Kind
+from servers import Server
+
+from smtpcore.drivers.spool import Spool
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    """Each of the relay services in turn; none may leave a thread behind."""
+    with Kind(request.param) as made:
+        yield made
+        assert made.new_threads() == []
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with Spool(tmp_path / "spool") as opened:
+        yield opened

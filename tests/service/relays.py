@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -17,10 +18,10 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smtpcore.drivers import service, threads
-from smtpcore.drivers.spool import Spool
-from smtpcore.relay import Fate, RelaySettings, Schedule, SmartHost
+from smtpcore.drivers.spool import Spool, SpoolUnusable
+from smtpcore.relay import Fate, Forget, Orders, RelaySettings, Schedule, SmartHost
 
-__all__ = ["KINDS", "Background", "Kind"]
+__all__ = ["KINDS", "Background", "Kind", "failing_to_forget", "wait_until"]
 
 
 class Background:
@@ -45,6 +46,7 @@ class _Submission:
         self._portal = portal
         self._inner = inner
         self.queue_id = inner.queue_id
+        self.recipients = inner.recipients
 
     def fates(self, timeout: float = 30) -> tuple[Fate, ...]:
         async def wait() -> tuple[Fate, ...]:
@@ -157,3 +159,23 @@ class _AsyncResolver:
 
 
 KINDS = ["asyncio", "trio", "threads"]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until something holds; nothing here takes half a minute."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def failing_to_forget() -> Callable[..., Any]:
+    """``Spool.execute`` on a disk that is full as soon as a delivery is to be recorded."""
+    execute = Spool.execute
+
+    def failing(self: Spool, orders: Orders, *arguments: Any) -> Any:
+        if any(isinstance(order, Forget) for order in orders.durable):
+            raise SpoolUnusable(self.directory, "the disk is full")
+        return execute(self, orders, *arguments)
+
+    return failing

@@ -11,15 +11,12 @@ import email.policy
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trustme
-from relays import KINDS, Kind
+from relays import Kind, failing_to_forget, wait_until
 from servers import Server
 
 from smtpcore import Envelope, LocalProtocolError, TlsPolicy
@@ -27,32 +24,6 @@ from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolLocked, SpoolUnusable
 from smtpcore.relay import Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
 from smtpcore.sasl import Plain
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
-    with Kind(request.param) as made:
-        yield made
-        assert made.new_threads() == []
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    with Spool(tmp_path / "spool") as opened:
-        yield opened
-
-
-def wait_until(condition) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def run_until_empty(relay: Any, spool: Spool) -> None:
@@ -255,18 +226,6 @@ def test_what_cannot_be_recorded_stops_the_relay(kind: Kind, server: Server, spo
     with pytest.raises(SpoolUnusable, match="full"):
         relay.run()
     assert len(spool) == 1
-
-
-def failing_to_forget():
-    """``Spool.execute`` on a disk that is full as soon as a delivery is to be recorded."""
-    execute = Spool.execute
-
-    def failing(self, orders, settings, now):
-        if any(type(order).__name__ == "Forget" for order in orders.durable):
-            raise SpoolUnusable(self.directory, "the disk is full")
-        return execute(self, orders, settings, now)
-
-    return failing
 
 
 def test_a_lost_body_keeps_nobody_else(kind: Kind, server: Server, spool: Spool) -> None:
