@@ -24,7 +24,6 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from smtpcore import (
@@ -58,14 +57,19 @@ class Driver:
         return self.name.partition("+")[0]
 
     @property
+    def loop(self) -> str:
+        """The event loop's module, if it is another than the standard library's."""
+        return self.name.partition("+")[2]
+
+    @property
     def module(self) -> Any:
         return importlib.import_module(f"smtpcore.drivers.{self.module_name}")
 
     def run(self, play: Coroutine[Any, Any, Any]) -> Any:
-        if self.name == "asyncio":
-            return asyncio.run(play)
-        if self.name == "asyncio+uvloop":
-            return _run_on_uvloop(play)
+        if self.module_name == "asyncio":
+            factory = importlib.import_module(self.loop).new_event_loop if self.loop else None
+            with asyncio.Runner(loop_factory=factory) as runner:
+                return runner.run(play)
         if self.name == "trio":
             return trio.run(_awaited, play)
         try:
@@ -77,16 +81,6 @@ class Driver:
 
 async def _awaited(play: Awaitable[Any]) -> Any:
     return await play
-
-
-def _run_on_uvloop(play: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        uvloop = importlib.import_module("uvloop")
-    except ImportError:
-        play.close()
-        pytest.skip("uvloop is not installed")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(play)
 
 
 DRIVERS = [Driver("blocking"), Driver("asyncio"), Driver("asyncio+uvloop"), Driver("trio")]

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtpcore import ConnectFailed, LocalProtocolError
 from smtpcore.drivers._connecting import Address, Dialling, Way, check_socket, in_order, prepare, source_addresses
@@ -46,6 +48,18 @@ def found(*addresses: str) -> list[tuple[Any, ...]]:
 def test_the_order_of_addresses(addresses: list[str], order: list[str] | str) -> None:
     expected = order.split() if isinstance(order, str) else order
     assert [str(address) for address in in_order(found(*addresses))] == expected
+
+
+@given(st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"])))
+def test_no_address_is_lost_or_comes_twice(addresses: list[str]) -> None:
+    order = [str(address) for address in in_order(found(*addresses))]
+    assert sorted(order) == sorted(set(addresses))
+    assert order[:1] == addresses[:1]
+    # Within a family the system's order stands, and no family waits for more than one of the other.
+    for of_family in (lambda text: ":" in text, lambda text: ":" not in text):
+        assert [a for a in order if of_family(a)] == list(dict.fromkeys(a for a in addresses if of_family(a)))
+    if len({":" in address for address in order}) == 2:
+        assert (":" in order[0]) != (":" in order[1])
 
 
 # --- the schedule --------------------------------------------------------------------------------------------------

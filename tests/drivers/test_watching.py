@@ -14,7 +14,7 @@ import pytest
 from smtpcore import Envelope, SessionAborted, Stage
 from smtpcore.sasl import Plain
 
-from .peers import EXTENSIONS, Peer, trusting_context
+from .peers import EXTENSIONS, Line, Peer, trusting_context
 from .scenarios import DRIVERS, Driver, call, starttls
 
 pytestmark = pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
@@ -107,6 +107,20 @@ def test_nothing_is_made_for_a_log_that_nobody_reads(driver: Driver, caplog: pyt
             driver.run(play(peer.port))
         assert lines(caplog, driver, logging.DEBUG) == []
         assert len(lines(caplog, driver, logging.INFO)) == told
+
+
+def test_going_on_in_clear_is_told_of(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(line: Line) -> None:
+        line.serve("STARTTLS", extensions=("STARTTLS",))
+        line.say("220 go on")
+        line.await_octet()
+        line.raw(b"what is this?\r\n")
+
+    caplog.set_level(logging.INFO, "smtpcore")
+    with Peer(broken, lambda line: line.serve()) as peer:
+        driver.run(one_mail(driver, peer.port))
+    told = f"localhost:{peer.port}: TLS is not to be had, going on in clear: the TLS handshake failed: "
+    assert [record for record in caplog.records if record.getMessage().startswith(told)]
 
 
 # --- progress ------------------------------------------------------------------------------------------------------
