@@ -44,7 +44,7 @@ __all__ = ["LOOKUPS", "Bodies", "Hands", "Owner"]
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between looks for what other processes have added.
+#: Seconds between looks for what other processes have added, and operators wish for.
 _WATCH = 0.5
 #: Domains that are looked up at once.
 LOOKUPS = 20
@@ -232,6 +232,7 @@ class Owner(Generic[_T]):
             self._watch_at = time.monotonic() + _WATCH
             if self._spool.changed():
                 facts.append(SpoolChanged())
+            facts += self._spool.commands()
         self._open -= {fact.session_id for fact in facts if isinstance(fact, SessionEnded)}
         return facts
 

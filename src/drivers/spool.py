@@ -1,12 +1,15 @@
 """The durable spool: a directory with a SQLite database and the bodies that are too large for it.
 
-What lives here: storing mails and jobs, executing the relay's orders in one transaction, the lock. What does not: any
-decision about mail.
+What lives here: storing mails and jobs, executing the relay's orders in one transaction, operators' commands, the lock.
+What does not: any decision about mail; tables and versions (``_spool_schema``), columns (``_spool_rows``).
 
 A mail is accepted when :meth:`Spool.add` returns: it is on disk then, whole. Any process may add; only the holder of
 the lock relays. SQLite runs with a write-ahead log and full synchronisation, so a transaction that was committed
 survives a loss of power. A body in a file is written, synchronised and renamed before the transaction that knows of it,
 and removed after the one that forgets it; what lies between is swept up at the next start.
+
+A mail of which something cannot be read is **set aside**: it stays stored with the reason, is shown to operators, and
+is not relayed until one of them releases it. It keeps no other mail waiting.
 """
 
 from __future__ import annotations
@@ -19,16 +22,23 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
-from smtpcore import DEFAULT_LIMITS, Envelope, SmtpError
+from smtpcore import DEFAULT_LIMITS, Envelope
 from smtpcore.drivers._intake import Intake, IntakeFailed, sync_folder
+from smtpcore.drivers._spool_errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
+from smtpcore.drivers._spool_reserve import Reserve
+from smtpcore.drivers._spool_rows import JOB_COLUMNS, MAIL_COLUMNS, Damaged, check_body, dump, job_of, mail_of, readable
+from smtpcore.drivers._spool_schema import HELD, NOBODY, SET_ASIDE, open_database, transaction
 from smtpcore.relay import (
+    Action,
     Bounce,
     Claim,
+    Commanded,
     Continue,
     DelayWarning,
     Delivery,
@@ -41,6 +51,7 @@ from smtpcore.relay import (
     LoadDomains,
     MailAccepted,
     OpenSession,
+    Operate,
     Orders,
     PendingRecipient,
     RelaySettings,
@@ -57,64 +68,38 @@ __all__ = [
     "QueueEntry",
     "Spool",
     "SpoolError",
+    "SpoolFull",
     "SpoolLocked",
     "SpoolUnusable",
 ]
 
-_APPLICATION = 0x534D5443
-_VERSION = 1
+#: Seconds that a relay which starts waits for the lock: who only looks whether there is one holds it for a moment.
+_PATIENCE = 0.5
 
-_SCHEMA = """
-CREATE TABLE incarnation (number INTEGER NOT NULL);
-INSERT INTO incarnation VALUES (0);
-CREATE TABLE mail (
-    mail_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    reverse_path TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    eight_bit INTEGER NOT NULL,
-    leading_dots INTEGER NOT NULL,
-    longest_line INTEGER NOT NULL,
-    accepted_at REAL NOT NULL,
-    body_file TEXT,
-    body BLOB
-);
-CREATE TABLE job (
-    job_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    mail_id INTEGER NOT NULL REFERENCES mail,
-    domain TEXT NOT NULL,
-    due_at REAL NOT NULL,
-    attempts INTEGER NOT NULL,
-    owner INTEGER NOT NULL,
-    recipients TEXT NOT NULL
-);
-CREATE INDEX job_by_domain ON job (domain, due_at, job_id, owner);
-CREATE INDEX job_by_time ON job (due_at, owner);
-CREATE INDEX job_by_mail ON job (mail_id);
-CREATE INDEX mail_by_file ON mail (body_file) WHERE body_file IS NOT NULL;
-"""
-
-_MAIL = "mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at"
-_JOB = "job_id, mail_id, domain, due_at, attempts, recipients"
+_MAIL = ", ".join(MAIL_COLUMNS)
+_JOB = ", ".join(JOB_COLUMNS)
 
 _DUE_OF_DOMAIN = f"""
-SELECT {_JOB} FROM job WHERE domain = :domain AND due_at <= :until AND owner <> :owner
+SELECT {_JOB} FROM job WHERE domain = :domain AND due_at <= :until AND owner >= 0 AND owner <> :owner
 ORDER BY due_at, job_id LIMIT :limit
 """
 _BEYOND_OF_DOMAIN = f"""
-SELECT {_JOB} FROM job WHERE domain = :domain AND due_at > :horizon AND owner <> :owner
+SELECT {_JOB} FROM job WHERE domain = :domain AND due_at > :horizon AND owner >= 0 AND owner <> :owner
 ORDER BY due_at, job_id LIMIT :limit
 """
 #: One step of the recursion a domain, so that a long queue for few domains is not read through.
 _DUE_DOMAINS = """
 WITH RECURSIVE
     domains (domain) AS (
-        SELECT min(domain) FROM job
+        SELECT min(domain) FROM job WHERE owner >= 0
         UNION ALL
-        SELECT (SELECT min(domain) FROM job WHERE job.domain > domains.domain) FROM domains WHERE domain IS NOT NULL
+        SELECT (SELECT min(domain) FROM job WHERE job.domain > domains.domain AND owner >= 0)
+        FROM domains WHERE domain IS NOT NULL
     ),
     first (domain, due_at) AS (
         SELECT domain, (
-            SELECT due_at FROM job WHERE job.domain = domains.domain AND owner <> :owner ORDER BY due_at LIMIT 1
+            SELECT due_at FROM job WHERE job.domain = domains.domain AND owner >= 0 AND owner <> :owner
+            ORDER BY due_at LIMIT 1
         ) FROM domains WHERE domain IS NOT NULL
     )
 SELECT domain FROM first
@@ -126,34 +111,29 @@ UPDATE job SET owner = ?, attempts = json_extract(claim.value, '$[1]')
 FROM json_each(?) AS claim WHERE job_id = json_extract(claim.value, '$[0]')
 """
 _SAVE = """
-UPDATE job SET owner = 0, due_at = json_extract(saved.value, '$[1]'), attempts = json_extract(saved.value, '$[2]'),
+UPDATE job SET owner = coalesce((SELECT -held FROM mail WHERE mail.mail_id = job.mail_id), 0),
+    due_at = json_extract(saved.value, '$[1]'), attempts = json_extract(saved.value, '$[2]'),
     recipients = json_extract(saved.value, '$[3]')
 FROM json_each(?) AS saved WHERE job_id = json_extract(saved.value, '$[0]')
 """
 _NEXT_DUE = """
-SELECT due_at FROM job WHERE due_at > :until AND due_at <= :horizon AND owner <> :owner ORDER BY due_at LIMIT 1
+SELECT due_at FROM job WHERE due_at > :until AND due_at <= :horizon AND owner >= 0 AND owner <> :owner
+ORDER BY due_at LIMIT 1
 """
-
-
-#: Held while a database is opened: between making its file and closing it no other thread may come to lock it.
-_opening = threading.Lock()
-
-
-class SpoolError(SmtpError):
-    """Something is wrong with a spool; ``directory`` says with which."""
-
-    def __init__(self, directory: Path, problem: str) -> None:
-        super().__init__(f"spool {directory}: {problem}")
-        self.directory = directory
-        self.problem = problem
-
-
-class SpoolLocked(SpoolError):
-    """Another relay works on this spool."""
-
-
-class SpoolUnusable(SpoolError):
-    """The spool cannot be opened, read or written: missing, read-only, full, corrupt, or of a later version."""
+_AMONG = "mail_id IN (SELECT value FROM json_each(:mails))"
+#: What an operator's wish does; of the jobs that a relay has in hand it changes none.
+_OPERATE = {
+    Action.HOLD: (
+        f"UPDATE mail SET held = 1 WHERE {_AMONG}",
+        f"UPDATE job SET owner = {HELD} WHERE {_AMONG} AND owner >= 0 AND owner <> :owner",
+    ),
+    Action.RELEASE: (
+        f"UPDATE mail SET held = 0, problem = NULL WHERE {_AMONG}",
+        f"UPDATE job SET owner = 0 WHERE {_AMONG} AND owner < 0",
+    ),
+    Action.RETRY: (f"UPDATE job SET due_at = :now WHERE {_AMONG} AND owner <> :owner",),
+    Action.REMOVE: (f"DELETE FROM job WHERE {_AMONG} AND owner <> :owner",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +160,10 @@ class QueueEntry:
     job: Job
     #: Whether a relay is at it now.
     active: bool
+    #: Whether an operator holds the mail.
+    held: bool = False
+    #: Why the mail was set aside; what of it cannot be read is empty here.
+    problem: str | None = None
 
 
 class Spool:
@@ -192,60 +176,20 @@ class Spool:
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
         self._bodies = self.directory / "bodies"
+        self._reserve = Reserve(self.directory)
         self._mutex = threading.RLock()
         self._lock_file = -1
+        #: The number of this relay among all that ever held the lock; 0 without it.
         self._owner = 0
         self._data_version = 0
+        #: The last operators' command that was given to the relay.
+        self._command = 0
         with self._guard():
-            self._make_folder()
-            self._database = self._open_database()
-
-    def _make_folder(self) -> None:
-        if not self.directory.exists():
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_folder(self.directory.parent)
-        self._bodies.mkdir(mode=0o700, exist_ok=True)
-
-    def _open_database(self) -> sqlite3.Connection:
-        path = self.directory / "spool.db"
-        with _opening:
-            # SQLite gives its other files the mode of this one. One that exists must not be opened here: closing it
-            # would drop all locks of this process on it (POSIX), those of SQLite too, and with them the journal that
-            # another spool object of this process is writing.
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            database = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            try:
-                self._check_owner(database)
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
-                self._make_schema(database)
-            except BaseException:
-                database.close()
-                raise
-        return database
-
-    def _check_owner(self, database: sqlite3.Connection) -> None:
-        """Refuse a database that is not a spool's, before anything of it is changed."""
-        application = database.execute("PRAGMA application_id").fetchone()[0]
-        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application != _APPLICATION and (application or tables):
-            raise SpoolUnusable(self.directory, "spool.db is the database of something else")
-
-    def _make_schema(self, database: sqlite3.Connection) -> None:
-        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-            database.execute("BEGIN IMMEDIATE")
-            # Another process may have been faster.
-            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA application_id = {_APPLICATION}")
-                database.execute(f"PRAGMA user_version = {_VERSION}")
-            database.execute("COMMIT")
-            sync_folder(self.directory)
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION:
-            raise SpoolUnusable(self.directory, f"its version is {version}; this program knows version {_VERSION}")
+            if not self.directory.exists():
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                sync_folder(self.directory.parent)
+            self._bodies.mkdir(mode=0o700, exist_ok=True)
+            self._database = open_database(self.directory)
 
     def close(self) -> None:
         """Close the database and give up the lock."""
@@ -267,41 +211,39 @@ class Spool:
         with self._mutex:
             try:
                 yield
-            except sqlite3.Error as error:
-                raise SpoolUnusable(self.directory, _problem(error)) from error
-            except IntakeFailed as error:
-                raise SpoolUnusable(self.directory, f"a report cannot be stored ({error})") from error
-            except OSError as error:
-                raise SpoolUnusable(self.directory, error.strerror or str(error)) from error
+            except (sqlite3.Error, IntakeFailed, OSError) as error:
+                raise self._unusable(error) from error
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Generator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+    def _unusable(self, error: sqlite3.Error | IntakeFailed | OSError) -> SpoolUnusable:
+        if isinstance(error, sqlite3.Error):
+            problem = problem_of(error)
+        elif isinstance(error, OSError):
+            problem = error.strerror or str(error)
+        else:
+            problem = f"a body cannot be stored ({error})"
+        return (SpoolFull if is_full(error) else SpoolUnusable)(self.directory, problem)
 
     # --- intake -----------------------------------------------------------------------------------------------------
 
     def prepare(self, envelope: Envelope, chunks: Iterable[bytes]) -> Prepared:
         """Read a body, and write it to its file if it is large; nothing is accepted yet.
 
-        Raises ``LocalProtocolError`` for an envelope beyond the limits, and whatever ``chunks`` raises.
+        Raises ``LocalProtocolError`` for an envelope beyond the limits, :class:`SpoolFull` where there is no room, and
+        whatever ``chunks`` raises.
         """
         envelope.check_limits(DEFAULT_LIMITS)
         try:
             return Prepared(envelope, Intake(self._bodies).read(chunks))
         except IntakeFailed as error:
-            raise SpoolUnusable(self.directory, f"a body cannot be stored ({error})") from error
+            raise self._unusable(error) from error
 
     def add(self, prepared: Sequence[Prepared], now: float) -> tuple[MailAccepted, ...]:
-        """Accept mails: when this returns they are safe. One transaction for all."""
+        """Accept mails: when this returns they are safe. One transaction for all.
+
+        Raises :class:`SpoolFull` when there is no room, also where there is only the room that is kept for results.
+        """
         try:
-            with self._guard(), self._transaction():
+            with self._guard(), self._keeping_the_reserve(), transaction(self._database):
                 accepted = tuple(self._insert(mail.envelope, mail.body, now) for mail in prepared)
         except BaseException:
             for mail in prepared:
@@ -310,6 +252,11 @@ class Spool:
         for mail in prepared:
             mail.body.close()
         return accepted
+
+    @contextlib.contextmanager
+    def _keeping_the_reserve(self) -> Generator[None]:
+        self._reserve.keep()
+        yield
 
     def _insert(self, envelope: Envelope, body: Intake, now: float) -> MailAccepted:
         row = self._database.execute(
@@ -345,7 +292,7 @@ class Spool:
         pending = tuple(PendingRecipient(recipient) for recipient in recipients)
         row = self._database.execute(
             "INSERT INTO job (mail_id, domain, due_at, attempts, owner, recipients) VALUES (?, ?, ?, 0, 0, ?)",
-            (mail.mail_id, domain, now, _dump(pending)),
+            (mail.mail_id, domain, now, dump(pending)),
         )
         assert row.lastrowid is not None
         return Job(
@@ -362,7 +309,8 @@ class Spool:
         with self._guard():
             if self._lock_file < 0:
                 self._take_lock()
-            with self._transaction():
+            self._reserve.keep()
+            with transaction(self._database):
                 self._database.execute("UPDATE incarnation SET number = number + 1")
             self._owner = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
             self._sweep()
@@ -370,15 +318,45 @@ class Spool:
 
     def _take_lock(self) -> None:
         lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(lock_file, 32).decode("ascii", "replace").strip()
-            os.close(lock_file)
-            raise SpoolLocked(self.directory, f"another relay works on it (process {holder or 'unknown'})") from None
+        give_up_at = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < give_up_at:
+                    time.sleep(0.02)
+                    continue
+                holder = os.read(lock_file, 32).decode("ascii", "replace").strip()
+                os.close(lock_file)
+                words = f"another relay works on it (process {holder or 'unknown'})"
+                raise SpoolLocked(self.directory, words) from None
         self._lock_file = lock_file
         os.ftruncate(lock_file, 0)
         os.pwrite(lock_file, b"%d\n" % os.getpid(), 0)
+
+    @contextlib.contextmanager
+    def _without_a_relay(self) -> Generator[bool]:
+        """Whether no relay works on the spool; while the block lasts none can begin."""
+        if self._lock_file >= 0:
+            yield False
+            return
+        try:
+            lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            # Whoever may not even open it cannot know.
+            yield False
+            return
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_file)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(lock_file)
 
     def _sweep(self) -> None:
         """Remove files that no mail refers to and that nobody is writing."""
@@ -406,18 +384,28 @@ class Spool:
         with self._guard():
             if orders.durable:
                 forgotten: list[str] = []
-                with self._transaction():
-                    facts += self._execute_durable(orders, settings, now, forgotten)
+                facts += self._commit(orders, settings, now, forgotten)
                 for name in forgotten:
                     (self._bodies / name).unlink(missing_ok=True)
             deliveries = [e.delivery for e in orders.effects if isinstance(e, (OpenSession, Continue))]
             bodies = self._open_bodies(deliveries)
-            for effect in orders.effects:
-                if isinstance(effect, LoadDomains):
-                    facts.append(self._load_domains(effect))
-                elif isinstance(effect, Load):
-                    facts.append(self._load(effect))
+            loads = [effect for effect in orders.effects if isinstance(effect, (Load, LoadDomains))]
+            if loads and not self._owner:
+                raise SpoolError(self.directory, "only the relay that holds its lock may load from it")
+            for effect in loads:
+                facts.append(self._load_domains(effect) if isinstance(effect, LoadDomains) else self._load(effect))
         return Executed(tuple(facts), bodies)
+
+    def _commit(self, orders: Orders, settings: RelaySettings, now: float, forgotten: list[str]) -> list[Fact]:
+        """Execute the durable orders in one transaction; where the disk is full, in the room that was kept for them."""
+        while True:
+            try:
+                with transaction(self._database):
+                    return list(self._execute_durable(orders, settings, now, forgotten))
+            except (sqlite3.Error, IntakeFailed, OSError) as error:
+                forgotten.clear()
+                if not (is_full(error) and self._reserve.give_up()):
+                    raise
 
     def _execute_durable(
         self, orders: Orders, settings: RelaySettings, now: float, forgotten: list[str]
@@ -435,10 +423,12 @@ class Spool:
                 claims.append((order.job.job_id, order.job.attempts))
             elif isinstance(order, Save):
                 job = order.job
-                saves.append((job.job_id, job.due_at, job.attempts, _dump(job.recipients)))
+                saves.append((job.job_id, job.due_at, job.attempts, dump(job.recipients)))
             elif isinstance(order, Forget):
                 forgets.append(order.job)
-            elif isinstance(order, (Bounce, DelayWarning)):
+            elif isinstance(order, Operate):
+                forgotten += self._operate(order.action, order.mail_ids, now)
+            else:
                 yield self._store_report(order, settings, now)
         if saves:
             self._database.execute(_SAVE, (json.dumps(saves),))
@@ -447,11 +437,13 @@ class Spool:
         if claims:
             self._database.execute(_CLAIM, (self._owner, json.dumps(claims)))
 
-    def _forget(self, jobs: Iterable[Job]) -> list[str]:
+    def _forget(self, jobs: Sequence[Job]) -> list[str]:
         """Forget jobs, and mails that have no others; returns the names of files to remove after the commit."""
         job_ids = json.dumps([job.job_id for job in jobs])
-        mail_ids = json.dumps([job.mail_id for job in jobs])
         self._database.execute("DELETE FROM job WHERE job_id IN (SELECT value FROM json_each(?))", (job_ids,))
+        return self._forget_mails(json.dumps([job.mail_id for job in jobs]))
+
+    def _forget_mails(self, mail_ids: str) -> list[str]:
         rows = self._database.execute(
             "DELETE FROM mail WHERE mail_id IN (SELECT value FROM json_each(?))"
             " AND NOT EXISTS (SELECT 1 FROM job WHERE job.mail_id = mail.mail_id) RETURNING body_file",
@@ -483,10 +475,13 @@ class Spool:
             "known": json.dumps(order.known),
             "limit": order.limit + 1,
         }
-        domains = [domain for (domain,) in self._database.execute(_DUE_DOMAINS, values)]
+        found = [domain for (domain,) in self._database.execute(_DUE_DOMAINS, values)]
+        domains = tuple(domain for domain in found if isinstance(domain, str))
+        if len(domains) < len(found):
+            self._set_aside_by_domain()
         next_due = self._database.execute(_NEXT_DUE, values).fetchone()
         return DomainsLoaded(
-            tuple(domains[: order.limit]), len(domains) <= order.limit, None if next_due is None else next_due[0]
+            domains[: order.limit], len(found) <= order.limit, None if next_due is None else float(next_due[0])
         )
 
     def _load(self, order: Load) -> JobsLoaded:
@@ -500,19 +495,72 @@ class Spool:
         rows = self._database.execute(_DUE_OF_DOMAIN, values).fetchall()
         if len(rows) <= order.limit:
             rows += self._database.execute(_BEYOND_OF_DOMAIN, values).fetchall()
-        jobs = {row[0]: _job(row) for row in rows[: order.limit]}
-        mails = tuple(self._mail(mail_id) for mail_id in dict.fromkeys(job.mail_id for job in jobs.values()))
-        for mail in mails:
+        problems: dict[int, str] = {}
+        jobs = self._jobs_of(rows[: order.limit], problems)
+        mails = {mail_id: self._mail(mail_id, problems) for mail_id in dict.fromkeys(j.mail_id for j in jobs)}
+        for mail_id in mails:
             siblings = self._database.execute(
-                f"SELECT {_JOB} FROM job WHERE mail_id = ? AND owner <> ? AND (due_at <= ? OR due_at > ?)",
-                (mail.mail_id, self._owner, order.until, order.horizon),
+                f"SELECT {_JOB} FROM job WHERE mail_id = ? AND owner >= 0 AND owner <> ?"
+                " AND (due_at <= ? OR due_at > ?) AND domain <> ?",
+                (mail_id, self._owner, order.until, order.horizon, order.domain),
             )
-            jobs |= {row[0]: _job(row) for row in siblings if row[2] != order.domain}
-        return JobsLoaded(order.domain, mails, tuple(jobs.values()), len(rows) <= order.limit)
+            jobs += self._jobs_of(siblings, problems)
+        if problems:
+            self._set_aside(problems)
+        return JobsLoaded(
+            order.domain,
+            tuple(mail for mail in mails.values() if mail is not None and mail.mail_id not in problems),
+            tuple(job for job in jobs if job.mail_id not in problems),
+            len(rows) <= order.limit,
+        )
 
-    def _mail(self, mail_id: int) -> StoredMail:
-        row = self._database.execute(f"SELECT {_MAIL} FROM mail WHERE mail_id = ?", (mail_id,)).fetchone()
-        return _stored_mail(row)
+    @staticmethod
+    def _jobs_of(rows: Iterable[Sequence[object]], problems: dict[int, str]) -> list[Job]:
+        """The jobs that can be read; for the others the mail's id and what is wrong go to ``problems``."""
+        jobs: list[Job] = []
+        for row in rows:
+            try:
+                jobs.append(job_of(row))
+            except Damaged as damage:
+                problems[cast("int", row[1])] = f"job {row[0]}: {damage}"
+        return jobs
+
+    def _mail(self, mail_id: int, problems: dict[int, str]) -> StoredMail | None:
+        row = self._database.execute(
+            f"SELECT {_MAIL}, length(body), body_file FROM mail WHERE mail_id = ?", (mail_id,)
+        ).fetchone()
+        try:
+            if row is None:
+                raise Damaged("there is no such mail, only its jobs")
+            mail = mail_of(row[:-2])
+            check_body(row[-2], row[-1], mail.size, self._bodies)
+        except Damaged as damage:
+            problems[mail_id] = str(damage)
+            return None
+        return mail
+
+    def _set_aside(self, problems: dict[int, str]) -> None:
+        """Take mails out of the relay's sight, with the reason, until an operator releases them."""
+        rows = json.dumps(list(problems.items()))
+        with transaction(self._database):
+            self._database.execute(
+                "UPDATE mail SET problem = json_extract(damaged.value, '$[1]') FROM json_each(?) AS damaged"
+                " WHERE mail_id = json_extract(damaged.value, '$[0]')",
+                (rows,),
+            )
+            self._database.execute(
+                f"UPDATE job SET owner = {SET_ASIDE} WHERE owner >= 0 AND owner <> ?"
+                " AND mail_id IN (SELECT json_extract(value, '$[0]') FROM json_each(?))",
+                (self._owner, rows),
+            )
+
+    def _set_aside_by_domain(self) -> None:
+        """Set aside what is for no domain that could be one."""
+        rows = self._database.execute(
+            "SELECT mail_id, domain FROM job WHERE typeof(domain) <> 'text' AND owner >= 0 AND owner <> ?",
+            (self._owner,),
+        )
+        self._set_aside({mail_id: f"its domain is {domain!r}" for mail_id, domain in rows.fetchall()})
 
     def open_body(self, mail_id: int) -> bytes | BinaryIO:
         """The canonical octets of a body, or a file that holds them."""
@@ -555,18 +603,69 @@ class Spool:
         before, self._data_version = self._data_version, int(version)
         return before != self._data_version
 
-    # --- inspection -------------------------------------------------------------------------------------------------
+    # --- operating --------------------------------------------------------------------------------------------------
+
+    def command(self, action: Action, mail_ids: Iterable[int]) -> None:
+        """Do what an operator wishes with mails, or have the relay do it that works on the spool.
+
+        Mails that are not queued are passed over. When this returns, the wish is on disk.
+        """
+        ids = json.dumps(sorted(set(mail_ids)))
+        forgotten: list[str] = []
+        with self._guard(), self._without_a_relay() as alone, transaction(self._database):
+            if alone:
+                forgotten += self._operate(action, json.loads(ids), time.time())
+            else:
+                self._database.execute("INSERT INTO command (action, mail_ids) VALUES (?, ?)", (action.value, ids))
+        for name in forgotten:
+            (self._bodies / name).unlink(missing_ok=True)
+
+    def commands(self) -> tuple[Commanded, ...]:
+        """What operators wished for since this was last asked; each is forgotten with the order that answers it."""
+        with self._guard():
+            rows = self._database.execute(
+                "SELECT command_id, action, mail_ids FROM command WHERE command_id > ? ORDER BY command_id",
+                (self._command,),
+            ).fetchall()
+            if not rows:
+                return ()
+            self._command = rows[-1][0]
+            return tuple(self._commanded(Action(action), mail_ids) for _, action, mail_ids in rows)
+
+    def _commanded(self, action: Action, mail_ids: str) -> Commanded:
+        domains = self._database.execute(
+            "SELECT DISTINCT domain FROM job WHERE mail_id IN (SELECT value FROM json_each(?))", (mail_ids,)
+        )
+        return Commanded(action, tuple(json.loads(mail_ids)), tuple(domain for (domain,) in domains))
+
+    def _operate(self, action: Action, mail_ids: Sequence[int], now: float) -> list[str]:
+        """Execute one wish; returns the names of files to remove after the commit."""
+        ids = json.dumps(mail_ids)
+        for statement in _OPERATE[action]:
+            self._database.execute(statement, {"mails": ids, "owner": self._owner or NOBODY, "now": now})
+        self._database.execute("DELETE FROM command WHERE command_id <= ?", (self._command,))
+        return self._forget_mails(ids) if action is Action.REMOVE else []
 
     def list(self) -> Iterator[QueueEntry]:
         """Everything that is queued, oldest mail first."""
-        columns = ", ".join(f"mail.{name.strip()}" for name in _MAIL.split(","))
-        columns += ", " + ", ".join(f"job.{name.strip()}" for name in _JOB.split(","))
-        query = f"SELECT {columns}, owner FROM job JOIN mail USING (mail_id) ORDER BY mail.mail_id, job_id"
+        columns = ", ".join(f"mail.{name}" for name in MAIL_COLUMNS)
+        columns += ", " + ", ".join(f"job.{name}" for name in JOB_COLUMNS)
+        query = (
+            f"SELECT {columns}, owner, held, problem FROM job JOIN mail USING (mail_id) ORDER BY mail.mail_id, job_id"
+        )
         with self._guard():
+            with self._without_a_relay() as alone:
+                pass
             rows = self._database.execute(query).fetchall()
             current = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
         for row in rows:
-            yield QueueEntry(_stored_mail(row[:6]), _job(row[6:12]), 0 < row[12] == current)
+            owner, held, problem = row[12:]
+            try:
+                mail, job = mail_of(row[:6]), job_of(row[6:12])
+            except Damaged as damage:
+                problem = problem or str(damage)
+                mail, job = readable(row[:6], row[6:12])
+            yield QueueEntry(mail, job, not alone and 0 < owner == current, bool(held), problem)
 
     def __len__(self) -> int:
         """How many mails are queued."""
@@ -583,42 +682,3 @@ class _LostBody(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         raise FileNotFoundError(errno.ENOENT, "the body is gone from the spool", str(self._path))
-
-
-def _problem(error: sqlite3.Error) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"the database is damaged ({error})"
-    if name.startswith("SQLITE_FULL"):
-        return "the disk is full"
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return f"the database cannot be written ({error})"
-    return str(error)
-
-
-def _stored_mail(row: Sequence[int | str | float]) -> StoredMail:
-    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at = row
-    return StoredMail(
-        mail_id=int(mail_id),
-        reverse_path=str(reverse_path),
-        size=int(size),
-        eight_bit=bool(eight_bit),
-        leading_dots=bool(leading_dots),
-        accepted_at=float(accepted_at),
-    )
-
-
-def _job(row: Sequence[int | str | float]) -> Job:
-    job_id, mail_id, domain, due_at, attempts, recipients = row
-    return Job(
-        job_id=int(job_id),
-        mail_id=int(mail_id),
-        domain=str(domain),
-        due_at=float(due_at),
-        attempts=int(attempts),
-        recipients=tuple(PendingRecipient(*fields) for fields in json.loads(str(recipients))),
-    )
-
-
-def _dump(recipients: Iterable[PendingRecipient]) -> str:
-    return json.dumps([(r.address, r.last_words, r.warned) for r in recipients], separators=(",", ":"))

@@ -568,7 +568,7 @@ import resource, sys
 from smtpcore import Envelope
 from smtpcore.drivers.spool import Spool, SpoolUnusable
 spool = Spool(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
     while True:
         (fact,) = spool.add([spool.prepare(Envelope("", ("you@far.example",)), [b"x" * 20_000])], 1_800_000_000.0)

@@ -1,0 +1,150 @@
+"""Rows of a spool as values, and what may be wrong with them.
+
+What lives here: reading and writing the columns of mails and jobs. What does not: SQL, and what becomes of a row that
+cannot be read.
+
+A row that this program wrote is right. One that something else wrote, or a failing disk changed, may hold anything, for
+SQLite keeps what it is given: so every column is looked at before a machine sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from smtpcore import LocalProtocolError, check_forward_path, check_reverse_path
+from smtpcore.relay import Job, PendingRecipient, StoredMail
+
+__all__ = ["JOB_COLUMNS", "MAIL_COLUMNS", "Damaged", "check_body", "dump", "job_of", "mail_of", "readable"]
+
+MAIL_COLUMNS: Final = ("mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at")
+JOB_COLUMNS: Final = ("job_id", "mail_id", "domain", "due_at", "attempts", "recipients")
+
+_T = TypeVar("_T")
+
+
+class Damaged(Exception):
+    """A row does not hold what a spool writes; the text says what is wrong with it."""
+
+
+def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+        raise Damaged(f"its {what} is {value!r}")
+    return value
+
+
+def mail_of(row: Sequence[Any]) -> StoredMail:
+    """A mail out of ``MAIL_COLUMNS``; raises :class:`Damaged`."""
+    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at = row
+    try:
+        check_reverse_path(reverse_path)
+    except LocalProtocolError as error:
+        raise Damaged(f"its reverse-path cannot be said: {error}") from None
+    if _is(int, "size", size) < 0:
+        raise Damaged(f"its size is {size}")
+    return StoredMail(
+        mail_id=mail_id,
+        reverse_path=reverse_path,
+        size=size,
+        eight_bit=bool(_is(int, "eight_bit", eight_bit)),
+        leading_dots=bool(_is(int, "leading_dots", leading_dots)),
+        accepted_at=float(_is((int, float), "time of acceptance", accepted_at)),
+    )
+
+
+def check_body(octets: object, name: object, size: int, bodies: Path) -> None:
+    """Check that a body of ``size`` octets is there: ``octets`` is how many are in the database, ``name`` its file's.
+
+    Raises :class:`Damaged`.
+    """
+    if name is None:
+        if octets != size:
+            raise Damaged(f"its body has {octets} octets; {size} were accepted")
+        return
+    if not isinstance(name, str) or "/" in name or "\0" in name:
+        raise Damaged(f"its body is said to be in {name!r}")
+    try:
+        found = (bodies / name).stat().st_size
+    except OSError as error:
+        raise Damaged(f"its body {name} cannot be read: {error.strerror}") from None
+    if found != size:
+        raise Damaged(f"its body {name} has {found} octets; {size} were accepted")
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """A job out of ``JOB_COLUMNS``; raises :class:`Damaged`."""
+    job_id, mail_id, domain, due_at, attempts, recipients = row
+    return Job(
+        job_id=job_id,
+        mail_id=_is(int, "mail", mail_id),
+        domain=_is(str, "domain", domain),
+        due_at=float(_is((int, float), "due time", due_at)),
+        attempts=_is(int, "number of attempts", attempts),
+        recipients=_recipients_of(recipients),
+    )
+
+
+def _recipients_of(text: Any) -> tuple[PendingRecipient, ...]:
+    try:
+        found: Any = json.loads(_is(str, "list of recipients", text))
+    except ValueError:
+        raise Damaged("its list of recipients is no JSON") from None
+    if not isinstance(found, list) or not found:
+        raise Damaged("it has no recipients")
+    recipients: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
+    return tuple(map(_recipient_of, recipients))
+
+
+def _recipient_of(fields: Any) -> PendingRecipient:
+    try:
+        address, last_words, warned = fields
+    except (TypeError, ValueError):
+        raise Damaged(f"one of its recipients is {fields!r}") from None
+    if not (isinstance(address, str) and isinstance(last_words, str) and isinstance(warned, bool)):
+        raise Damaged(f"one of its recipients is {fields!r}")
+    try:
+        check_forward_path(address)
+    except LocalProtocolError as error:
+        raise Damaged(f"a recipient cannot be said: {error}") from None
+    return PendingRecipient(address, last_words, warned)
+
+
+def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
+    """What can be read of a row that is damaged, for an operator: what cannot is empty."""
+
+    def text(value: object) -> str:
+        return value if isinstance(value, str) else repr(value)
+
+    def number(value: object) -> float:
+        return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else 0.0
+
+    try:
+        recipients = _recipients_of(job[5])
+    except Damaged:
+        recipients = ()
+    return (
+        StoredMail(
+            mail_id=mail[0],
+            reverse_path=text(mail[1]),
+            size=int(number(mail[2])),
+            eight_bit=bool(mail[3]),
+            leading_dots=bool(mail[4]),
+            accepted_at=number(mail[5]),
+        ),
+        Job(
+            job_id=job[0],
+            mail_id=mail[0],
+            domain=text(job[2]),
+            due_at=number(job[3]),
+            attempts=int(number(job[4])),
+            recipients=recipients,
+        ),
+    )
+
+
+def dump(recipients: Iterable[PendingRecipient]) -> str:
+    """The column of a job's recipients."""
+    return json.dumps([(r.address, r.last_words, r.warned) for r in recipients], separators=(",", ":"))
