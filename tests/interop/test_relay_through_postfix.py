@@ -1,6 +1,6 @@
-"""The relay with a real Postfix as its next hop: what was accepted arrives, octet for octet, once.
+"""The relay with a real Postfix as its next hop, in each of its three services: what was accepted arrives, once.
 
-What lives here: spool to maildir, through everything in between. What does not: the service's own rules (``service``),
+What lives here: spool to maildir, through everything in between. What does not: the services' own rules (``service``),
 and crashes (``crash``).
 """
 
@@ -8,36 +8,75 @@ from __future__ import annotations
 
 import email
 import email.policy
+import functools
 import itertools
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from smtpcore.drivers.service import RelayService
+import smtpcore.drivers.service
+import smtpcore.drivers.threads
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
 
 from .arrivals import Maildirs
 from .corpus import MESSAGES, canonical
 from .peers import MAILBOXES, Certificate, Way, start_postfix
-from .postfix import DOMAIN, Postfix, postfix_missing, wait_until
+from .postfix import DOMAIN, PATIENCE, Postfix, postfix_missing, wait_until
 from .results import Results
 
 pytestmark = pytest.mark.interop
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+#: A message, its reverse-path, its recipients.
+Submitted = tuple[bytes, str, Sequence[str]]
+#: Relays mails from a spool along a route until the spool is empty; returns all that was told on the way.
+Relayed = Callable[..., list[Fate | Attempted]]
 SETTINGS: dict[str, Any] = {"reporting_mta": "relay.example", "schedule": Schedule(delays=(0.2,)), "rest": 0.2}
+TO_ALL = tuple(f"{name}@{DOMAIN}" for name in MAILBOXES)
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    return lambda main: anyio.run(main, backend=request.param)
+def _in_threads(
+    spool: Spool, route: SmartHost, mails: Sequence[Submitted], options: Any = None, **settings: Any
+) -> list[Fate | Attempted]:
+    told: list[Fate | Attempted] = []
+    relay_settings = RelaySettings(**{**SETTINGS, **settings})
+    with smtpcore.drivers.threads.RelayService(spool, route, relay_settings, options, notice=told.append) as relay:
+        submissions = [relay.submit(octets, sender=sender, recipients=to) for octets, sender, to in mails]
+        for submission in submissions:
+            assert len(submission.fates(PATIENCE)) == len(submission.recipients)
+        wait_until(lambda: not len(spool), "the spool to be empty")
+    return told
+
+
+def _on_a_loop(
+    backend: str, spool: Spool, route: SmartHost, mails: Sequence[Submitted], options: Any = None, **settings: Any
+) -> list[Fate | Attempted]:
+    told: list[Fate | Attempted] = []
+    relay_settings = RelaySettings(**{**SETTINGS, **settings})
+    service = smtpcore.drivers.service.RelayService
+
+    async def main() -> None:
+        async with service(spool, route, relay_settings, options, notice=told.append) as relay:
+            submissions = [await relay.submit(octets, sender=sender, recipients=to) for octets, sender, to in mails]
+            with anyio.fail_after(PATIENCE):
+                for submission in submissions:
+                    assert len(await submission.fates()) == len(submission.recipients)
+                while len(spool):
+                    await anyio.sleep(0.02)
+
+    anyio.run(main, backend=backend)
+    return told
+
+
+@pytest.fixture(params=["threads", "asyncio", "trio"])
+def relayed(request: pytest.FixtureRequest) -> Relayed:
+    return _in_threads if request.param == "threads" else functools.partial(_on_a_loop, request.param)
 
 
 @pytest.fixture
@@ -68,22 +107,8 @@ def arrived(hop: Postfix) -> Callable[[str], list[tuple[bytes, bytes]]]:
     return Maildirs(hop.maildirs).mails
 
 
-async def relay_all(relay: RelayService, spool: Spool) -> None:
-    """Run the relay until its spool is empty."""
-
-    async def watch() -> None:
-        while len(spool):
-            await anyio.sleep(0.02)
-        relay.stop()
-
-    with anyio.fail_after(60):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await relay.run()
-
-
 def test_every_message_through_starttls_and_auth(
-    run: Run,
+    relayed: Relayed,
     spool: Spool,
     sender: str,
     certificate: Certificate,
@@ -99,16 +124,9 @@ def test_every_message_through_starttls_and_auth(
         if excuse is not None:
             pytest.skip(excuse)
         senders = {shape: f"{number}.{sender}" for number, shape in enumerate(MESSAGES)}
-
-        async def main() -> None:
-            route = SmartHost("localhost", peer.ports[Way.AUTH_CRAM_MD5.door])
-            options = Way.AUTH_CRAM_MD5.options(trusting)
-            relay = RelayService(spool, route, RelaySettings(**SETTINGS), options)
-            for shape, octets in MESSAGES.items():
-                await relay.submit(octets, sender=senders[shape], recipients=[f"{name}@{DOMAIN}" for name in MAILBOXES])
-            await relay_all(relay, spool)
-
-        run(main)
+        mails = [(octets, senders[shape], TO_ALL) for shape, octets in MESSAGES.items()]
+        way = Way.AUTH_CRAM_MD5
+        relayed(spool, SmartHost("localhost", peer.ports[way.door]), mails, way.options(trusting))
         wait_until(
             lambda: all(len(peer.mails(path)) >= len(MAILBOXES) for path in senders.values()), "all mails, thrice each"
         )
@@ -127,19 +145,13 @@ def test_every_message_through_starttls_and_auth(
 
 @pytest.mark.parametrize("listener", [0, 1], ids=["wide", "one-client-at-a-time"])
 def test_many_mails_arrive_once(
-    run: Run, spool: Spool, hop: Postfix, arrived: Any, sender: str, listener: int, results: Results
+    relayed: Relayed, spool: Spool, hop: Postfix, arrived: Any, sender: str, listener: int, results: Results
 ) -> None:
     """The narrow listener greets every session but one with 421, and takes no mail from it."""
     bodies = [b"Subject: %d\r\n\r\n.%s\r\n" % (number, b"x" * number) for number in range(150)]
 
-    async def main() -> None:
-        route = SmartHost("127.0.0.1", hop.ports[listener])
-        relay = RelayService(spool, route, RelaySettings(**SETTINGS))
-        for body in bodies:
-            await relay.submit(body, sender=sender, recipients=[f"{name}@{DOMAIN}" for name in MAILBOXES])
-        await relay_all(relay, spool)
-
-    run(main)
+    mails = [(body, sender, TO_ALL) for body in bodies]
+    relayed(spool, SmartHost("127.0.0.1", hop.ports[listener]), mails)
     wait_until(lambda: len(arrived(sender)) >= len(bodies) * len(MAILBOXES), "all mails")
     expected = {body.replace(b"\r\n", b"\n"): len(MAILBOXES) for body in bodies}
     assert Counter(mail for _, mail in arrived(sender)) == expected
@@ -149,17 +161,11 @@ def test_many_mails_arrive_once(
 
 
 def test_what_postfix_refuses_comes_back_to_the_sender(
-    run: Run, spool: Spool, hop: Postfix, arrived: Any, sender: str, results: Results
+    relayed: Relayed, spool: Spool, hop: Postfix, arrived: Any, sender: str, results: Results
 ) -> None:
-    notes: list[Any] = []
     body = b"Subject: to nobody\r\nMessage-ID: <%s>\r\n\r\nbody\r\n" % sender.encode()
-
-    async def main() -> None:
-        relay = RelayService(spool, SmartHost("127.0.0.1", hop.port), RelaySettings(**SETTINGS), notice=notes.append)
-        await relay.submit(body, sender=f"carol@{DOMAIN}", recipients=[f"nobody@{DOMAIN}", f"alice@{DOMAIN}"])
-        await relay_all(relay, spool)
-
-    run(main)
+    to = [f"nobody@{DOMAIN}", f"alice@{DOMAIN}"]
+    notes = relayed(spool, SmartHost("127.0.0.1", hop.port), [(body, f"carol@{DOMAIN}", to)])
     fates = {note.recipient.partition("@")[0]: note.kind for note in notes if isinstance(note, Fate)}
     assert fates == {"nobody": FateKind.BOUNCED, "alice": FateKind.DELIVERED, "carol": FateKind.DELIVERED}
 
@@ -177,18 +183,11 @@ def test_what_postfix_refuses_comes_back_to_the_sender(
 
 
 def test_what_postscreen_defers_is_delivered_later(
-    run: Run, spool: Spool, screened: Postfix, sender: str, results: Results
+    relayed: Relayed, spool: Spool, screened: Postfix, sender: str, results: Results
 ) -> None:
-    notes: list[Any] = []
+    mail = (b"Subject: screened\r\n\r\nbody\r\n", sender, [f"alice@{DOMAIN}"])
     # Who is tested is let through over a new connection only.
-    settings = RelaySettings(**SETTINGS, idle_seconds=0.05)
-
-    async def main() -> None:
-        relay = RelayService(spool, SmartHost("127.0.0.1", screened.port), settings, notice=notes.append)
-        await relay.submit(b"Subject: screened\r\n\r\nbody\r\n", sender=sender, recipients=f"alice@{DOMAIN}")
-        await relay_all(relay, spool)
-
-    run(main)
+    notes = relayed(spool, SmartHost("127.0.0.1", screened.port), [mail], idle_seconds=0.05)
     (attempt,) = [note for note in notes if isinstance(note, Attempted)]
     assert attempt.words.startswith("450 4.3.2 ")
     assert [note.kind for note in notes if isinstance(note, Fate)] == [FateKind.DELIVERED]
