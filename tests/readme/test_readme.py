@@ -6,6 +6,7 @@ What lives here: finding the examples, and running each in a process of its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -123,10 +124,19 @@ def test_the_custom_driver_is_as_short_as_promised() -> None:
     assert len(body.strip().splitlines()) < 50
 
 
+def shell_lines(text: str) -> list[str]:
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("smtpcore ")
+    ]
+
+
 def test_the_shell_examples(server: tuple[Receiver, int], tmp_path: Path) -> None:
     receiver, port = server
     (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
-    lines = [line for line in README.splitlines() if line.startswith("smtpcore ")]
+    lines = shell_lines(README.partition("### Operate it")[0])
     assert len(lines) == 4
     printed = [run(shlex.split(line.replace("8025", str(port))), tmp_path) for line in lines]
     assert ">>> MAIL FROM:<anna@home.example>" in printed[0]
@@ -134,3 +144,17 @@ def test_the_shell_examples(server: tuple[Receiver, int], tmp_path: Path) -> Non
     assert "<boris@north.example>" in printed[2]
     assert "1 delivered" in printed[3]
     assert receiver.contents == [b"Subject: hi\r\n\r\nhi\r\n"] * 2
+
+
+def test_the_examples_for_operators(tmp_path: Path) -> None:
+    before, _, text = README.partition("### Operate it")
+    (configuration,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "relay.toml").write_text(configuration, encoding="utf-8")
+    (tmp_path / "partner.password").write_text("correct horse\n")
+    (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
+    add = next(line for line in shell_lines(before) if "queue add" in line)
+    run(shlex.split(add), tmp_path)
+    check, listed, shown = (run(shlex.split(line), tmp_path) for line in shell_lines(text))
+    assert check == "The configuration is sound.\n"
+    assert json.loads(listed)["recipient"] == "boris@north.example"
+    assert "    Subject: hi\n" in shown
