@@ -69,7 +69,8 @@ from smtpcore.relay import (
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 START = 1_800_000_000.0
 SCHEDULE = Schedule(delays=(5 * MINUTE, HOUR), warn_after=4 * HOUR, give_up_after=2 * DAY, spread=0.0)
-SETTINGS = RelaySettings(reporting_mta="relay.example", schedule=SCHEDULE)
+#: One delivery at a time, so that what follows from what is plain to see.
+SETTINGS = RelaySettings(reporting_mta="relay.example", schedule=SCHEDULE, deliveries_ahead=1)
 
 TAKEN = Reply(250, ("2.0.0 taken",))
 BUSY = Reply(451, ("4.3.0 later, please",))
@@ -333,9 +334,11 @@ def test_a_session_that_ends_between_mails_costs_no_attempt() -> None:
     work = bench.effect(Continue)
     idle = ServiceRefused("idle for too long", reply=Reply(421, ("4.4.2 idle",)))
     bench.tell(failed(work, idle, Stage.NOT_STARTED))
+    assert bench.effect(CloseSession).session_id == work.session_id
+    assert not bench.orders.durable
+    bench.tell(SessionEnded(work.session_id, idle))
     assert bench.order(Save).job == replace(work.delivery.jobs[0], attempts=0)
     assert not bench.effects(Attempted)
-    bench.tell(SessionEnded(work.session_id, idle))
     assert bench.effect(OpenSession).delivery.jobs == work.delivery.jobs
     assert bench.order(Claim).job.attempts == 1
 

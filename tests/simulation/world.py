@@ -228,8 +228,8 @@ class World:
         self._events: list[tuple[float, int, Fact | None]] = []
         self._order = 0
         self._inbox: list[Fact] = []
-        #: Session -> (host, mails done, delivery on its way or None).
-        self._sessions: dict[int, tuple[Host, int, Delivery | None]] = {}
+        #: Session -> (host, mails done, deliveries that it was given, the first of them on its way).
+        self._sessions: dict[int, tuple[Host, int, list[Delivery]]] = {}
         self._closing: set[int] = set()
         self._taken: dict[int, list[tuple[int, str]]] = {}
         self.relay = self._start()
@@ -332,10 +332,10 @@ class World:
 
     def _crash(self) -> None:
         self.crashes += 1
-        for host, _, delivery in self._sessions.values():
+        for host, _, deliveries in self._sessions.values():
             # The host may or may not have taken what was on its way when the process died.
-            if delivery is not None and delivery.delivery_id not in self._taken and self.chance.random() < 0.5:
-                self._take(host, delivery)
+            if deliveries and deliveries[0].delivery_id not in self._taken and self.chance.random() < 0.5:
+                self._take(host, deliveries[0])
         for taken in self._taken.values():
             self.ledger.unconfirmed.update(taken)
         self._taken.clear()
@@ -374,22 +374,23 @@ class World:
             self._inbox.append(self.spool.load(effect))
         elif isinstance(effect, OpenSession):
             assert effect.session_id not in self._sessions
-            host = self.host(effect.delivery.next_hop.host)
-            self._sessions[effect.session_id] = (host, 0, effect.delivery)
-            self._deliver(effect.session_id, effect.delivery)
+            self._sessions[effect.session_id] = (self.host(effect.host.name), 0, [effect.delivery])
+            self._deliver(effect.session_id)
         elif isinstance(effect, Continue):
-            host, done, busy = self._sessions[effect.session_id]
-            assert busy is None, "two deliveries over one session at once"
-            self._sessions[effect.session_id] = (host, done, effect.delivery)
-            self._deliver(effect.session_id, effect.delivery)
+            deliveries = self._sessions[effect.session_id][2]
+            deliveries.append(effect.delivery)
+            assert len(deliveries) <= self.settings.deliveries_ahead
+            if len(deliveries) == 1:
+                self._deliver(effect.session_id)
         elif isinstance(effect, CloseSession) and effect.session_id in self._sessions:
             # A delivery on its way is finished first.
-            if self._sessions[effect.session_id][2] is None:
+            if not self._sessions[effect.session_id][2]:
                 self._later(0.1, SessionEnded(effect.session_id, None))
             self._closing.add(effect.session_id)
 
-    def _deliver(self, session_id: int, delivery: Delivery) -> None:
-        host, done, _ = self._sessions[session_id]
+    def _deliver(self, session_id: int) -> None:
+        """Begin the delivery that is next over a session."""
+        host, done, (delivery, *_) = self._sessions[session_id]
         seconds = self.chance.uniform(0.05, 3.0)
         mail = Mail(delivery.envelope)
         if host.is_in(host.dead, self.now):
@@ -430,11 +431,14 @@ class World:
         if isinstance(fact, Reported):
             if fact.session_id not in self._sessions:
                 return
-            host, done, delivery = self._sessions[fact.session_id]
-            assert delivery is not None
-            self._sessions[fact.session_id] = (host, done + 1, None)
-            if fact.session_id in self._closing:
+            host, done, deliveries = self._sessions[fact.session_id]
+            delivery = deliveries.pop(0)
+            assert delivery.delivery_id == fact.delivery_id
+            self._sessions[fact.session_id] = (host, done + 1, deliveries)
+            if fact.session_id in self._closing or fact.report.stage is Stage.NOT_STARTED:
                 self._later(0.1, SessionEnded(fact.session_id, None))
+            elif deliveries:
+                self._deliver(fact.session_id)
             self._taken[fact.delivery_id] = [
                 (delivery.mail.mail_id, outcome.recipient)
                 for outcome in fact.report.outcomes

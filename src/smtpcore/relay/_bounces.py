@@ -94,8 +94,9 @@ def _recipient_fields(failure: Failure, action: str, now: float) -> list[str]:
         f"Final-Recipient: rfc822; {failure.recipient}",
         f"Action: {action}",
         f"Status: {failure.status}",
-        f"Remote-MTA: dns; {_mta_name(failure.remote_host)}",
     ]
+    if failure.remote_host:
+        fields.append(f"Remote-MTA: dns; {_mta_name(failure.remote_host)}")
     if failure.diagnostic is not None:
         fields.append(_folded(f"Diagnostic-Code: smtp; {printable(failure.diagnostic)}"))
     return [*fields, f"Last-Attempt-Date: {_date(now)}"]

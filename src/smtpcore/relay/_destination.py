@@ -1,14 +1,18 @@
 """One next hop as the relay sees it: what waits for it, how many sessions it bears, and whether it rests.
 
-What lives here: the bookkeeping of one destination. What does not: orders, and anything about other destinations.
+What lives here: the bookkeeping of one destination and of its sessions. What does not: orders, and anything about other
+destinations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from smtpcore.relay._facts import Delivery, Job, NextHop, StoredMail
+from smtpcore._errors import SmtpError
+from smtpcore.relay._facts import Delivery, Host, Job, NextHop, StoredMail
+from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Destination", "Session"]
@@ -17,57 +21,83 @@ __all__ = ["Destination", "Session"]
 _SUCCESSES_TO_GROW = 20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """A session that was ordered and has not ended."""
 
     session_id: int
     destination: Destination
-    delivery: Delivery | None
-    #: Mails that got onto the wire.
+    host: Host
+    #: Hosts that were tried for its first delivery, this one among them.
+    tried: frozenset[Host]
+    #: What it was given and has not reported, in this order.
+    deliveries: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
+    #: Deliveries that it was given in all, and those that got onto the wire.
+    given: int = 0
     completed: int = 0
+    #: Why the peer will take no more, once that is known.
+    refused: SmtpError | None = None
     idle_since: float = 0.0
+    #: It is given nothing more, and closed when it has nothing left.
+    leaving: bool = False
     closing: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Destination:
     """All that is known of one next hop."""
 
-    next_hop: NextHop
+    hosts: HostSet
     settings: RelaySettings
     #: Jobs that wait, by mail, longest due first.
-    waiting: dict[int, list[Job]] = field(default_factory=dict[int, list[Job]])
+    waiting: OrderedDict[int, deque[Job]] = field(default_factory=OrderedDict[int, deque[Job]])
     waiting_jobs: int = 0
+    #: Domains with due jobs that are not all in memory, and how many jobs are on their way into memory.
+    due: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+    promised: int = 0
     sessions: dict[int, Session] = field(default_factory=dict[int, Session])
-    #: Failures of the host as a whole, in a row.
+    #: Failures of the host as a whole, in a row; when the first was, and what the last one said.
     failures: int = 0
+    failing_since: float = 0.0
+    error: SmtpError | None = None
     resting_until: float | None = None
+    #: Whether what falls due while it rests is put off with what the last failure said.
+    gone: bool = False
     allowed_sessions: int = 0
+    _domains: dict[str, int] = field(default_factory=dict[str, int])
     _successes: int = 0
 
     def __post_init__(self) -> None:
         self.allowed_sessions = self.settings.sessions_per_next_hop
 
+    @property
+    def next_hop(self) -> NextHop:
+        return self.hosts.next_hop
+
+    # --- what waits -------------------------------------------------------------------------------------------------
+
     def add(self, job: Job, *, first: bool = False) -> None:
         """Let a job wait; ``first`` puts it before all others."""
-        if first and job.mail_id not in self.waiting:
-            self.waiting = {job.mail_id: [], **self.waiting}
-        self.waiting.setdefault(job.mail_id, []).append(job)
+        jobs = self.waiting.setdefault(job.mail_id, deque())
+        if first:
+            self.waiting.move_to_end(job.mail_id, last=False)
+            jobs.appendleft(job)
+        else:
+            jobs.append(job)
         self.waiting_jobs += 1
+        self._domains[job.domain] = self._domains.get(job.domain, 0) + 1
 
     def take(self) -> list[Job]:
         """Take the jobs of the mail that waits longest, as many as one delivery bears."""
-        mail_id = next(iter(self.waiting))
-        jobs = self.waiting.pop(mail_id)
+        mail_id, jobs = next(iter(self.waiting.items()))
         taken: list[Job] = []
         recipients = 0
         while jobs and (not taken or recipients + len(jobs[0].recipients) <= self.settings.recipients_per_delivery):
             recipients += len(jobs[0].recipients)
-            taken.append(jobs.pop(0))
-        if jobs:
-            self.waiting = {mail_id: jobs, **self.waiting}
-        self.waiting_jobs -= len(taken)
+            taken.append(jobs.popleft())
+        if not jobs:
+            del self.waiting[mail_id]
+        self._taken(taken)
         return taken
 
     def take_all(self) -> Iterator[list[Job]]:
@@ -75,10 +105,40 @@ class Destination:
         while self.waiting:
             yield self.take()
 
+    def take_mail(self, mail_id: int) -> list[Job]:
+        """Take all that waits of one mail."""
+        jobs = list(self.waiting.pop(mail_id, ()))
+        self._taken(jobs)
+        return jobs
+
+    def _taken(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self.waiting_jobs -= 1
+            self._domains[job.domain] -= 1
+            if not self._domains[job.domain]:
+                del self._domains[job.domain]
+
+    def waiting_of(self, domain: str) -> int:
+        """How many jobs of a domain wait here."""
+        return self._domains.get(domain, 0)
+
     @property
     def room(self) -> int:
         """How many more jobs may wait here."""
-        return self.settings.window_per_next_hop - self.waiting_jobs
+        return self.settings.window_per_next_hop - self.waiting_jobs - self.promised
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more jobs should be loaded."""
+        return bool(self.due) and self.resting_until is None and self.room * 2 >= self.settings.window_per_next_hop
+
+    @property
+    def unused(self) -> bool:
+        """Whether there is nothing here that anybody would miss."""
+        rests = self.resting_until is not None
+        return not (self.waiting or self.sessions or self.due or self.promised or rests)
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
 
     @property
     def may_open(self) -> bool:
@@ -89,12 +149,25 @@ class Destination:
     @property
     def alive(self) -> int:
         """Sessions that have proved themselves, or have not failed yet: their first verdict is still to come."""
-        return sum(1 for session in self.sessions.values() if session.completed or session.delivery is not None)
+        return sum(1 for session in self.sessions.values() if session.completed or not session.refused)
+
+    def works(self, host: Host) -> bool:
+        """Whether a session with this very host has proved itself."""
+        return any(session.completed and session.host == host for session in self.sessions.values())
+
+    @property
+    def share(self) -> int:
+        """How many deliveries each session should have been given and not reported, so that all have alike."""
+        sessions = [session for session in self.sessions.values() if not session.leaving]
+        total = len(self.waiting) + sum(len(session.deliveries) for session in sessions)
+        return max(1, min(self.settings.deliveries_ahead, total // max(1, len(sessions))))
+
+    # --- how it fares -----------------------------------------------------------------------------------------------
 
     def succeeded(self) -> None:
         """A delivery got through to the host."""
         self.failures = 0
-        self.resting_until = None
+        self.gone = False
         if self.allowed_sessions < self.settings.sessions_per_next_hop:
             self._successes += 1
             if self._successes >= _SUCCESSES_TO_GROW:
@@ -106,11 +179,17 @@ class Destination:
         self.allowed_sessions = max(1, self.alive)
         self._successes = 0
 
-    def failed(self, now: float) -> None:
-        """The host failed as a whole: it rests, longer each time."""
+    def failed(self, error: SmtpError, now: float) -> float:
+        """The hosts failed as a whole: they rest, longer each time. Returns until when."""
+        if not self.failures:
+            self.failing_since = now
         self.failures += 1
+        self.error = error
+        self.gone = now - self.failing_since >= self.settings.schedule.delays[0]
         self.allowed_sessions = self.settings.sessions_per_next_hop
         self.resting_until = now + self.settings.rest_after(self.failures)
+        return self.resting_until
 
-    def delivery(self, delivery_id: int, mail: StoredMail, jobs: list[Job]) -> Delivery:
+    def delivery(self, delivery_id: int, mail: StoredMail, jobs: Iterable[Job]) -> Delivery:
+        """A delivery of these jobs, which are of one mail."""
         return Delivery(delivery_id, mail, tuple(jobs), self.next_hop)

@@ -38,6 +38,7 @@ __all__ = [
     "Host",
     "Job",
     "JobsLoaded",
+    "JobsRemoved",
     "Load",
     "LoadDomains",
     "MailAccepted",
@@ -260,6 +261,13 @@ class Commanded:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsRemoved:
+    """The answer to an :class:`Operate` that removes: the jobs that were forgotten."""
+
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Nothing happened but time."""
 
@@ -278,6 +286,7 @@ Fact: TypeAlias = (
     | Reported
     | SessionEnded
     | Commanded
+    | JobsRemoved
     | TimePassed
     | ShutDown
 )
@@ -319,6 +328,7 @@ class Failure:
     status: str
     diagnostic: str | None
     reason: str
+    #: The name or the address of the peer; empty where it did not come to one.
     remote_host: str
 
 
@@ -346,7 +356,8 @@ class Operate:
 
     ``HOLD``: mark them, so that they are not loaded; a job that is claimed is marked too, and is held once it is saved.
     ``RELEASE``: take the mark away. ``RETRY``: jobs that are not claimed are due at once. ``REMOVE``: forget jobs that
-    are not claimed, and mark those that are: nobody loads them, and saving or giving free such a job forgets it.
+    are not claimed, answered by :class:`JobsRemoved`, and mark those that are: nobody loads them, and saving such a job
+    forgets it.
     """
 
     action: Action
@@ -424,6 +435,8 @@ class FateKind(enum.Enum):
     EXPIRED = "expired"
     #: Refused, or tried for too long, and there is nobody to tell: the reverse-path is null.
     DISCARDED = "discarded"
+    #: An operator removed it; nobody is told.
+    REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)

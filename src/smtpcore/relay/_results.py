@@ -5,10 +5,10 @@ What lives here: one pure function over one delivery. What does not: sessions, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from smtpcore._errors import SessionAborted
+from smtpcore._errors import SessionAborted, SmtpError
 from smtpcore._events import Outcome, Verdict
 from smtpcore.relay._facts import (
     Attempted,
@@ -24,10 +24,11 @@ from smtpcore.relay._facts import (
     Job,
     PendingRecipient,
     Save,
+    StoredMail,
 )
 from smtpcore.relay._schedule import Schedule
 
-__all__ = ["Results", "given_back", "results_of"]
+__all__ = ["Results", "Undelivered", "given_back", "results_of"]
 
 #: RFC 3463 §3.5: delivery time expired.
 _EXPIRED = "4.4.7"
@@ -42,11 +43,38 @@ class Results:
     due_at: float | None
 
 
-def results_of(delivery: Delivery, outcomes: Sequence[Outcome], now: float, schedule: Schedule) -> Results:
-    """Apply one outcome per recipient, in the order of the delivery's envelope."""
-    collected = _Collector(delivery, now, schedule)
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Why jobs were not brought to any peer: an answer without a session."""
+
+    verdict: Verdict
+    error: SmtpError
+    #: The enhanced status code for the report (RFC 3463).
+    status: str | None = None
+
+    def outcomes(self, jobs: Iterable[Job]) -> tuple[Outcome, ...]:
+        """The same for every recipient."""
+        return tuple(Outcome(to.address, self.verdict, None, self.error) for job in jobs for to in job.recipients)
+
+
+def results_of(
+    mail: StoredMail,
+    jobs: Sequence[Job],
+    outcomes: Sequence[Outcome],
+    now: float,
+    schedule: Schedule,
+    *,
+    remote_host: str = "",
+    status: str | None = None,
+    removed: bool = False,
+) -> Results:
+    """Apply one outcome per recipient to the jobs of a mail, in their order; ``job.attempts`` counts the attempt.
+
+    ``status`` stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left.
+    """
+    collected = _Collector(mail, now, schedule, remote_host, status, removed)
     remaining = iter(outcomes)
-    for job in delivery.jobs:
+    for job in jobs:
         collected.add_job(job, [next(remaining) for _ in job.recipients])
     return collected.results()
 
@@ -59,12 +87,16 @@ def given_back(delivery: Delivery) -> tuple[Job, ...]:
 class _Collector:
     """The results while they come together."""
 
-    def __init__(self, delivery: Delivery, now: float, schedule: Schedule) -> None:
-        self._mail = delivery.mail
-        self._host = delivery.next_hop.host
+    def __init__(
+        self, mail: StoredMail, now: float, schedule: Schedule, remote_host: str, status: str | None, removed: bool
+    ) -> None:
+        self._mail = mail
+        self._remote_host = remote_host
+        self._status = status
+        self._removed = removed
         self._now = now
         self._schedule = schedule
-        self._age = max(0.0, now - delivery.mail.accepted_at)
+        self._age = max(0.0, now - mail.accepted_at)
         self._failures: list[Failure] = []
         self._delayed: list[Failure] = []
         self._jobs: list[Durable] = []
@@ -98,6 +130,9 @@ class _Collector:
         if outcome.verdict is Verdict.DELIVERED:
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.DELIVERED, words))
             return None
+        if self._removed:
+            self._effects.append(Fate(job.mail_id, recipient.address, FateKind.REMOVED, words))
+            return None
         expired = outcome.verdict is Verdict.LATER and self._age >= self._schedule.give_up_after
         if outcome.verdict is Verdict.NEVER or expired:
             self._settle(recipient, outcome, expired=expired)
@@ -125,10 +160,10 @@ class _Collector:
         general = "5.0.0" if outcome.verdict is Verdict.NEVER else "4.0.0"
         return Failure(
             recipient=outcome.recipient,
-            status=status or outcome.enhanced or general,
+            status=status or outcome.enhanced or self._status or general,
             diagnostic=None if outcome.reply is None else str(outcome.reply),
             reason=_words(outcome),
-            remote_host=self._host,
+            remote_host=self._remote_host,
         )
 
     def results(self) -> Results:

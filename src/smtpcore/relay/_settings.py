@@ -24,6 +24,9 @@ class RelaySettings:
     #: Sessions at once, in total and with one next hop.
     sessions: int = 20
     sessions_per_next_hop: int = 5
+    #: Deliveries that a session is given before it has reported the first of them: so it never waits for the spool,
+    #: and what it reports meanwhile is committed together.
+    deliveries_ahead: int = 10
     #: Mails over one session; some servers end sessions that last.
     mails_per_session: int = 1000
     #: Seconds that a session without work stays open.
@@ -36,11 +39,18 @@ class RelaySettings:
     #: Seconds that a next hop rests after it failed as a whole; doubled at each failure, up to ``longest_rest``.
     rest: float = 60.0
     longest_rest: float = 1800.0
+    #: Hosts and addresses tried in one attempt before the next hop counts as failed.
+    hosts_per_attempt: int = 5
+    #: Seconds for which a host that could not be reached is set aside while there are others.
+    set_aside: float = 3600.0
+    #: Names under which this relay itself is known as an MX host: mail for it is not given away to come back.
+    own_names: tuple[str, ...] = ()
     #: Octets up to which a report carries the whole message, and not only its header.
     whole_message_in_reports: int = 51_200
 
     def __post_init__(self) -> None:
-        check_host_name(self.reporting_mta)
+        for name in (self.reporting_mta, *self.own_names):
+            check_host_name(name)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, (int, float)) and not value > 0:
