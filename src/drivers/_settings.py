@@ -147,6 +147,24 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         list_of(HOST_AND_PORT),
         "Hosts that are tried when those of a way cannot be reached or looked up.",
     ),
+    _of(
+        RelaySettings,
+        "routing.own_names",
+        list_of(HOST_NAME),
+        "Names of this relay as an MX host: mail for it is not given to others of the same or a worse preference.",
+    ),
+    _of(
+        RelaySettings,
+        "routing.hosts_per_attempt",
+        NUMBER,
+        "Hosts and addresses tried in one attempt before the next hop counts as failed.",
+    ),
+    _of(
+        RelaySettings,
+        "routing.set_aside",
+        DURATION,
+        "How long a host that could not be reached is set aside while there are others.",
+    ),
     *_SESSION,
     _of(
         ResolverSettings,
@@ -192,6 +210,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of(RelaySettings, "schedule.longest_rest", DURATION, "The longest rest of a next hop."),
     _of(RelaySettings, "concurrency.sessions", NUMBER, "Sessions at once, in total."),
     _of(RelaySettings, "concurrency.sessions_per_next_hop", NUMBER, "Sessions at once with one next hop."),
+    _of(
+        RelaySettings,
+        "concurrency.deliveries_ahead",
+        NUMBER,
+        "Mails that a session is given before it has reported the first of them.",
+    ),
     _of(RelaySettings, "concurrency.mails_per_session", NUMBER, "Mails over one session."),
     _of(
         RelaySettings,
