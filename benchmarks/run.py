@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,17 +19,31 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "interop"))
 
+from far import far_away  # noqa: E402
 from postfix import Sink, on_processor, program, sink_missing, wait_until  # noqa: E402
 from relays import RELAYS, Relay, source_command  # noqa: E402
-from senders import SENDERS, Spent  # noqa: E402
+from senders import LARGE, MANY_SESSIONS, SENDERS, Spent  # noqa: E402
 
 MAIL_OCTETS = 1024
 RELAY_OCTETS = 4096
+LARGE_OCTETS = 200 * 2**20
+SESSIONS = 100
+#: Seconds there and back to the peer that is far away.
+ROUND_TRIP = 0.020
 SMTP_SOURCE = "smtp-source"
+
+
+class Large(NamedTuple):
+    """Seconds for one large mail, and the most memory that was held, in octets."""
+
+    wall: float
+    cpu: float
+    memory: int
 
 
 # --- one session ----------------------------------------------------------------------------------------------------
@@ -36,9 +51,31 @@ SMTP_SOURCE = "smtp-source"
 
 def run_python(name: str, port: int, mails: int) -> Spent:
     """One of the senders in a process of its own."""
-    command = [sys.executable, str(HERE / "senders.py"), name, str(port), str(mails), str(MAIL_OCTETS)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return Spent(**json.loads(done.stdout))
+    return _python("session", name, port, mails, MAIL_OCTETS)[0]
+
+
+def _python(kind: str, name: str, port: int, *what: object) -> tuple[Spent, int]:
+    """What a sender in a process of its own spent, and the most memory that the process held, in octets."""
+    command = [sys.executable, str(HERE / "senders.py"), kind, name, str(port), *map(str, what)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Spent(**json.loads(said)), usage.ru_maxrss * 1024
+
+
+def _program(*command: str) -> tuple[Spent, int]:
+    """The same of a program that is no Python, its start included."""
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Spent(time.perf_counter() - began, usage.ru_utime + usage.ru_stime), usage.ru_maxrss * 1024
 
 
 def run_source(port: int, mails: int) -> Spent:
@@ -95,6 +132,109 @@ def show_sessions(measured: dict[tuple[str, str], list[Spent]], mails: int) -> N
             table.append([name, f"{mails / spent.wall:,.0f}", *per_mail, *ratios])
         title = f"One session to smtp-sink, {mails:,} mails of {MAIL_OCTETS:,} octets, sender and sink on {placement}"
         _show(title, table)
+
+
+# --- far away -------------------------------------------------------------------------------------------------------
+
+
+def measure_far(rounds: int, mails: int) -> dict[str, list[Spent]]:
+    """Every sender over one session with a peer that is ``ROUND_TRIP`` seconds away."""
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    runs = contestants()
+    measured: dict[str, list[Spent]] = {}
+    for number in range(rounds):
+        for name in _rotated(list(runs), number):
+            with Sink(processor=last) as sink, far_away(sink.port, ROUND_TRIP, last) as port, on_processor(first):
+                measured.setdefault(name, []).append(runs[name](port, mails))
+            _progress(f"round {number + 1} of {rounds}, far away: {name}")
+    return measured
+
+
+def show_far(measured: dict[str, list[Spent]], mails: int) -> None:
+    table = [["", "mails/s", "round trips/mail", "CPU us/mail"]]
+    for name, spent in _slowest_first(measured):
+        trips = f"{spent.wall / mails / ROUND_TRIP:.2f}"
+        table.append([name, f"{mails / spent.wall:,.1f}", trips, f"{spent.cpu / mails * 1e6:.1f}"])
+    _show(f"One session to a peer {ROUND_TRIP * 1e3:.0f} ms away, {mails:,} mails of {MAIL_OCTETS:,} octets", table)
+
+
+# --- many sessions --------------------------------------------------------------------------------------------------
+
+
+def measure_many(rounds: int, mails: int) -> dict[str, list[Spent]]:
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+
+    def source(port: int) -> Spent:
+        return _program(*source_command(port, mails, MAIL_OCTETS, sessions=SESSIONS))[0]
+
+    def python(name: str) -> Callable[[int], Spent]:
+        return lambda port: _python("sessions", name, port, mails, MAIL_OCTETS, SESSIONS)[0]
+
+    runs = {SMTP_SOURCE: source, **{name: python(name) for name in MANY_SESSIONS}}
+    measured: dict[str, list[Spent]] = {}
+    for number in range(rounds):
+        for name in _rotated(list(runs), number):
+            with Sink(processor=last) as sink, on_processor(first):
+                measured.setdefault(name, []).append(runs[name](sink.port))
+            _progress(f"round {number + 1} of {rounds}, {SESSIONS} sessions: {name}")
+    return measured
+
+
+def show_many(measured: dict[str, list[Spent]], mails: int) -> None:
+    rows = dict(_slowest_first(measured))
+    peers = _peers(rows)
+    table = [["", "mails/s", "CPU us/mail", *(f"x {peer}" for peer in peers)]]
+    for name, spent in rows.items():
+        ratios = [f"{rows[peer].wall / spent.wall:.2f}" for peer in peers]
+        table.append([name, f"{mails / spent.wall:,.0f}", f"{spent.cpu / mails * 1e6:.1f}", *ratios])
+    _show(f"{SESSIONS} sessions at once to smtp-sink, {mails:,} mails of {MAIL_OCTETS:,} octets in all", table)
+
+
+# --- one large mail -------------------------------------------------------------------------------------------------
+
+
+def measure_large(rounds: int, octets: int, disk: Path) -> dict[str, list[Large]]:
+    """One mail of ``octets`` out of a file that is in the page cache."""
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    measured: dict[str, list[Large]] = {}
+    with tempfile.NamedTemporaryFile(dir=disk, prefix="smtpcore-benchmark-") as file:
+        line = b"x" * 70 + b"\r\n"
+        file.write(b"Subject: large\r\n\r\n")
+        # Piece by piece: what this process holds would be counted for those that it starts.
+        for _ in range(octets // 2**20):
+            file.write(line * (2**20 // len(line)))
+        file.flush()
+        runs = _large_runs(Path(file.name), octets)
+        for number in range(rounds):
+            for name in _rotated(list(runs), number):
+                with Sink(processor=last) as sink, on_processor(first):
+                    spent, memory = runs[name](sink.port)
+                measured.setdefault(name, []).append(Large(spent.wall, spent.cpu, memory))
+                _progress(f"round {number + 1} of {rounds}, one large mail: {name}")
+    return measured
+
+
+def _large_runs(path: Path, octets: int) -> dict[str, Callable[[int], tuple[Spent, int]]]:
+    def source(port: int) -> tuple[Spent, int]:
+        return _program(*source_command(port, 1, octets, sessions=1))
+
+    def curl(port: int) -> tuple[Spent, int]:
+        addresses = ["--mail-from", "a@elsewhere.example", "--mail-rcpt", "b@interop.example"]
+        return _program("curl", "--silent", f"smtp://127.0.0.1:{port}", *addresses, "--upload-file", str(path))
+
+    def python(name: str) -> Callable[[int], tuple[Spent, int]]:
+        return lambda port: _python("large", name, port, path)
+
+    others = {"curl": curl} if shutil.which("curl") else {}
+    return {SMTP_SOURCE: source, **others, **{name: python(name) for name in LARGE}}
+
+
+def show_large(measured: dict[str, list[Large]], octets: int) -> None:
+    table = [["", "MB/s", "CPU s", "peak memory MiB"]]
+    for name, runs in measured.items():
+        wall, cpu, memory = (statistics.median(values) for values in zip(*runs, strict=True))
+        table.append([name, f"{octets / wall / 1e6:,.0f}", f"{cpu:.2f}", f"{memory / 2**20:,.0f}"])
+    _show(f"One mail of {octets / 2**20:,.0f} MiB out of a file to smtp-sink, on different processors", table)
 
 
 # --- relays ---------------------------------------------------------------------------------------------------------
@@ -154,6 +294,11 @@ def _peers(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith("smtpcore")]
 
 
+def _slowest_first(measured: dict[str, list[Spent]]) -> list[tuple[str, Spent]]:
+    rows = [(name, _median(spent)) for name, spent in measured.items()]
+    return sorted(rows, key=lambda row: row[1].wall, reverse=True)
+
+
 def _rotated(names: list[str], by: int) -> Iterable[str]:
     start = by % len(names)
     return names[start:] + names[:start]
@@ -171,13 +316,16 @@ def _show(title: str, table: Sequence[Sequence[str]]) -> None:
         print("  ".join([f"{first.strip():<{widths[0]}}", *others]))
 
 
+GROUPS = ("session", "far", "many", "large", "relay")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, help="how often everything is run; medians are shown (default: 7)")
     parser.add_argument("--messages", type=int, help="mails per session (default: 5000)")
     parser.add_argument("--relay-messages", type=int, help="mails per relay run (default: 2000)")
     parser.add_argument("--disk", type=Path, default=Path(tempfile.gettempdir()), help="where the queues are put")
-    parser.add_argument("--only", choices=["sessions", "relays"], help="leave the other group out")
+    parser.add_argument("--only", choices=GROUPS, action="append", help="leave the other groups out; may be repeated")
     parser.add_argument("--quick", action="store_true", help="1 round of 500 mails: whether it works, not how fast")
     options = parser.parse_args()
     rounds = options.rounds or (1 if options.quick else 7)
@@ -189,12 +337,18 @@ def main() -> int:
         _progress(f"The benchmarks cannot run: {missing}.")
         return 1
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    sessions = {} if options.only == "relays" else measure_sessions(rounds, mails)
-    relays = {} if options.only == "sessions" else measure_relays(rounds, relay_mails, options.disk)
     print(f"{python}, {os.cpu_count()} processors, medians of {rounds}; ratios are mails per second against each peer")
-    if sessions:
-        show_sessions(sessions, mails)
-    show_relays(relays, relay_mails, options.disk)
+    large = 2**20 if options.quick else LARGE_OCTETS
+    far = 10 if options.quick else 100
+    groups: dict[str, Callable[[], None]] = {
+        "session": lambda: show_sessions(measure_sessions(rounds, mails), mails),
+        "far": lambda: show_far(measure_far(rounds, far), far),
+        "many": lambda: show_many(measure_many(rounds, mails), mails),
+        "large": lambda: show_large(measure_large(rounds, large, options.disk), large),
+        "relay": lambda: show_relays(measure_relays(rounds, relay_mails, options.disk), relay_mails, options.disk),
+    }
+    for group in options.only or GROUPS:
+        groups[group]()
     return 0
 
 

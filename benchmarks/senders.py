@@ -1,7 +1,8 @@
-"""One sender in one process: mails over a single session to a port of the loopback address, timed from inside.
+"""One sender in one process: mails to a port of the loopback address, timed from inside.
 
-What lives here: how each library is used for that, in its own plainest way and with its own defaults. What does not:
-the sink, the processors, the comparison. Called by `run.py`; prints one line of JSON.
+What lives here: how each library is used for that, in its own plainest way and with its own defaults: many mails over
+one session, many sessions at once, one large mail out of a file. What does not: the sink, the processors, the
+comparison. Called by `run.py`; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 SENDER = "sender@elsewhere.example"
 RECIPIENT = "recipient@interop.example"
@@ -110,17 +113,228 @@ def with_our_trio(port: int, mails: int, body: bytes) -> Spent:
     return trio.run(main)
 
 
+def with_our_blocking_across(port: int, mails: int, body: bytes) -> Spent:
+    import smtpcore.drivers.blocking
+    from smtpcore import MailSent, Pipelining
+
+    with smtpcore.drivers.blocking.connect(HOST, port, pipelining=Pipelining.ACROSS) as session:
+        clock = Clock()
+        sent = sum(isinstance(report, MailSent) for report in session.send_many(_pairs(mails, body)))
+        assert sent == mails
+        return clock.spent()
+
+
+def with_our_asyncio_across(port: int, mails: int, body: bytes) -> Spent:
+    import smtpcore.drivers.asyncio
+
+    return asyncio.run(_async_across(smtpcore.drivers.asyncio, port, mails, body))
+
+
+def with_our_trio_across(port: int, mails: int, body: bytes) -> Spent:
+    import trio
+
+    import smtpcore.drivers.trio
+
+    return trio.run(_async_across, smtpcore.drivers.trio, port, mails, body)
+
+
+async def _async_across(driver: Any, port: int, mails: int, body: bytes) -> Spent:
+    from smtpcore import MailSent, Pipelining
+
+    async with await driver.connect(HOST, port, pipelining=Pipelining.ACROSS) as session:
+        clock = Clock()
+        sent = 0
+        async for report in session.send_many(_pairs(mails, body)):
+            sent += isinstance(report, MailSent)
+        assert sent == mails
+        return clock.spent()
+
+
+def _pairs(mails: int, body: bytes) -> Iterator[tuple[Any, bytes]]:
+    """What ``send_many`` takes: an envelope of its own for each mail, as a queue would make it."""
+    from smtpcore import BodyFacts, Envelope
+
+    facts = BodyFacts(size=len(body), eight_bit=False, repeatable=True, canonical=True)
+    for _ in range(mails):
+        yield Envelope(SENDER, (RECIPIENT,), body=facts), body
+
+
+# --- many sessions at once ------------------------------------------------------------------------------------------
+
+
+def many_with_aiosmtplib(port: int, mails: int, body: bytes, sessions: int) -> Spent:
+    import aiosmtplib
+
+    async def one() -> None:
+        async with aiosmtplib.SMTP(hostname=HOST, port=port) as session:
+            for _ in range(mails // sessions):
+                await session.sendmail(SENDER, [RECIPIENT], body)
+
+    async def main() -> Spent:
+        clock = Clock()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(sessions):
+                tasks.create_task(one())
+        return clock.spent()
+
+    return asyncio.run(main())
+
+
+def many_with_our_asyncio(port: int, mails: int, body: bytes, sessions: int) -> Spent:
+    import smtpcore.drivers.asyncio
+
+    async def main() -> Spent:
+        clock = Clock()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(sessions):
+                tasks.create_task(_one_of_many(smtpcore.drivers.asyncio, port, mails // sessions, body))
+        return clock.spent()
+
+    return asyncio.run(main())
+
+
+def many_with_our_trio(port: int, mails: int, body: bytes, sessions: int) -> Spent:
+    import trio
+
+    import smtpcore.drivers.trio
+
+    async def main() -> Spent:
+        clock = Clock()
+        async with trio.open_nursery() as nursery:
+            for _ in range(sessions):
+                nursery.start_soon(_one_of_many, smtpcore.drivers.trio, port, mails // sessions, body)
+        return clock.spent()
+
+    return trio.run(main)
+
+
+async def _one_of_many(driver: Any, port: int, mails: int, body: bytes) -> None:
+    async with await driver.connect(HOST, port) as session:
+        for _ in range(mails):
+            await session.send(body, sender=SENDER, recipients=[RECIPIENT])
+
+
+def many_with_our_threads(port: int, mails: int, body: bytes, sessions: int) -> Spent:
+    import smtpcore.drivers.blocking
+
+    def one() -> None:
+        with smtpcore.drivers.blocking.connect(HOST, port) as session:
+            for _ in range(mails // sessions):
+                session.send(body, sender=SENDER, recipients=[RECIPIENT])
+
+    return _in_threads(one, sessions)
+
+
+def many_with_smtplib(port: int, mails: int, body: bytes, sessions: int) -> Spent:
+    import smtplib
+
+    def one() -> None:
+        with smtplib.SMTP(HOST, port) as session:
+            for _ in range(mails // sessions):
+                session.sendmail(SENDER, [RECIPIENT], body)
+
+    return _in_threads(one, sessions)
+
+
+def _in_threads(one: Callable[[], None], sessions: int) -> Spent:
+    clock = Clock()
+    threads = [threading.Thread(target=one) for _ in range(sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return clock.spent()
+
+
+# --- one large mail -------------------------------------------------------------------------------------------------
+
+
+def large_with_smtplib(port: int, path: Path) -> Spent:
+    import smtplib
+
+    with smtplib.SMTP(HOST, port) as session:
+        clock = Clock()
+        session.sendmail(SENDER, [RECIPIENT], path.read_bytes())
+        return clock.spent()
+
+
+def large_with_aiosmtplib(port: int, path: Path) -> Spent:
+    import aiosmtplib
+
+    async def main() -> Spent:
+        async with aiosmtplib.SMTP(hostname=HOST, port=port, timeout=600) as session:
+            clock = Clock()
+            await session.sendmail(SENDER, [RECIPIENT], path.read_bytes())
+            return clock.spent()
+
+    return asyncio.run(main())
+
+
+def large_with_our_blocking(port: int, path: Path) -> Spent:
+    import smtpcore.drivers.blocking
+
+    with smtpcore.drivers.blocking.connect(HOST, port) as session:
+        clock = Clock()
+        session.send(path, sender=SENDER, recipients=[RECIPIENT])
+        return clock.spent()
+
+
+def large_with_our_asyncio(port: int, path: Path) -> Spent:
+    import smtpcore.drivers.asyncio
+
+    return asyncio.run(_large(smtpcore.drivers.asyncio, port, path))
+
+
+def large_with_our_trio(port: int, path: Path) -> Spent:
+    import trio
+
+    import smtpcore.drivers.trio
+
+    return trio.run(_large, smtpcore.drivers.trio, port, path)
+
+
+async def _large(driver: Any, port: int, path: Path) -> Spent:
+    async with await driver.connect(HOST, port) as session:
+        clock = Clock()
+        await session.send(path, sender=SENDER, recipients=[RECIPIENT])
+        return clock.spent()
+
+
 SENDERS: dict[str, Callable[[int, int, bytes], Spent]] = {
     "smtplib": with_smtplib,
     "aiosmtplib": with_aiosmtplib,
     "smtpcore blocking": with_our_blocking,
     "smtpcore asyncio": with_our_asyncio,
     "smtpcore trio": with_our_trio,
+    "smtpcore blocking, across": with_our_blocking_across,
+    "smtpcore asyncio, across": with_our_asyncio_across,
+    "smtpcore trio, across": with_our_trio_across,
+}
+
+MANY_SESSIONS: dict[str, Callable[[int, int, bytes, int], Spent]] = {
+    "smtplib in threads": many_with_smtplib,
+    "aiosmtplib": many_with_aiosmtplib,
+    "smtpcore blocking in threads": many_with_our_threads,
+    "smtpcore asyncio": many_with_our_asyncio,
+    "smtpcore trio": many_with_our_trio,
+}
+
+LARGE: dict[str, Callable[[int, Path], Spent]] = {
+    "smtplib": large_with_smtplib,
+    "aiosmtplib": large_with_aiosmtplib,
+    "smtpcore blocking": large_with_our_blocking,
+    "smtpcore asyncio": large_with_our_asyncio,
+    "smtpcore trio": large_with_our_trio,
 }
 
 
-def main(name: str, port: str, mails: str, octets: str) -> None:
-    spent = SENDERS[name](int(port), int(mails), message(int(octets)))
+def main(kind: str, name: str, port: str, *what: str) -> None:
+    if kind == "large":
+        spent = LARGE[name](int(port), Path(what[0]))
+    elif kind == "sessions":
+        spent = MANY_SESSIONS[name](int(port), int(what[0]), message(int(what[1])), int(what[2]))
+    else:
+        spent = SENDERS[name](int(port), int(what[0]), message(int(what[1])))
     print(json.dumps(spent._asdict()))
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpcore.drivers.tls import KNOWN_TLS_FAILURES
+from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES
 
 
 @pytest.fixture(autouse=True)
 def _no_memory_of_other_tests() -> Iterator[None]:
     """Ports come back, and what was at them before must not matter."""
-    KNOWN_TLS_FAILURES.clear()
+    for memory in (KNOWN_TLS_FAILURES, KNOWN_LOST_STEPS):
+        memory.clear()
     yield
-    KNOWN_TLS_FAILURES.clear()
+    for memory in (KNOWN_TLS_FAILURES, KNOWN_LOST_STEPS):
+        memory.clear()

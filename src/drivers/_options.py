@@ -19,10 +19,12 @@ from smtpcore import (
     BodyFacts,
     Client,
     ConnectionLost,
+    Disconnect,
     Envelope,
     Limits,
     LineEnds,
     LocalProtocolError,
+    LostStep,
     Mail,
     PeerTimeout,
     Pipelining,
@@ -35,7 +37,8 @@ from smtpcore.drivers._bodies import AsyncSource
 from smtpcore.drivers._connecting import Ends, Way, source_addresses
 from smtpcore.drivers._journal import Journal, make_journal
 from smtpcore.drivers._wire import Wire
-from smtpcore.drivers.tls import KNOWN_TLS_FAILURES, TlsAtOnce, TlsFailures, TlsFloor, default_context
+from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES, HostMemory
+from smtpcore.drivers.tls import TlsAtOnce, TlsFloor, default_context
 from smtpcore.drivers.trace import Traced
 from smtpcore.mime import recipients_of, sender_of
 from smtpcore.sasl import Mechanism
@@ -87,7 +90,9 @@ class Options(TypedDict, total=False):
     #: it has, and returns a connected socket, in the async drivers an awaitable of one.
     connect: Callable[[str, int, float], object]
     #: The hosts whose TLS is known to fail, for sessions that merely wish for it; default: one memory for the process.
-    tls_failures: TlsFailures
+    tls_failures: HostMemory
+    #: The peers that lost step with pipelining across mails: they are spoken to within a mail only; default: as above.
+    lost_steps: HostMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,13 @@ class Machine:
     wire: Wire
     journal: Journal | None
     progress: Callable[[Mail, int, int | None], object] | None
+    peer: str
+    lost_steps: HostMemory
+
+    def remember(self, end: Disconnect) -> None:
+        """Remember what other sessions with the peer need not find out again."""
+        if isinstance(end.error, LostStep):
+            self.lost_steps.add(self.peer)
 
 
 def make_machine(options: Options, host: str | None, ends: Ends, logger: logging.Logger | None = None) -> Machine:
@@ -112,7 +124,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         options.get("helo_name") or _helo_name(ends.local_address),
         tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
         credentials=credentials,
-        pipelining=options.get("pipelining", Pipelining.WITHIN),
+        pipelining=_pipelining(options, ends.peer),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
         limits=limits,
     )
@@ -127,7 +139,15 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         verify = bool(credentials) or policy is not TlsPolicy.OPPORTUNISTIC
         context = options.get("tls_context") or default_context(verify=verify)
         wire = _with_tls(wire, client, context, options, host)
-    return Machine(client, wire, journal, options.get("progress"))
+    lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
+    return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps)
+
+
+def _pipelining(options: Options, peer: str) -> Pipelining:
+    wish = options.get("pipelining", Pipelining.WITHIN)
+    if wish is Pipelining.ACROSS and peer in options.get("lost_steps", KNOWN_LOST_STEPS):
+        return Pipelining.WITHIN
+    return wish
 
 
 def _with_tls(wire: Wire, client: Client, context: ssl.SSLContext, options: Options, host: str | None) -> Wire:

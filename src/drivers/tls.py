@@ -21,8 +21,6 @@ from __future__ import annotations
 import enum
 import ssl
 import threading
-import time
-from collections.abc import Callable
 from typing import Final
 
 from smtpcore import (
@@ -43,7 +41,7 @@ from smtpcore import (
 )
 from smtpcore.drivers._wire import Wire
 
-__all__ = ["KNOWN_TLS_FAILURES", "TlsAtOnce", "TlsFailures", "TlsFloor", "client_context", "default_context"]
+__all__ = ["TlsAtOnce", "TlsFloor", "client_context", "default_context"]
 
 _PIECE: Final = 65_536
 #: How an alert or a handshake message begins (RFC 8446 §5.1); no reply line does.
@@ -90,48 +88,6 @@ def default_context(*, verify: bool) -> ssl.SSLContext:
         if context is None:
             context = _default_contexts[verify] = client_context(verify=verify)
         return context
-
-
-class TlsFailures:
-    """Where TLS is known to fail, so that sessions that merely wish for it need not try each time.
-
-    ``seconds`` is how long a failure is remembered, ``most`` how many are: the oldest goes first. ``clock`` gives
-    seconds from any point in time on. Threads may share it.
-    """
-
-    def __init__(
-        self, *, seconds: float = 3600.0, most: int = 1000, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._seconds = seconds
-        self._most = most
-        self._clock = clock
-        self._known: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def add(self, where: str) -> None:
-        """Remember a failure; ``where`` is ``host:port``."""
-        with self._lock:
-            self._known.pop(where, None)
-            self._known[where] = self._clock() + self._seconds
-            while len(self._known) > self._most:
-                del self._known[next(iter(self._known))]
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._known.clear()
-
-    def __contains__(self, where: str) -> bool:
-        with self._lock:
-            until = self._known.get(where)
-            if until is not None and until <= self._clock():
-                del self._known[where]
-                return False
-            return until is not None
-
-
-#: The memory of sessions that were given none.
-KNOWN_TLS_FAILURES: Final = TlsFailures()
 
 
 class TlsAtOnce(TlsFailed):

@@ -150,6 +150,7 @@ class Session:
 
     def __init__(self, stream: _Stream, machine: Machine, piece: int) -> None:
         self._stream = stream
+        self._machine = machine
         self._client = machine.client
         self._wire = machine.wire
         self._journal = machine.journal
@@ -404,6 +405,7 @@ class Session:
             self.last_report = event
         elif isinstance(event, Disconnect):
             self._end = event
+            self._machine.remember(event)
             self._stream.close()
         return event
 

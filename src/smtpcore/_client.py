@@ -33,7 +33,7 @@ from typing import Final
 
 from smtpcore._authentication import Authentication
 from smtpcore._body import DataEncoder, LineEnds
-from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
+from smtpcore._connection import Connection, ConnectionSnapshot, Replied
 from smtpcore._errors import (
     AuthExchangeFailed,
     AuthRequired,
@@ -41,6 +41,7 @@ from smtpcore._errors import (
     ConnectionLost,
     EhloRequired,
     LocalProtocolError,
+    LostStep,
     PeerTimeout,
     RemoteProtocolError,
     ServiceRefused,
@@ -362,7 +363,7 @@ class Client:
             try:
                 heard = self._connection.next_event()
             except RemoteProtocolError as violation:
-                self._fail(DisconnectReason.PROTOCOL, violation)
+                self._violated(violation)
                 continue
             if heard is None:
                 if not self._speak():
@@ -372,7 +373,8 @@ class Client:
                     self._hear_transaction(heard.about, heard)
                 else:
                     self._hear(heard)
-            elif isinstance(heard, PeerClosed):
+            else:
+                # The orders are taken above, so this is the end of the stream.
                 self._closed_by_peer()
 
     def _wait(self) -> Event:
@@ -432,8 +434,16 @@ class Client:
             self._lost_step(reply, Verb.HELP)
 
     def _lost_step(self, reply: Reply, verb: Verb) -> None:
-        error = RemoteProtocolError(f"the dialogue has lost step: {reply} is no answer to {verb.value}", reply=reply)
-        self._fail(DisconnectReason.PROTOCOL, error)
+        error = RemoteProtocolError(f"{reply.code} is no answer to {verb.value}: {reply}", reply=reply)
+        self._violated(error)
+
+    def _violated(self, violation: RemoteProtocolError) -> None:
+        if self._ran_ahead:
+            transcript = violation.transcript
+            violation = LostStep(
+                f"the dialogue has lost step: {violation}", reply=violation.reply, transcript=transcript
+            )
+        self._fail(DisconnectReason.PROTOCOL, violation)
 
     def _in_step(self) -> None:
         """A reply that cannot be mistaken has come in its place: what was heard before is true."""
@@ -682,7 +692,7 @@ class Client:
     def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
         """Answer every mail: those that are over as they are, unless the dialogue lost step behind them."""
         doubtful = {id(transaction) for transaction in self._connection.in_doubt}
-        lost_step = self._ran_ahead and isinstance(error, RemoteProtocolError)
+        lost_step = isinstance(error, LostStep)
         self._transaction = None
         self._ran_ahead = False
         self._begun.extend(Transaction(*queued) for queued in self._queue)

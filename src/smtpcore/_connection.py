@@ -413,8 +413,8 @@ class Connection:
             if is_verdict:
                 self._messages.popleft()
             return Replied(command, reply, about)
-        if command is None:
-            raise self._violation(f"a reply that nobody asked for: {reply}", reply)
+        # All else that nobody asked for was refused before it was a reply.
+        assert command is not None
         state = leads(self._state, command.verb, reply.code)
         early = is_verdict and self._messages[0][1] is None
         if state is None or (early and reply.positive):

@@ -15,6 +15,7 @@ What lives here: the exception types and the facts they carry. What does not: th
         ├── ConnectionLost          the peer, or the network, closed the connection
         ├── PeerTimeout             the peer was silent beyond a deadline
         ├── RemoteProtocolError     the peer broke the protocol
+        │   └── LostStep                ... while it was asked to answer several mails at once
         ├── ServiceRefused          the peer said that it will not serve (greeting, EHLO, RSET, 421)
         ├── SessionAborted          the application gave the session up
         ├── EhloRequired            TLS or AUTH is wanted, and the peer speaks HELO only
@@ -44,6 +45,7 @@ __all__ = [
     "EhloRequired",
     "ExtensionRequired",
     "LocalProtocolError",
+    "LostStep",
     "PeerTimeout",
     "RemoteProtocolError",
     "ServiceRefused",
@@ -106,6 +108,14 @@ class PeerTimeout(SessionError):
 
 class RemoteProtocolError(SessionError):
     """The peer broke the protocol; nothing it says later can be trusted."""
+
+
+class LostStep(RemoteProtocolError):
+    """The peer broke the protocol while commands of one mail stood behind another's message.
+
+    Verdicts may have been given to the wrong mails, so those since the last reply that cannot be mistaken are in doubt.
+    Such a host is better spoken to without pipelining across mails.
+    """
 
 
 class ServiceRefused(SessionError):

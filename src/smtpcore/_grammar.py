@@ -53,16 +53,18 @@ _XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _DOMAIN_OCTETS: Final = 255
 
 
-def _check_characters(value: str) -> None:
-    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+def _check_text(value: object) -> None:
+    if not isinstance(value, str):
         raise LocalProtocolError("an address or a host name must be a str", value)
+
+
+def _check_characters(value: str) -> None:
     if value.isascii() and value.isprintable():
         return
-    for character in value:
-        if character < " " or character == "\x7f":
-            raise LocalProtocolError("control characters (CR, LF, NUL, ...) are not allowed", value)
-        if character > "\x7f":
-            raise LocalProtocolError("characters beyond ASCII need SMTPUTF8, which is not supported yet", value)
+    first = next(character for character in value if not " " <= character <= "~")
+    if first > "\x7f":
+        raise LocalProtocolError("characters beyond ASCII need SMTPUTF8, which is not supported yet", value)
+    raise LocalProtocolError("control characters (CR, LF, NUL, ...) are not allowed", value)
 
 
 def _check_literal(literal: str, value: str) -> None:
@@ -85,6 +87,7 @@ def check_host_name(name: str, value: str | None = None) -> None:
     ``value`` is what an error names when ``name`` is a part of it.
     """
     shown = name if value is None else value
+    _check_text(name)
     _check_characters(name)
     if len(name) > _DOMAIN_OCTETS:
         raise LocalProtocolError("a domain or address literal has at most 255 octets (RFC 5321 §4.5.3.1.2)", shown)
@@ -100,8 +103,7 @@ def check_mailbox(mailbox: str) -> None:
     The 64 octets of §4.5.3.1.1 are not enforced on the local part: return paths that encode the recipient exceed them
     everywhere, and the RFC asks for no limits where none are needed. The whole path is bounded by ``Limits.path``.
     """
-    if not isinstance(mailbox, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise LocalProtocolError("an address or a host name must be a str", mailbox)
+    _check_text(mailbox)
     _check_mailbox(mailbox)
 
 

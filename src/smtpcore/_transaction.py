@@ -209,8 +209,9 @@ class Transaction:
         for index in self._accepted if self._body_begun else self._recipients:
             recipient = self.mail.envelope.recipients[index]
             self._outcomes[index] = Outcome(recipient, Verdict.LATER, None, error, index in doubtful)
-        if not any(outcome is not None and outcome.verdict is Verdict.DELIVERED for outcome in self._outcomes):
-            self._reply = None
+        # What an earlier transaction of the same mail brought is certain.
+        delivered = (o for o in reversed(self._outcomes) if o is not None and o.verdict is Verdict.DELIVERED)
+        self._reply = next((outcome.reply for outcome in delivered), None)
 
     def refuse(self, error: SmtpError) -> None:
         """The mail cannot be said to this peer at all."""

@@ -19,11 +19,11 @@ from smtpcore import (
     ExtensionRequired,
     Idle,
     Limits,
+    LostStep,
     MailRefused,
     MailSent,
     NeedMail,
     Pipelining,
-    RemoteProtocolError,
     Stage,
     Timeout,
     TlsPolicy,
@@ -212,7 +212,7 @@ def test_one_reply_too_many_leaves_the_mail_in_doubt(stray):
     assert isinstance(driver.last, Disconnect)
     assert driver.last.reason is DisconnectReason.PROTOCOL
     assert told(driver) == [("s1", [L], [True]), ("s2", [L], [False])]
-    assert all(isinstance(o.error, RemoteProtocolError) for report in driver.reports for o in report.outcomes)
+    assert all(isinstance(o.error, LostStep) for report in driver.reports for o in report.outcomes)
     assert all(o.reply is None for report in driver.reports for o in report.outcomes)
     assert [report.stage for report in driver.reports] == [Stage.BODY_ENDED, Stage.STARTED]
 
@@ -227,7 +227,7 @@ def test_a_dialogue_out_of_step_at_its_end_is_found_out(answers):
     assert hear(driver, "250 stray", "250 first", "250 ok", "550 nobody") == ["RSET", "HELP"]
     hear(driver, *answers)
     assert isinstance(driver.last, Disconnect)
-    assert isinstance(driver.last.error, RemoteProtocolError)
+    assert isinstance(driver.last.error, LostStep)
     assert told(driver) == [("s1", [L], [True]), ("s2", [L], [False])]
 
 
@@ -328,3 +328,15 @@ def test_the_same_outcomes_as_within_a_mail(answers, window, kept_back):
         return [[(o.recipient, o.verdict, o.code) for o in report.outcomes] for report in reports], server.mails
 
     assert run(Pipelining.ACROSS) == run(Pipelining.WITHIN)
+
+
+def test_what_an_earlier_transaction_of_the_same_mail_brought_stays():
+    first = mail(1, "a@b.example", "b@b.example", repeatable=True)
+    driver = ready(first, mail(2))
+    hear(driver, "250 ok", "250 ok", "452 too many", "354 go")
+    hear(driver, "250 ok")
+    assert hear(driver, *TAKEN) == ["hello", ".", *commands(2)]
+    hear(driver, "250 second", "250 ok", "garbage")
+    assert told(driver) == [("s1", [D, L], [False, True]), ("s2", [L], [False])]
+    assert isinstance(driver.reports[0], MailSent)
+    assert driver.reports[0].reply.text == "ok"

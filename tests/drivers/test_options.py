@@ -15,11 +15,27 @@ from typing import Any
 
 import pytest
 
-from smtpcore import BodyFacts, LocalProtocolError, Pipelining, SendLine, Timeout, TlsPolicy
+from smtpcore import (
+    BodyFacts,
+    Client,
+    Disconnect,
+    DisconnectReason,
+    Envelope,
+    LocalProtocolError,
+    LostStep,
+    NeedBody,
+    NeedMail,
+    Pipelining,
+    RemoteProtocolError,
+    SendLine,
+    Timeout,
+    TlsPolicy,
+)
 from smtpcore.drivers import tls
 from smtpcore.drivers._connecting import Ends, Way
-from smtpcore.drivers._options import Options, fallback_in_clear, make_envelope, make_machine, settled
-from smtpcore.drivers.tls import TlsFailures, client_context, default_context
+from smtpcore.drivers._options import Machine, Options, fallback_in_clear, make_envelope, make_machine, settled
+from smtpcore.drivers.memory import HostMemory
+from smtpcore.drivers.tls import client_context, default_context
 from smtpcore.sasl import Plain
 
 NOWHERE = Ends(None, "a socket")
@@ -127,7 +143,7 @@ def test_threads_wait_for_the_one_that_makes_a_default_context(monkeypatch: pyte
 
 def test_failures_of_tls_are_forgotten_in_time() -> None:
     now = 100.0
-    failures = TlsFailures(seconds=60.0, most=2, clock=lambda: now)
+    failures = HostMemory(seconds=60.0, most=2, clock=lambda: now)
     assert "a.example:25" not in failures
     failures.add("a.example:25")
     now = 159.9
@@ -153,7 +169,7 @@ def test_what_is_settled_before_connecting() -> None:
     assert settled({}, Way("peer.example", 465)) == {"credentials": (), "tls": TlsPolicy.IMPLICIT}
     given: Options = {"tls": TlsPolicy.REQUIRED}
     assert settled(given, Way("peer.example", 465)) == {"credentials": (), "tls": TlsPolicy.REQUIRED}
-    failures = TlsFailures()
+    failures = HostMemory()
     failures.add("peer.example:25")
     wish: Options = {"tls_failures": failures}
     assert settled(wish, WAY).get("tls") is TlsPolicy.NEVER
@@ -228,3 +244,40 @@ def test_the_envelope_as_the_header_says() -> None:
 def test_envelopes_that_are_none(sender: Any, recipients: Any, words: str) -> None:
     with pytest.raises(LocalProtocolError, match=words):
         make_envelope(b"x", sender, recipients, FACTS)
+
+
+PEER = "peer.example (192.0.2.1 port 25)"
+
+
+def across(steps: HostMemory) -> Machine:
+    options: Options = {"pipelining": Pipelining.ACROSS, "tls": TlsPolicy.NEVER, "lost_steps": steps}
+    return make_machine(options, "peer.example", Ends(None, PEER))
+
+
+def runs_ahead(client: Client) -> bool:
+    """Whether another mail is asked for before the verdict on the first has come."""
+    client.send(Envelope("", ["a@b.example"]))
+    asked = False
+    for heard in (b"220 hi\r\n", b"250-peer.example\r\n250 PIPELINING\r\n", b"250 ok\r\n250 ok\r\n354 go\r\n", b""):
+        while not isinstance(event := client.next_event(), Timeout):
+            if isinstance(event, NeedBody):
+                client.send_body(b"")
+            elif isinstance(event, NeedMail):
+                asked = True
+                client.no_mail()
+        client.receive_data(heard)
+    return asked
+
+
+def test_a_peer_that_lost_step_is_spoken_to_within_a_mail() -> None:
+    steps = HostMemory()
+    machine = across(steps)
+    assert runs_ahead(machine.client)
+    # What says nothing of several mails at once is no reason.
+    machine.remember(Disconnect(DisconnectReason.PROTOCOL, RemoteProtocolError("what?"), clean=False))
+    assert runs_ahead(across(steps).client)
+    machine.remember(Disconnect(DisconnectReason.PROTOCOL, LostStep("one reply too many"), clean=False))
+    assert PEER in steps
+    assert not runs_ahead(across(steps).client)
+    steps.clear()
+    assert runs_ahead(across(steps).client)

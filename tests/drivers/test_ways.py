@@ -32,7 +32,8 @@ from smtpcore import (
     TlsFailed,
     TlsPolicy,
 )
-from smtpcore.drivers.tls import TlsAtOnce, TlsFailures, client_context
+from smtpcore.drivers.memory import HostMemory
+from smtpcore.drivers.tls import TlsAtOnce, client_context
 
 from .peers import (
     Line,
@@ -418,7 +419,7 @@ def test_a_handshake_that_failed_is_not_tried_again(driver: Driver) -> None:
             for _ in range(2):
                 await one_mail(driver, "localhost", peer.port)
             # Another memory knows nothing of it, and where TLS is meant nothing is remembered.
-            own = TlsFailures()
+            own = HostMemory()
             await one_mail(driver, "localhost", peer.port, tls_failures=own)
             assert f"localhost:{peer.port}" in own
             with pytest.raises(TlsFailed):
@@ -428,7 +429,7 @@ def test_a_handshake_that_failed_is_not_tried_again(driver: Driver) -> None:
 
 
 def test_a_failure_is_remembered_only_where_clear_text_helps(driver: Driver) -> None:
-    own = TlsFailures()
+    own = HostMemory()
 
     async def play(port: int) -> None:
         for _ in range(2):
