@@ -56,7 +56,6 @@ __all__ = [
     "settled",
 ]
 
-_PORTS: Final = range(1, 65_536)
 #: The port for implicit TLS, RFC 8314 §7.3.
 _IMPLICIT_TLS_PORT: Final = 465
 
@@ -171,8 +170,6 @@ def settled(options: Options, way: Way) -> Options:
     Raises ``LocalProtocolError`` for options that do not exist or contradict each other.
     """
     _check_names(options)
-    if way.path is None and way.port not in _PORTS:
-        raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
     if "source_address" in options:
         source_addresses(options["source_address"])
         if "connect" in options or way.path is not None:

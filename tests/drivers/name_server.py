@@ -7,6 +7,7 @@ expectation, and anything of smtpcore.
 from __future__ import annotations
 
 import enum
+import random
 import socket
 import struct
 import threading
@@ -39,6 +40,8 @@ class Fault(enum.Enum):
     TRUNCATED = enum.auto()
     #: Cut off over UDP, octets that are no message over TCP.
     GARBAGE = enum.auto()
+    #: Cut off over UDP, the true answer with some octets changed over TCP.
+    DAMAGED = enum.auto()
     #: Cut off over UDP, the end of the connection over TCP.
     HANG_UP = enum.auto()
     #: Over UDP first an answer with another id and one to another question, then the true one.
@@ -63,6 +66,7 @@ class NameServer:
         self.negative_seconds: int | None = 300
         #: (transport, name, type) of every question.
         self.asked: list[tuple[str, str, str]] = []
+        self.dice = random.Random(0)
         #: Set whenever a question arrives that is met with silence.
         self.silent = threading.Event()
         self.address = "127.0.0.1"
@@ -102,7 +106,7 @@ class NameServer:
             response = self._respond(query, fault)
             if response is None:
                 continue
-            if fault in {Fault.TRUNCATED, Fault.GARBAGE, Fault.HANG_UP}:
+            if fault in {Fault.TRUNCATED, Fault.GARBAGE, Fault.DAMAGED, Fault.HANG_UP}:
                 response = dns.message.make_response(query)
                 response.flags |= dns.flags.TC
             if fault is Fault.FORGED:
@@ -129,7 +133,16 @@ class NameServer:
                 if response is None or fault is Fault.HANG_UP:
                     continue
                 wire = b"\x00\x00\x80\x00\xff" if fault is Fault.GARBAGE else response.to_wire(max_size=65_535)
+                if fault is Fault.DAMAGED:
+                    wire = self._damaged(wire)
                 connection.sendall(struct.pack("!H", len(wire)) + wire)
+
+    def _damaged(self, wire: bytes) -> bytes:
+        octets = bytearray(wire)
+        for _ in range(self.dice.randint(1, 4)):
+            # The id stays, or nobody would read on.
+            octets[self.dice.randrange(2, len(octets))] = self.dice.randrange(256)
+        return bytes(octets)
 
     def _note(self, transport: str, query: dns.message.Message) -> Fault | None:
         name, kind = _question(query)

@@ -288,6 +288,19 @@ def test_every_fault_of_a_server_is_a_failure_that_says_what(
     assert f"name server 127.0.0.1@{server.port}: {words}" in resolved.mx.problem
 
 
+def test_damaged_answers_harm_nobody(resolve: Resolve, server: NameServer) -> None:
+    domains = [f"d{number}.example" for number in range(150)]
+    for number, domain in enumerate(domains):
+        server.zone[domain] = {"MX": [f"10 mx{number}.example.", f"20 alias{number}.example."]}
+        server.zone[f"mx{number}.example"] = {"A": ["127.0.0.2"]}
+        server.zone[f"alias{number}.example"] = {"CNAME": [f"mx{number}.example."]}
+        for name in (domain, f"mx{number}.example", f"alias{number}.example"):
+            server.faults[name] = Fault.DAMAGED
+    found = resolve(settings(server), *domains)
+    kinds = {answer.kind for resolved in found for answer in (resolved.mx, *answers(resolved).values())}
+    assert kinds >= {AnswerKind.RECORDS, AnswerKind.FAILURE}
+
+
 def test_another_server_is_asked_when_one_does_not_answer(resolve: Resolve, server: NameServer) -> None:
     # Nobody listens on the first address, which gives no answer or a refusal.
     both = ResolverSettings(

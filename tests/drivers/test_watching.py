@@ -27,8 +27,6 @@ ENVELOPE = Envelope("a@x.example", ("b@x.example", "c@x.example"))
 
 async def one_mail(driver: Driver, port: int, **options: Any) -> None:
     session = await call(driver.module.connect, "localhost", port, helo_name="here.example", **options)
-    # Opening what is open is nothing to tell.
-    await call(session.open)
     await call(session.deliver, ENVELOPE, b"private\r\n")
     await call(session.quit)
 

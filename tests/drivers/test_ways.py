@@ -138,15 +138,6 @@ def test_options_that_contradict_each_other(driver: Driver, options: dict[str, A
     driver.run(play())
 
 
-@pytest.mark.parametrize("port", [0, -1, 65_536, "smtp", None])
-def test_a_port_that_is_none(driver: Driver, port: Any) -> None:
-    async def play() -> None:
-        with pytest.raises(LocalProtocolError, match="a port is a number from 1 to 65535"):
-            await call(driver.module.connect, "127.0.0.1", port)
-
-    driver.run(play())
-
-
 # --- unix sockets --------------------------------------------------------------------------------------------------
 
 
@@ -176,17 +167,6 @@ def test_a_unix_socket_that_is_none(driver: Driver, tmp_path: Path) -> None:
         assert told == f"cannot connect to {path}: {words}"
     too_long = tmp_path / ("x" * 200)
     assert "path too long" in driver.run(failure(driver, too_long, by="connect_unix"))
-
-
-def test_a_unix_socket_with_a_full_queue(driver: Driver, tmp_path: Path) -> None:
-    path = str(tmp_path / "smtp")
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(path)
-        listener.listen(0)
-        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
-        told = driver.run(failure(driver, path, by="connect_unix"))
-    assert told == f"cannot connect to {path}: Resource temporarily unavailable"
 
 
 def test_options_that_a_unix_socket_has_no_use_for(driver: Driver, tmp_path: Path) -> None:

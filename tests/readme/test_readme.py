@@ -40,6 +40,7 @@ PRINTS = {
     "embed": r"boris@north\.example.*DELIVERED",
     "pool": r"250 2\.0\.0 Taken\nuser0@north\.example delivered\nuser1@.*\nuser2@north\.example delivered\n",
     "blocking_pool": r"nobody@north\.example never: 550 5\.1\.1",
+    "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",
     "relay": r"safe on disk as 1\nFate\(.*DELIVERED",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
+import ssl
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -43,6 +44,10 @@ class Host:
         self.gate = threading.Event()
         self.gate.set()
         self.listener: asyncio.Server | None = None
+        #: STARTTLS is offered when there is one.
+        self.tls: ssl.SSLContext | None = None
+        #: Whether each mail came encrypted.
+        self.encrypted: list[bool] = []
 
     @property
     def recipients(self) -> list[str]:
@@ -59,7 +64,8 @@ class Host:
 
     async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
         await asyncio.to_thread(self.gate.wait, 30)
-        self.taken.append((envelope.mail_from or "", envelope.rcpt_tos, envelope.content))
+        self.encrypted.append(session.ssl is not None)
+        self.taken.append(((envelope.mail_from or "").strip("<>"), envelope.rcpt_tos, envelope.content))
         return "250 2.0.0 taken"
 
     def protocol(self) -> asyncio.BaseProtocol:
@@ -76,11 +82,13 @@ class Host:
 
 class _Receiving(SMTP):
     def __init__(self, host: Host) -> None:
-        super().__init__(host, hostname="host.example", loop=asyncio.get_running_loop())
+        super().__init__(host, hostname="host.example", loop=asyncio.get_running_loop(), tls_context=host.tls)
         self._host = host
 
     def connection_made(self, transport) -> None:
-        self._host.opened()
+        # Once more after STARTTLS, about the same connection.
+        if not self.transport:
+            self._host.opened()
         super().connection_made(transport)
 
     def connection_lost(self, error) -> None:
