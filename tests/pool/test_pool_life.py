@@ -25,6 +25,7 @@ from smtpcore import (
     MailRefused,
     MailSent,
     Outcome,
+    RemoteProtocolError,
     Reply,
     Report,
     ServiceRefused,
@@ -80,7 +81,8 @@ class Connection:
 
     session_id: int
     open: bool = False
-    mail: GiveMail | None = None
+    #: What it was given and has not reported; the first of them is being sent.
+    hand: list[GiveMail] = field(default_factory=list)
     mails: int = 0
     opened_at: float = 0.0
     dropped: bool = False
@@ -113,7 +115,7 @@ class World:
         self.now = 1000.0
         self.mails: dict[int, Account] = {}
         self.connections: dict[int, Connection] = {}
-        self.begun: list[float] = []
+        self.given_at: list[float] = []
         self.declined = 0
         self._events: list[tuple[float, int, Callable[[], list[Fact]]]] = []
         self._numbers = itertools.count()
@@ -179,7 +181,7 @@ class World:
         if isinstance(order, GiveMail):
             self.given(connection, order)
         elif isinstance(order, CloseSession):
-            assert connection.mail is None, "closed though it has a mail in hand"
+            assert not connection.hand, "closed though it has a mail in hand"
             self.plan(order.session_id, self.chance.uniform(0.0, 0.2), lambda c: self.gone(c, None))
         elif isinstance(order, DropSession):
             self.plan(order.session_id, 0.0, self.dropped)
@@ -208,41 +210,58 @@ class World:
     def given(self, connection: Connection, order: GiveMail) -> None:
         account = self.mails[order.mail_id]
         assert connection.open, "a mail for a session that is not open"
-        assert connection.mail is None, "two mails at once"
+        assert len(connection.hand) < self.settings.mails_at_once, "too many mails at once"
         assert not account.withdrawn, "a mail that nobody wants any more"
         assert account.answer is None, "a mail that is answered"
         pending = [int(to[4 : to.index("@")]) for to in order.envelope.recipients]
         assert not account.final.intersection(pending), "tried again after a final verdict"
         if not self.settings.retries.in_doubt:
             assert not account.in_doubt.intersection(pending), "a doubt was risked"
-        connection.mail = order
+        connection.hand.append(order)
         connection.mails += 1
         assert connection.mails <= self.settings.mails_per_session
         assert self.now < connection.opened_at + self.settings.session_seconds
+        self.given_at.append(self.now)
+        if len(connection.hand) == 1:
+            self.begin(connection)
+
+    def begin(self, connection: Connection) -> None:
+        """What becomes of the first mail in hand."""
         self.plan(connection.session_id, self.chance.uniform(0.01, 2.0), self.reported)
         if self.chance.random() < (self.moods.goodbye_when_parked if connection.mails > 1 else 0.0):
             self.plan(connection.session_id, 0.0, lambda c: self.broken(c, Stage.NOT_STARTED, GOODBYE))
         elif self.chance.random() < self.moods.lost_before_mail:
             self.plan(connection.session_id, 0.0, lambda c: self.broken(c, Stage.NOT_STARTED, ConnectionLost("lost")))
-        else:
-            self.begun.append(self.now)
 
     def broken(self, connection: Connection, stage: Stage, error: SmtpError) -> list[Fact]:
-        order = connection.mail
-        assert order is not None
-        to = order.envelope.recipients
-        outcomes = tuple(Outcome(one, Verdict.LATER, getattr(error, "reply", None), error) for one in to)
-        report = MailRefused(Mail(order.envelope), outcomes, stage, Transcript())
-        return [Reported(connection.session_id, order.mail_id, report), *self.gone(connection, error)]
+        """The first mail got so far; those behind it may be complete, begun, not begun, or not even mentioned."""
+        facts: list[Fact] = []
+        for index, order in enumerate(connection.hand):
+            behind = self.chance.choice(list(Stage))
+            reached = stage if index == 0 or stage is Stage.NOT_STARTED else behind
+            account = self.mails[order.mail_id]
+            account.attempts += reached is not Stage.NOT_STARTED
+            outcomes = []
+            for one in order.envelope.recipients:
+                doubt = index > 0 and reached is Stage.BODY_ENDED
+                if doubt:
+                    number = int(one[4 : one.index("@")])
+                    account.in_doubt.add(number)
+                    account.delivered[number] += self.chance.random() < 0.5
+                outcomes.append(Outcome(one, Verdict.LATER, getattr(error, "reply", None), error, in_doubt=doubt))
+            report = MailRefused(Mail(order.envelope), tuple(outcomes), reached, Transcript())
+            if reached is not Stage.NOT_STARTED or self.chance.random() < 0.5:
+                facts.append(Reported(connection.session_id, order.mail_id, report))
+        return facts + self.gone(connection, error)
 
     def reported(self, connection: Connection) -> list[Fact]:
-        order = connection.mail
-        assert order is not None
+        order = connection.hand[0]
         account = self.mails[order.mail_id]
-        account.attempts += 1
         if self.chance.random() < self.moods.lost_in_mail:
             stage = self.chance.choice((Stage.STARTED, Stage.BODY_BEGUN))
-            return self.broken(connection, stage, ConnectionLost("lost"))
+            error = RemoteProtocolError("?") if self.chance.random() < 0.1 else ConnectionLost("lost")
+            return self.broken(connection, stage, error)
+        account.attempts += 1
         end: SmtpError | None = None
         doubt = self.chance.random() < self.moods.doubt
         outcomes = []
@@ -262,14 +281,16 @@ class World:
                 outcomes.append(Outcome(one, Verdict.DELIVERED, OK))
                 account.final.add(number)
                 account.delivered[number] += 1
-        connection.mail = None
+        connection.hand.pop(0)
         facts: list[Fact] = [Reported(connection.session_id, order.mail_id, _report(order.envelope, outcomes))]
-        return facts + (self.gone(connection, end) if end is not None else [])
+        if end is not None:
+            return facts + self.broken(connection, Stage.NOT_STARTED, end)
+        if connection.hand:
+            self.begin(connection)
+        return facts
 
     def dropped(self, connection: Connection) -> list[Fact]:
-        if connection.mail is not None:
-            return self.broken(connection, Stage.STARTED, SessionAborted("dropped"))
-        return self.gone(connection, SessionAborted("dropped"))
+        return self.broken(connection, Stage.STARTED, SessionAborted("dropped"))
 
     def gone(self, connection: Connection, error: SmtpError | None) -> list[Fact]:
         del self.connections[connection.session_id]
@@ -313,9 +334,8 @@ class World:
             assert account.withdrawn or account.answer is not None
             if not self.settings.retries.in_doubt:
                 assert not any(count > 1 for count in account.delivered.values()), "a duplicate"
-        begun = sorted(self.begun)
         rate = self.settings.mails_per_second
-        for earlier, later in itertools.pairwise(begun):
+        for earlier, later in itertools.pairwise(self.given_at):
             assert later - earlier >= 1 / rate - 1e-9
 
 
@@ -359,6 +379,7 @@ def some_settings(chance: random.Random) -> PoolSettings:
     return PoolSettings(
         sessions=chance.randint(1, 5),
         openings=chance.randint(1, 5),
+        mails_at_once=chance.choice((1, 1, 2, 7)),
         mails_per_session=chance.choice((1, 3, 1000)),
         session_seconds=chance.choice((5.0, 1000.0)),
         idle_seconds=chance.choice((0.5, 30.0)),

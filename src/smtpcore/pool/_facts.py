@@ -67,9 +67,9 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """A session is gone, or could not be opened. A mail in its hand that was not reported was not begun either.
+    """A session is gone, or could not be opened. Mails in its hand that were not reported were not begun either.
 
-    In one batch with the report of the mail that was its last, so that it is given no other.
+    In one batch with the reports of the mails that were its last, so that it is given no other.
     """
 
     session_id: int
@@ -94,14 +94,21 @@ Fact: TypeAlias = MailAsked | MailWithdrawn | SessionOpened | Reported | Session
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Connect, and say :class:`SessionOpened` or :class:`SessionEnded`."""
+    """Connect, and say :class:`SessionOpened` or :class:`SessionEnded`.
+
+    ``ahead`` says that the session may be given further mails before it has reported the first.
+    """
 
     session_id: int
+    ahead: bool
 
 
 @dataclass(frozen=True, slots=True)
 class GiveMail:
-    """Send a mail over an open session that is free; ``envelope`` names the recipients who have no final verdict."""
+    """Send a mail over an open session, after those that it has in hand.
+
+    ``envelope`` names the recipients who have no final verdict.
+    """
 
     session_id: int
     mail_id: int
@@ -117,7 +124,7 @@ class CloseSession:
 
 @dataclass(frozen=True, slots=True)
 class DropSession:
-    """Close a session's connection at once, whatever it is doing."""
+    """Close a session's connection at once, whatever it is doing; what it had begun is reported as it then stands."""
 
     session_id: int
 

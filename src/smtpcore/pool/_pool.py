@@ -13,6 +13,10 @@ their turn. No order waits for anything.
 in which they came or fell due again. So a session that opens slowly holds up nobody, and a mail that is withdrawn
 costs at most the session that has it in hand.
 
+**A session may be given several mails at once,** if the settings say so, for a client that runs ahead of the replies.
+The price is that of all pipelining across mails: when such a session breaks, each mail that was complete without a
+verdict is in doubt. A host that broke the protocol is given one mail at a time from then on.
+
 **An attempt counts once it has cost something.** A session that was parked may be found closed when it is taken up
 again; a mail that was not begun then goes back to the head of the queue, and nothing is counted. Each such return uses
 up a session that has served at least one mail, so there is an end to it.
@@ -30,7 +34,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpcore._errors import (
     AuthDeclined,
@@ -40,6 +44,7 @@ from smtpcore._errors import (
     ConnectionLost,
     EhloRequired,
     LocalProtocolError,
+    RemoteProtocolError,
     SessionAborted,
     SmtpError,
     TlsRequired,
@@ -75,11 +80,15 @@ class _Session:
     """A session that was ordered and has not ended."""
 
     session_id: int
+    #: How many mails it may have in hand.
+    room: int
     opened_at: float | None = None
     idle_since: float = 0.0
-    mail: PooledMail | None = None
-    #: Mails given to it, and whether one of them was served: a verdict, or a session that went on.
+    #: The mails that it has and has not reported, in the order in which they were given.
+    hand: dict[int, PooledMail] = field(default_factory=dict[int, PooledMail])
+    #: Mails given to it, and those reported; and whether one was served: a verdict, or a session that went on.
     mails: int = 0
+    reports: int = 0
     served: bool = False
     closing: bool = False
 
@@ -99,7 +108,7 @@ class PoolMachine:
         self._delayed: list[tuple[float, int, PooledMail]] = []
         self._delays = 0
         self._sessions: dict[int, _Session] = {}
-        #: Sessions that could take a mail, the one that was used last at the end.
+        #: Sessions that could take a mail, the one that came free last at the end.
         self._free: list[_Session] = []
         self._opening = 0
         self._sessions_ordered = 0
@@ -108,6 +117,8 @@ class PoolMachine:
         self._resting_until: float | None = None
         #: Whether the last session that was to be opened did open.
         self._reachable = False
+        #: Whether the host lost step in a dialogue that ran ahead: it is given one mail at a time from then on.
+        self._out_of_step = False
         #: What kept a session from opening and would keep any other: for the time of the rest, or for ever.
         self._refusal: SmtpError | None = None
         self._next_mail_at = 0.0
@@ -130,7 +141,9 @@ class PoolMachine:
     def wake_at(self) -> float | None:
         """When to call ``handle`` though nothing happened; ``None`` for never."""
         times = [
-            min(session.idle_since + self._settings.idle_seconds, self._expires_at(session)) for session in self._free
+            min(session.idle_since + self._settings.idle_seconds, self._expires_at(session))
+            for session in self._free
+            if not session.hand
         ]
         if self._delayed:
             times.append(self._delayed[0][0])
@@ -149,13 +162,13 @@ class PoolMachine:
     def status(self) -> PoolStatus:
         """What is going on, for a live view."""
         sessions = self._sessions.values()
+        at_work = sum(bool(session.hand) for session in sessions)
+        parked = sum(not session.hand for session in self._free)
         return PoolStatus(
             opening=self._opening,
-            at_work=sum(session.mail is not None for session in sessions),
-            parked=len(self._free),
-            closing=sum(
-                session.closing and session.mail is None and session.opened_at is not None for session in sessions
-            ),
+            at_work=at_work,
+            parked=parked,
+            closing=len(sessions) - self._opening - at_work - parked,
             waiting=len(self._queue) + len(self._delayed),
             resting_until=self._resting_until,
         )
@@ -190,7 +203,8 @@ class PoolMachine:
         if mail is None:
             return
         if mail.session_id is not None:
-            self._drop(self._sessions[mail.session_id])
+            if not self._sessions[mail.session_id].closing:
+                self._drop(self._sessions[mail.session_id])
         elif mail in self._queue:
             self._queue.remove(mail)
         else:
@@ -211,18 +225,19 @@ class PoolMachine:
 
     def _reported(self, fact: Reported, now: float) -> None:
         session = self._sessions.get(fact.session_id)
-        if session is None or session.mail is None or session.mail.mail_id != fact.mail_id:
+        if session is None or fact.mail_id not in session.hand:
             return
         outcomes = fact.report.outcomes
         if fact.report.stage is Stage.NOT_STARTED and any(o.verdict is Verdict.LATER for o in outcomes):
             # The mail stays in hand until it is known how the session ended.
             return
-        mail, session.mail = session.mail, None
+        mail = session.hand.pop(fact.mail_id)
+        session.reports += 1
+        session.idle_since = now
         if any(o.verdict is not Verdict.LATER or isinstance(o.error, BodyError) for o in outcomes):
             # A body that broke says nothing against the host.
             self._served(session)
-        if not session.closing:
-            session.idle_since = now
+        if not session.closing and session not in self._free:
             self._free.append(session)
         if mail.mail_id in self._mails:
             mail.session_id = None
@@ -237,21 +252,21 @@ class PoolMachine:
             self._opening -= 1
         if session in self._free:
             self._free.remove(session)
-        mail = session.mail if session.mail is not None and session.mail.mail_id in self._mails else None
-        if mail is not None:
+        if isinstance(fact.error, RemoteProtocolError):
+            self._out_of_step = True
+        not_begun = [mail for mail in session.hand.values() if mail.mail_id in self._mails]
+        for mail in not_begun:
             mail.session_id = None
         error = fact.error or ConnectionLost("the session ended before the mail was begun")
-        if session.closing or self._stopping:
-            if mail is not None:
+        if self._stopping:
+            for mail in not_begun:
                 mail.fail(error)
                 self._answer(mail, error)
-        elif session.served:
-            if mail is not None:
-                self._queue.appendleft(mail)
-        else:
+            return
+        if not session.closing and not session.served:
             self._host_failed(error, now)
-            if mail is not None and self._fail(mail, error):
-                self._queue.appendleft(mail)
+            not_begun = [mail for mail in not_begun if self._fail(mail, error)]
+        self._queue.extendleft(reversed(not_begun))
 
     def _shut_down(self) -> None:
         self._stopping = True
@@ -314,10 +329,13 @@ class PoolMachine:
         while self._delayed and self._delayed[0][0] <= now:
             self._queue.append(heapq.heappop(self._delayed)[2])
         for session in list(self._free):
-            idle = now >= session.idle_since + self._settings.idle_seconds
+            idle = not session.hand and now >= session.idle_since + self._settings.idle_seconds
             used_up = session.mails >= self._settings.mails_per_session or now >= self._expires_at(session)
             if idle or used_up or self._stopping:
-                self._close(session)
+                self._free.remove(session)
+                if not session.hand:
+                    session.closing = True
+                    self._orders.append(CloseSession(session.session_id))
 
     def _expires_at(self, session: _Session) -> float:
         assert session.opened_at is not None
@@ -328,7 +346,7 @@ class PoolMachine:
         if self._refusal is not None and not self._alive:
             self._refuse_all(self._refusal)
         while self._queue and self._free and now >= self._next_mail_at:
-            self._give(self._queue.popleft(), self._free.pop())
+            self._give(self._queue.popleft(), min(reversed(self._free), key=lambda session: len(session.hand)))
             self._next_mail_at = now + 1 / self._settings.mails_per_second
         if not self._free:
             for _ in range(len(self._queue) - self._opening):
@@ -344,10 +362,12 @@ class PoolMachine:
         self._delayed.clear()
 
     def _give(self, mail: PooledMail, session: _Session) -> None:
-        if session.mails:
+        if session.reports:
             self._served(session)
         session.mails += 1
-        session.mail = mail
+        session.hand[mail.mail_id] = mail
+        if len(session.hand) >= session.room or session.mails >= self._settings.mails_per_session:
+            self._free.remove(session)
         mail.session_id = session.session_id
         self._orders.append(GiveMail(session.session_id, mail.mail_id, mail.next_envelope))
 
@@ -359,17 +379,15 @@ class PoolMachine:
 
     def _open(self) -> None:
         self._sessions_ordered += 1
-        session = _Session(self._sessions_ordered)
+        room = 1 if self._out_of_step else self._settings.mails_at_once
+        session = _Session(self._sessions_ordered, room)
         self._sessions[session.session_id] = session
         self._opening += 1
-        self._orders.append(OpenSession(session.session_id))
-
-    def _close(self, session: _Session) -> None:
-        self._free.remove(session)
-        session.closing = True
-        self._orders.append(CloseSession(session.session_id))
+        self._orders.append(OpenSession(session.session_id, ahead=room > 1))
 
     def _drop(self, session: _Session) -> None:
+        if session in self._free:
+            self._free.remove(session)
         session.closing = True
         self._orders.append(DropSession(session.session_id))
 

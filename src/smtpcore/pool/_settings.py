@@ -56,6 +56,9 @@ class PoolSettings:
     sessions: int = 4
     #: Sessions that are being opened at once. Until one has opened, and again after a failure, it is one.
     openings: int = 4
+    #: Mails in the hand of one session: more than one make sense with ``Pipelining.ACROSS``. With ``sessions`` this
+    #: bounds the mails that are in doubt when the host, or the network, goes away.
+    mails_at_once: int = 1
     #: Mails over one session; some servers end sessions that last.
     mails_per_session: int = 100
     #: Seconds after which a session takes no more mail.
