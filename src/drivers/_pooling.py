@@ -6,10 +6,10 @@ What lives here: pure helpers. What does not: anything that waits, and any decis
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from email.message import Message
-from typing import BinaryIO, TypedDict, TypeVar, cast
+from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
 
 from smtpcore import (
     BodyFacts,
@@ -18,8 +18,9 @@ from smtpcore import (
     Mail,
     MailRefused,
     Outcome,
+    Pipelining,
     Report,
-    SmtpError,
+    SessionAborted,
     Stage,
     Transcript,
     Verdict,
@@ -29,7 +30,17 @@ from smtpcore.drivers._options import Options
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
 
-__all__ = ["PoolOptions", "body_facts", "make_settings", "put_off", "refused_here", "rewindable"]
+__all__ = [
+    "CutShort",
+    "PoolOptions",
+    "answers_of",
+    "body_facts",
+    "checked_window",
+    "make_settings",
+    "refused_here",
+    "rewindable",
+    "session_options",
+]
 
 _Source = TypeVar("_Source", bound="AsyncSource")
 
@@ -39,6 +50,7 @@ class PoolOptions(TypedDict, total=False):
 
     sessions: int
     openings: int
+    mails_at_once: int
     mails_per_session: int
     session_seconds: float
     idle_seconds: float
@@ -50,6 +62,22 @@ def make_settings(options: Options, settings: PoolOptions) -> PoolSettings:
     """The settings of a pool; with credentials one session is opened at a time, so that none is refused twice."""
     made = PoolSettings(**settings)
     return replace(made, openings=1) if options.get("credentials") else made
+
+
+def session_options(options: Options, *, ahead: bool) -> Options:
+    """The options of a session; one that may not run ahead does not, whatever the options say."""
+    if ahead or options.get("pipelining") is not Pipelining.ACROSS:
+        return options
+    return {**options, "pipelining": Pipelining.WITHIN}
+
+
+def checked_window(window: int | None, settings: PoolSettings) -> int:
+    """How many mails of one input may be on their way."""
+    if window is None:
+        return max(100, 2 * settings.sessions * settings.mails_at_once)
+    if window < 1:
+        raise LocalProtocolError("the window must be at least 1", window)
+    return window
 
 
 def rewindable(message: _Source, piece: int) -> _Source:
@@ -92,7 +120,30 @@ def refused_here(envelope: Envelope, error: LocalProtocolError) -> Report:
     return MailRefused(Mail(envelope), outcomes, Stage.NOT_STARTED, Transcript())
 
 
-def put_off(envelope: Envelope, error: SmtpError) -> Report:
-    """The report of an attempt that failed in a way that the core knows nothing of."""
-    outcomes = tuple(Outcome(recipient, Verdict.LATER, None, error) for recipient in envelope.recipients)
+class CutShort(Protocol):
+    """What a session that was given up can say of the mails that were on their way."""
+
+    last_report: Report | None
+    broken_off: tuple[Report, ...]
+
+
+def answers_of(session: CutShort | None, begun: Sequence[Envelope], before: Report | None) -> Sequence[Report]:
+    """The answers to the mails that a session had begun when it was given up; none if they were not begun either.
+
+    ``before`` is what its last report was before it began them.
+    """
+    if session is None or not begun:
+        return ()
+    if len(session.broken_off) == len(begun):
+        return session.broken_off
+    last = session.last_report
+    if len(begun) == 1 and last is not None and last is not before:
+        return (last,)
+    # Some were lost on their way here, and nobody can say which.
+    return tuple(_in_doubt(envelope) for envelope in begun) if session.broken_off else ()
+
+
+def _in_doubt(envelope: Envelope) -> Report:
+    error = SessionAborted("the session was dropped while the mail was on its way")
+    outcomes = tuple(Outcome(recipient, Verdict.LATER, None, error, True) for recipient in envelope.recipients)
     return MailRefused(Mail(envelope), outcomes, Stage.STARTED, Transcript())

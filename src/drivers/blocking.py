@@ -153,6 +153,8 @@ class Session:
         self._end: Disconnect | None = None
         #: The answer to the latest mail, also when the call that sent it was interrupted.
         self.last_report: Report | None = None
+        #: The answers to the mails that were on their way when the session was given up, in the order of the mails.
+        self.broken_off: tuple[Report, ...] = ()
 
     # --- what users call -------------------------------------------------------------------------------------------
 
@@ -413,8 +415,11 @@ class Session:
         if self._end is None:
             self._client.abort()
             self._gathered.clear()
-            while not isinstance(self._note(self._client.next_event()), Disconnect):
-                pass
+            reports: list[Report] = []
+            while not isinstance(event := self._note(self._client.next_event()), Disconnect):
+                if isinstance(event, (MailSent, MailRefused)):
+                    reports.append(event)
+            self.broken_off = tuple(reports)
 
 
 # --- connecting ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeAlias, Unpack
 
@@ -31,11 +31,21 @@ from smtpcore import (
     Report,
     SessionAborted,
     SmtpError,
+    Verdict,
 )
 from smtpcore.drivers._bodies import Source
 from smtpcore.drivers._interruptible import Interruptible
 from smtpcore.drivers._options import Options, make_envelope
-from smtpcore.drivers._pooling import PoolOptions, body_facts, make_settings, put_off, refused_here, rewindable
+from smtpcore.drivers._pooling import (
+    PoolOptions,
+    answers_of,
+    body_facts,
+    checked_window,
+    make_settings,
+    refused_here,
+    rewindable,
+    session_options,
+)
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (
     Answer,
@@ -92,17 +102,26 @@ class _Mail:
 class _Line:
     """A session's thread as its pool sees it: what it has to do, and how to stop it."""
 
-    def __init__(self, session_id: int, options: Options, hold: Callable[[int, _Line], None]) -> None:
-        self.connection = Interruptible(options)
-        name = f"smtpcore pool: session {session_id}"
-        self.thread = threading.Thread(target=hold, args=(session_id, self), name=name, daemon=True)
-        #: The mail in hand.
-        self.mail: _Mail | None = None
+    def __init__(self, order: OpenSession, options: Options, hold: Callable[[_Line], None]) -> None:
+        self.session_id = order.session_id
+        self.ahead = order.ahead
+        self.connection = Interruptible(session_options(options, ahead=order.ahead))
+        name = f"smtpcore pool: session {order.session_id}"
+        self.thread = threading.Thread(target=hold, args=(self,), name=name, daemon=True)
+        #: The mails in hand, for the owner.
+        self.hand: dict[int, _Mail] = {}
         self.dropped = False
         self._work: queue.SimpleQueue[tuple[GiveMail, _Mail] | None] = queue.SimpleQueue()
+        #: For the session's thread: mails that are begun and not reported, and the session's last report before them.
+        self.session: Session | None = None
+        self._begun: deque[tuple[GiveMail, _Mail]] = deque()
+        self._before: Report | None = None
+        self._over = False
+
+    # --- for the owner ---------------------------------------------------------------------------------------------
 
     def give(self, order: GiveMail, mail: _Mail) -> None:
-        self.mail = mail
+        self.hand[order.mail_id] = mail
         self._work.put((order, mail))
 
     def close(self) -> None:
@@ -113,16 +132,51 @@ class _Line:
         self._work.put(None)
         self.connection.interrupt()
 
-    def next(self) -> tuple[GiveMail, _Mail] | None:
-        """The mail that is next, or ``None`` when the session is to be closed or has been dropped."""
-        work = self._work.get()
-        return None if self.dropped else work
+    def release(self, mail_id: int) -> None:
+        """A mail is in this session's hand no more."""
+        mail = self.hand.pop(mail_id)
+        if mail.withdrawn:
+            mail.over.set()
 
-    def release(self) -> None:
-        """The mail in hand, if there is one, is so no more."""
-        if self.mail is not None and self.mail.withdrawn:
-            self.mail.over.set()
-        self.mail = None
+    # --- for the session's thread ----------------------------------------------------------------------------------
+
+    def begin(self) -> tuple[GiveMail, _Mail] | None:
+        """Wait for the mail that is next; ``None`` when the session is to be closed or has been dropped."""
+        work = None if self._over else self._work.get()
+        if work is None or self.dropped:
+            self._over = True
+            return None
+        assert self.session is not None
+        if not self._begun:
+            self._before = self.session.last_report
+        self._begun.append(work)
+        return work
+
+    def supply(self, first: tuple[GiveMail, _Mail]) -> Iterator[tuple[Envelope, Source]]:
+        """The mails that were given, one after the other, for as long as there are any."""
+        work: tuple[GiveMail, _Mail] | None = first
+        while work is not None:
+            order, mail = work
+            yield order.envelope, mail.message
+            work = None if self._work.empty() else self.begin()
+
+    def reported(self, report: Report) -> Reported:
+        """The first mail that was begun is done with."""
+        assert self.session is not None
+        order, _ = self._begun.popleft()
+        self._before = self.session.last_report
+        return Reported(self.session_id, order.mail_id, report)
+
+    def refused(self, error: LocalProtocolError) -> Reported:
+        """The mail that was begun last may not go out."""
+        order, mail = self._begun[-1]
+        mail.refusal = error
+        return self.reported(refused_here(order.envelope, error))
+
+    def cut_short(self) -> list[Fact]:
+        """What became of the mails that were begun, when the session ended before it reported them."""
+        answers = answers_of(self.session, [order.envelope for order, _ in self._begun], self._before)
+        return [self.reported(report) for report in answers]
 
 
 class _Batch:
@@ -164,7 +218,8 @@ class Pool:
         self._port = port
         self._options: Options = options if options is not None else {}
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
-        self._machine = PoolMachine(make_settings(self._options, settings), int.from_bytes(os.urandom(4)))
+        self._settings = make_settings(self._options, settings)
+        self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
         self._mails: dict[int, _Mail] = {}
         self._numbers = itertools.count(1)
         self._lines: dict[int, _Line] = {}
@@ -211,17 +266,18 @@ class Pool:
             raise SessionAborted("the pool broke down")
         return mail.report
 
-    def send_many(self, mails: Mails, *, window: int = 100) -> Generator[Report, None, None]:
+    def send_many(self, mails: Mails, *, window: int | None = None) -> Generator[Report, None, None]:
         """Send mails out of an iterable over all sessions at once; the reports come in its order.
 
         There is one report for each, also for one that may not go out; ``report.mail.envelope`` is the very envelope
         that was given. The input is read by the thread that asks for reports; at most ``window`` mails are taken from
-        it whose reports have not been taken. What the input raises is raised after the reports of the mails before it.
-        Leaving early withdraws what is under way. Raises ``LocalProtocolError`` when the pool is closed.
+        it whose reports have not been taken; default: twice as many as the sessions may have in hand, and no less than
+        100. What the input raises is raised after the reports of the mails before it. Leaving early withdraws what is
+        under way. Raises ``LocalProtocolError`` when the pool is closed.
         """
         return self._many(mails, window, in_order=True)
 
-    def send_many_as_completed(self, mails: Mails, *, window: int = 100) -> Generator[Report, None, None]:
+    def send_many_as_completed(self, mails: Mails, *, window: int | None = None) -> Generator[Report, None, None]:
         """As :meth:`send_many`, each report as soon as it is there."""
         return self._many(mails, window, in_order=False)
 
@@ -299,14 +355,16 @@ class Pool:
     def _note(self, fact: Fact) -> None:
         """Keep up with what the machine is about to be told."""
         if isinstance(fact, Reported):
-            self._lines[fact.session_id].release()
+            self._lines[fact.session_id].release(fact.mail_id)
         elif isinstance(fact, SessionEnded):
-            self._lines.pop(fact.session_id).release()
+            line = self._lines.pop(fact.session_id)
+            for mail_id in list(line.hand):
+                line.release(mail_id)
         elif isinstance(fact, MailWithdrawn):
             mail = self._mails.pop(fact.mail_id, None)
             if mail is not None:
                 mail.withdrawn = True
-                if not any(line.mail is mail for line in self._lines.values()):
+                if not any(fact.mail_id in line.hand for line in self._lines.values()):
                     mail.over.set()
 
     def _perform(self, order: Order) -> None:
@@ -315,7 +373,7 @@ class Pool:
             if order.mail_id in self._mails:
                 self._mails.pop(order.mail_id).answer(order.report)
         elif isinstance(order, OpenSession):
-            line = _Line(order.session_id, self._options, self._hold_session)
+            line = _Line(order, self._options, self._hold_session)
             self._lines[order.session_id] = line
             self._threads = [thread for thread in self._threads if thread.is_alive()] + [line.thread]
             line.thread.start()
@@ -350,19 +408,16 @@ class Pool:
         if not self.is_open:
             raise LocalProtocolError("the pool is not open: send within its `with` block")
 
-    def _many(self, mails: Mails, window: int, *, in_order: bool) -> Generator[Report, None, None]:
+    def _many(self, mails: Mails, window: int | None, *, in_order: bool) -> Generator[Report, None, None]:
         self._check_open()
-        if window < 1:
-            raise LocalProtocolError("the window must be at least 1", window)
+        most = checked_window(window, self._settings)
         batch = _Batch()
         source = iter(mails)
         failure: Exception | None = None
         complete = False
         try:
             while batch.mails or not complete:
-                while (
-                    not complete and len(batch.mails) < window and not (batch.mails and batch.ready(in_order=in_order))
-                ):
+                while not complete and len(batch.mails) < most and not (batch.mails and batch.ready(in_order=in_order)):
                     try:
                         self._add(batch, *next(source))
                     except StopIteration:
@@ -390,42 +445,61 @@ class Pool:
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
-    def _hold_session(self, session_id: int, line: _Line) -> None:
+    def _hold_session(self, line: _Line) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
         error: SmtpError | None = None
         last: list[Fact] = []
         try:
             with connect(self._host, self._port, **line.connection.options) as session:
-                self._inbox.put((SessionOpened(session_id),))
-                while (work := line.next()) is not None:
-                    reported = self._attempt(session_id, session, *work)
-                    if session.end is not None:
-                        # In one batch with the end, so that no other mail is given to this session.
-                        last += reported
-                        error = session.end.error
-                        break
-                    self._inbox.put(reported)
+                line.session = session
+                self._inbox.put((SessionOpened(line.session_id),))
+                last = self._serve(session, line)
+                error = None if session.end is None else session.end.error
                 if line.dropped:
                     session.close()
         except SmtpError as failure:
             error = failure
         except Exception as failure:
-            _log.exception("session %d failed in an unforeseen way", session_id)
+            _log.exception("session %d failed in an unforeseen way", line.session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")
         finally:
             line.connection.close()
-            self._inbox.put((*last, SessionEnded(session_id, error)))
+            self._inbox.put((*last, *line.cut_short(), SessionEnded(line.session_id, error)))
 
-    def _attempt(self, session_id: int, session: Session, order: GiveMail, mail: _Mail) -> tuple[Fact, ...]:
-        """One attempt; no fact comes of it when the session had ended while it was parked."""
+    def _serve(self, session: Session, line: _Line) -> list[Fact]:
+        """Send what the machine gives to an open session, until either has had enough.
+
+        What the machine has not been told then belongs into one batch with the session's end.
+        """
+        while (work := line.begin()) is not None:
+            facts = self._send_ahead(session, line, work) if line.ahead else self._send_one(session, line, *work)
+            if session.end is not None:
+                return facts
+            self._inbox.put(tuple(facts))
+        return []
+
+    def _send_one(self, session: Session, line: _Line, order: GiveMail, mail: _Mail) -> list[Fact]:
         try:
-            report = session.deliver(order.envelope, mail.message)
+            return [line.reported(session.deliver(order.envelope, mail.message))]
         except LocalProtocolError as error:
-            mail.refusal = error
-            report = refused_here(order.envelope, error)
+            return [line.refused(error)]
         except SmtpError:
-            return ()
-        except Exception as error:
-            _log.exception("mail %d failed in an unforeseen way", order.mail_id)
-            report = put_off(order.envelope, SmtpError(f"unforeseen: {error!r}"))
-        return (Reported(session_id, order.mail_id, report),)
+            # The session had ended while it was parked: nothing was begun.
+            return []
+
+    def _send_ahead(self, session: Session, line: _Line, first: tuple[GiveMail, _Mail]) -> list[Fact]:
+        """Send all that was given, and what is given meanwhile, before the verdicts are there."""
+        facts: list[Fact] = []
+        try:
+            for report in session.send_many(line.supply(first)):
+                facts.append(line.reported(report))
+                if not any(outcome.verdict is Verdict.LATER for outcome in report.outcomes):
+                    # Otherwise it may be that the session is at its end, which is known a little later.
+                    self._inbox.put(tuple(facts))
+                    facts.clear()
+        except LocalProtocolError as error:
+            facts.append(line.refused(error))
+        except SmtpError:
+            # The session had ended, and what was not reported was not begun.
+            pass
+        return facts

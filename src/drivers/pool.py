@@ -6,12 +6,13 @@ which is the machine's (:mod:`smtpcore.pool`); SMTP, which is the wire driver's.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from types import ModuleType, TracebackType
 from typing import Protocol, Self, TypeAlias, Unpack
 
@@ -31,10 +32,21 @@ from smtpcore import (
     Report,
     SessionAborted,
     SmtpError,
+    Verdict,
 )
 from smtpcore.drivers._bodies import AsyncSource
 from smtpcore.drivers._options import Options, make_envelope
-from smtpcore.drivers._pooling import PoolOptions, body_facts, make_settings, put_off, refused_here, rewindable
+from smtpcore.drivers._pooling import (
+    CutShort,
+    PoolOptions,
+    answers_of,
+    body_facts,
+    checked_window,
+    make_settings,
+    refused_here,
+    rewindable,
+    session_options,
+)
 from smtpcore.pool import (
     Answer,
     CloseSession,
@@ -62,15 +74,15 @@ _log = logging.getLogger(__name__)
 Mails: TypeAlias = "Iterable[tuple[Envelope, AsyncSource]] | AsyncIterable[tuple[Envelope, AsyncSource]]"
 
 
-class _Session(Protocol):
+class _Session(CutShort, Protocol):
     """What the pool asks of a wire driver's session."""
-
-    last_report: Report | None
 
     @property
     def end(self) -> Disconnect | None: ...
 
     async def deliver(self, envelope: Envelope, message: AsyncSource) -> Report: ...
+
+    def send_many(self, mails: Iterable[tuple[Envelope, AsyncSource]]) -> AsyncGenerator[Report, None]: ...
 
 
 class _Mail:
@@ -99,47 +111,72 @@ class _Mail:
 class _Line:
     """A session's task as its pool sees it: what it has to do, and how to stop it."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_id: int) -> None:
+        self.session_id = session_id
         self.scope = anyio.CancelScope()
         self.session: _Session | None = None
-        self.order: GiveMail | None = None
-        self.mail: _Mail | None = None
-        #: What came of the order, if it is done, and the session's report on the mail before.
-        self.report: Report | None = None
-        self.before: Report | None = None
         self.closing = False
+        #: Mails that were given and not begun, and those that are begun and not reported.
+        self._given: deque[tuple[GiveMail, _Mail]] = deque()
+        self._begun: deque[tuple[GiveMail, _Mail]] = deque()
+        #: The session's last report before it began those.
+        self._before: Report | None = None
         self._news = anyio.Event()
 
     def give(self, order: GiveMail, mail: _Mail) -> None:
-        self.order, self.mail = order, mail
         mail.at_rest = anyio.Event()
+        self._given.append((order, mail))
         self._news.set()
 
     def close(self) -> None:
         self.closing = True
         self._news.set()
 
-    async def next_order(self) -> GiveMail | None:
-        """The mail that is next, or ``None`` when the session is to be closed."""
-        while self.order is None and not self.closing:
+    async def has_work(self) -> bool:
+        """Wait for a mail; false when the session is to be closed."""
+        while not self._given and not self.closing:
             self._news = anyio.Event()
             await self._news.wait()
-        return self.order
+        return bool(self._given)
+
+    def begin(self) -> tuple[GiveMail, _Mail]:
+        """The mail that is next."""
+        assert self.session is not None
+        if not self._begun:
+            self._before = self.session.last_report
+        work = self._given.popleft()
+        self._begun.append(work)
+        return work
+
+    def supply(self) -> Iterator[tuple[Envelope, AsyncSource]]:
+        """The mails that were given, one after the other, for as long as there are any."""
+        while self._given:
+            order, mail = self.begin()
+            yield order.envelope, mail.message
+
+    def reported(self, report: Report) -> Reported:
+        """The first mail that was begun is done with."""
+        assert self.session is not None
+        order, mail = self._begun.popleft()
+        mail.at_rest.set()
+        self._before = self.session.last_report
+        return Reported(self.session_id, order.mail_id, report)
+
+    def refused(self, error: LocalProtocolError) -> Reported:
+        """The mail that was begun last may not go out."""
+        order, mail = self._begun[-1]
+        mail.refusal = error
+        return self.reported(refused_here(order.envelope, error))
+
+    def cut_short(self) -> list[Fact]:
+        """What became of the mails that were begun, when the session ended before it reported them."""
+        answers = answers_of(self.session, [order.envelope for order, _ in self._begun], self._before)
+        return [self.reported(report) for report in answers]
 
     def release(self) -> None:
-        """The mail, if there is one, is no longer in this session's hand."""
-        if self.mail is not None:
-            self.mail.at_rest.set()
-        self.order = self.mail = self.report = None
-
-    def last_facts(self, session_id: int) -> list[Fact]:
-        """What became of the mail that the session had in hand when it ended, if it was begun."""
-        if self.order is None or self.session is None:
-            return []
-        report = self.report or self.session.last_report
-        if report is None or report is self.before:
-            return []
-        return [Reported(session_id, self.order.mail_id, report)]
+        """The mails that are left are in this session's hand no more."""
+        for _, mail in (*self._begun, *self._given):
+            mail.at_rest.set()
 
 
 class _Batch:
@@ -193,7 +230,8 @@ class Pool:
         self._port = port
         self._options: Options = options if options is not None else {}
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
-        self._machine = PoolMachine(make_settings(self._options, settings), int.from_bytes(os.urandom(4)))
+        self._settings = make_settings(self._options, settings)
+        self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
         self._mails: dict[int, _Mail] = {}
         self._mails_asked = 0
         self._lines: dict[int, _Line] = {}
@@ -239,17 +277,18 @@ class Pool:
         assert mail.report is not None
         return mail.report
 
-    def send_many(self, mails: Mails, *, window: int = 100) -> AsyncGenerator[Report, None]:
+    def send_many(self, mails: Mails, *, window: int | None = None) -> AsyncGenerator[Report, None]:
         """Send mails out of an iterable, sync or async, over all sessions at once; the reports come in its order.
 
         There is one report for each, also for one that may not go out; ``report.mail.envelope`` is the very envelope
-        that was given. At most ``window`` mails are taken from the input whose reports have not been taken. What the
-        input raises is raised after the reports of the mails before it. Leaving early withdraws what is under way: use
-        ``contextlib.aclosing``. Raises ``LocalProtocolError`` when the pool is closed.
+        that was given. At most ``window`` mails are taken from the input whose reports have not been taken; default:
+        twice as many as the sessions may have in hand, and no less than 100. What the input raises is raised after the
+        reports of the mails before it. Leaving early withdraws what is under way: use ``contextlib.aclosing``. Raises
+        ``LocalProtocolError`` when the pool is closed.
         """
         return self._many(mails, window, in_order=True)
 
-    def send_many_as_completed(self, mails: Mails, *, window: int = 100) -> AsyncGenerator[Report, None]:
+    def send_many_as_completed(self, mails: Mails, *, window: int | None = None) -> AsyncGenerator[Report, None]:
         """As :meth:`send_many`, each report as soon as it is there."""
         return self._many(mails, window, in_order=False)
 
@@ -302,8 +341,8 @@ class Pool:
             self._mails.pop(order.mail_id).answer(order.report)
         elif isinstance(order, OpenSession):
             assert self._tasks is not None
-            line = self._lines[order.session_id] = _Line()
-            self._tasks.start_soon(self._hold_session, order.session_id, line)
+            line = self._lines[order.session_id] = _Line(order.session_id)
+            self._tasks.start_soon(self._hold_session, line, order.ahead)
         elif order.session_id in self._lines:
             # Or else the session has ended meanwhile, and the machine knows it.
             self._direct(self._lines[order.session_id], order)
@@ -346,12 +385,10 @@ class Pool:
         if self._mails.pop(mail.mail_id, None) is not None:
             self._tell(MailWithdrawn(mail.mail_id))
 
-    async def _many(self, mails: Mails, window: int, *, in_order: bool) -> AsyncGenerator[Report, None]:
+    async def _many(self, mails: Mails, window: int | None, *, in_order: bool) -> AsyncGenerator[Report, None]:
         self._check_open()
         assert self._tasks is not None
-        if window < 1:
-            raise LocalProtocolError("the window must be at least 1", window)
-        batch = _Batch(window)
+        batch = _Batch(checked_window(window, self._settings))
         scope = anyio.CancelScope()
         self._tasks.start_soon(self._feed, mails, batch, scope)
         try:
@@ -403,55 +440,71 @@ class Pool:
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
-    async def _hold_session(self, session_id: int, line: _Line) -> None:
+    async def _hold_session(self, line: _Line, ahead: bool) -> None:
         """One session from connecting to its end; whatever happens, the machine is told."""
         error: SmtpError | None = None
+        last: list[Fact] = []
         try:
             with line.scope:
                 assert self._driver is not None
-                async with await self._driver.connect(self._host, self._port, **self._options) as session:
+                options = session_options(self._options, ahead=ahead)
+                async with await self._driver.connect(self._host, self._port, **options) as session:
                     line.session = session
-                    error = await self._serve(session_id, session, line)
+                    self._tell(SessionOpened(line.session_id))
+                    last = await self._serve(session, line, ahead=ahead)
+                    error = None if session.end is None else session.end.error
             if line.scope.cancelled_caught:
                 error = SessionAborted("the session was dropped")
         except SmtpError as failure:
             error = failure
         except Exception as failure:
-            _log.exception("session %d failed in an unforeseen way", session_id)
+            _log.exception("session %d failed in an unforeseen way", line.session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")
         finally:
-            last = line.last_facts(session_id)
+            last += line.cut_short()
             line.release()
-            del self._lines[session_id]
-            self._tell(*last, SessionEnded(session_id, error))
+            del self._lines[line.session_id]
+            self._tell(*last, SessionEnded(line.session_id, error))
 
-    async def _serve(self, session_id: int, session: _Session, line: _Line) -> SmtpError | None:
-        """Send what the machine gives to an open session, until either has had enough; why the session ended."""
-        self._tell(SessionOpened(session_id))
-        while (order := await line.next_order()) is not None:
-            line.before = session.last_report
-            line.report = await self._attempt(session, order, line)
+    async def _serve(self, session: _Session, line: _Line, *, ahead: bool) -> list[Fact]:
+        """Send what the machine gives to an open session, until either has had enough.
+
+        What the machine has not been told then belongs into one batch with the session's end.
+        """
+        while await line.has_work():
+            facts = await (self._send_ahead(session, line) if ahead else self._send_one(session, line))
             if session.end is not None:
-                return session.end.error
-            assert line.report is not None
-            reported = Reported(session_id, order.mail_id, line.report)
-            line.release()
-            self._tell(reported)
-        return None
+                return facts
+            self._tell(*facts)
+        return []
 
-    async def _attempt(self, session: _Session, order: GiveMail, line: _Line) -> Report | None:
-        """One attempt; ``None`` when the session had ended while it was parked."""
-        assert line.mail is not None
+    async def _send_one(self, session: _Session, line: _Line) -> list[Fact]:
+        order, mail = line.begin()
         try:
-            return await session.deliver(order.envelope, line.mail.message)
+            return [line.reported(await session.deliver(order.envelope, mail.message))]
         except LocalProtocolError as error:
-            line.mail.refusal = error
-            return refused_here(order.envelope, error)
+            return [line.refused(error)]
         except SmtpError:
-            return None
-        except Exception as error:
-            _log.exception("mail %d failed in an unforeseen way", order.mail_id)
-            return put_off(order.envelope, SmtpError(f"unforeseen: {error!r}"))
+            # The session had ended while it was parked: nothing was begun.
+            return []
+
+    async def _send_ahead(self, session: _Session, line: _Line) -> list[Fact]:
+        """Send all that was given, and what is given meanwhile, before the verdicts are there."""
+        facts: list[Fact] = []
+        try:
+            async with contextlib.aclosing(session.send_many(line.supply())) as reports:
+                async for report in reports:
+                    facts.append(line.reported(report))
+                    if not any(outcome.verdict is Verdict.LATER for outcome in report.outcomes):
+                        # Otherwise it may be that the session is at its end, which is known a little later.
+                        self._tell(*facts)
+                        facts.clear()
+        except LocalProtocolError as error:
+            facts.append(line.refused(error))
+        except SmtpError:
+            # The session had ended, and what was not reported was not begun.
+            pass
+        return facts
 
 
 def _driver() -> ModuleType:

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 
-from smtpcore import Deadlines, Limits, MailSent
+from smtpcore import Deadlines, Limits, MailSent, Pipelining
 from smtpcore.pool import Retries
 
 from .peers import Line
@@ -72,6 +72,10 @@ def serve(line: Line, _: int) -> None:
     line.serve()
 
 
+def marks(line: Line, _: int) -> None:
+    line.serve(replies={"HELP": "214 no help"})
+
+
 def greylisting(line: Line, number: int) -> None:
     """The first three connections put off; each takes one mail."""
     line.serve(replies={"RCPT TO:<victim": "451 4.7.1 later"} if number <= 3 else {})
@@ -89,12 +93,21 @@ class Scene:
         self.before = before
         self.settings = settings
 
+    @property
+    def ahead(self) -> bool:
+        return "mails_at_once" in self.settings
+
+    def options(self, moments: Moments) -> Any:
+        pipelining = Pipelining.ACROSS if self.ahead else Pipelining.WITHIN
+        return {"trace": moments.tick, "pipelining": pipelining}
+
 
 SCENES = [
     Scene("connecting", serve),
     Scene("parked", serve, 1),
     Scene("waiting for the only session", serve, 1, sessions=1),
     Scene("tried again", greylisting, mails_per_session=1, retries=Retries(delays=(0.005,))),
+    Scene("ahead of the replies", marks, 1, sessions=1, mails_at_once=4),
 ]
 
 
@@ -123,7 +136,7 @@ async def with_a_victim(scene: Scene, port: int, moment: int, *, native: bool) -
         done.append(await pool.deliver(envelope("other@there.example"), b"other"))
 
     settings = {"sessions": 2, "retries": QUICK, **scene.settings}
-    async with module.Pool("127.0.0.1", port, {"trace": moments.tick}, **settings) as pool:
+    async with module.Pool("127.0.0.1", port, scene.options(moments), **settings) as pool:
         if moment == 0:
             cancel()
         for _ in range(scene.before):
@@ -139,7 +152,9 @@ async def with_a_victim(scene: Scene, port: int, moment: int, *, native: bool) -
                 tasks.start_soon(victim)
         await pool.deliver(envelope(), b"after")
         done.append(await pool.deliver(envelope(), b"after"))
-        assert all(isinstance(report, MailSent) for report in done)
+        for report in done:
+            # Who runs ahead of the replies has his mail in doubt when the session is dropped.
+            assert isinstance(report, MailSent) or (scene.ahead and report.outcomes[0].in_doubt)
         assert not pool.status.waiting
         assert not pool.status.at_work
         return moments.stop()
@@ -158,7 +173,8 @@ def at_every_moment(kind: Kind, scene: Scene, *, native: bool) -> int:
             b"other\r\n.\r\n",
             b"after\r\n.\r\n",
         }
-        assert host.bodies.count(b"other\r\n.\r\n") == 1
+        assert host.bodies.count(b"other\r\n.\r\n") == 1 or scene.ahead
+        assert host.bodies.count(b"other\r\n.\r\n") <= 1
         assert host.bodies.count(b"after\r\n.\r\n") == 2
     return moment
 
@@ -257,7 +273,7 @@ def test_interrupting_one_caller_at_every_moment(scene: Scene) -> None:
         moments = Moments(moment, interrupt_main)
         with nothing_left(), Host(tardily(scene.script)) as host:
             settings = {"sessions": 2, "retries": QUICK, **scene.settings}
-            with blocking_pool("127.0.0.1", host.port, {"trace": moments.tick}, **settings) as pool:
+            with blocking_pool("127.0.0.1", host.port, scene.options(moments), **settings) as pool:
 
                 def run(pool: Any = pool, moments: Moments = moments) -> None:
                     for _ in range(scene.before):

@@ -30,6 +30,7 @@ from smtpcore import (
     MailRefused,
     MailSent,
     PeerTimeout,
+    Pipelining,
     SessionAborted,
     Stage,
     TlsPolicy,
@@ -627,6 +628,99 @@ def test_a_window_needs_room(kind: Kind) -> None:
 
     with Host(serve) as host:
         run(kind, play)
+
+
+# --- ahead of the replies -------------------------------------------------------------------------------------------
+
+ACROSS: Any = {"pipelining": Pipelining.ACROSS}
+
+
+def marks(line: Line, _: int) -> None:
+    line.serve(replies={"HELP": "214 no help"})
+
+
+@pytest.mark.parametrize("way", ["send_many", "send_many_as_completed"])
+def test_many_mails_ahead_of_the_replies(kind: Kind, way: str) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, ACROSS, sessions=2, mails_at_once=5) as pool:
+            reports = [report async for report in getattr(pool, way)(some_mails(40))]
+            assert sorted(recipient_of(report) for report in reports) == sorted(f"user{number}" for number in range(40))
+            assert all(isinstance(report, MailSent) for report in reports)
+            # One that comes alone has its verdict at once.
+            assert isinstance(await pool.deliver(envelope(), b"alone"), MailSent)
+
+    with Host(marks) as host:
+        run(kind, play)
+    assert sorted(host.bodies) == sorted([b"alone\r\n.\r\n", *(b"mail %d\r\n.\r\n" % number for number in range(40))])
+
+
+def test_verdicts_ahead_of_the_replies_find_their_mails(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, ACROSS, sessions=2, mails_at_once=5, retries=QUICK) as pool:
+            reports = [report async for report in pool.send_many(some_mails(40))]
+            for number, report in enumerate(reports):
+                assert recipient_of(report) == f"user{number}"
+                assert isinstance(report, MailRefused if number % 10 == 7 else MailSent)
+
+    with Host(greylisting()) as host:
+        run(kind, play)
+    assert len(host.bodies) >= 36
+
+
+def test_one_of_several_that_may_not_go_out(kind: Kind) -> None:
+    """The session finds it out; the others do not suffer."""
+    message = [b"x"]
+
+    async def play() -> None:
+        options = {**ACROSS, "limits": Limits(path=25)}
+        async with kind.pool("127.0.0.1", host.port, options, sessions=1, mails_at_once=5) as pool:
+            long = envelope("b@there.example", "somebody-else@there.example")
+            mails = [(envelope(), message), (envelope(), message), (long, message), (envelope(), message)]
+            reports = [report async for report in pool.send_many(mails)]
+            assert [type(report) for report in reports] == [MailSent, MailSent, MailRefused, MailSent]
+            assert isinstance(reports[2].outcomes[0].error, LocalProtocolError)
+
+    with Host(marks) as host:
+        run(kind, play)
+
+
+def test_a_host_that_loses_step_is_given_one_at_a_time(kind: Kind) -> None:
+    """What it says out of place puts mails in doubt; from then on nothing runs ahead."""
+
+    def script(line: Line) -> None:
+        line.serve("DOT", replies={"HELP": "214 no help"})
+        line.say("250 one", "250 too many")
+        line.serve("QUIT", greet=False, replies={"HELP": "214 no help"})
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, ACROSS, sessions=1, mails_at_once=5, retries=QUICK) as pool:
+            reports = [report async for report in pool.send_many(some_mails(12))]
+            assert len(reports) == 12
+            for report in reports:
+                assert isinstance(report, MailSent) or report.outcomes[0].in_doubt
+
+    with Host(first_and_others(script)) as host:
+        run(kind, play)
+    later = [command for line in host.lines[1:] for command in line.commands]
+    assert b"QUIT" in later
+    assert b"HELP" not in later
+
+
+def test_a_watcher_that_breaks_sends_nothing_twice(kind: Kind) -> None:
+    """An error of the caller's own, in the middle of a session: what the host may have is not sent again."""
+
+    def trace(line: str) -> None:
+        if "accepted" in line:
+            raise ZeroDivisionError("mine")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"trace": trace}, retries=QUICK) as pool:
+            report = await pool.deliver(envelope(), b"Hello.")
+            assert isinstance(report, MailSent) or report.outcomes[0].in_doubt
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.bodies) == 1
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

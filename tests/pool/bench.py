@@ -78,7 +78,7 @@ class Bench:
         self.now = 100.0
         self.answers: dict[int, Report] = {}
         self._mails = 0
-        self._given: dict[int, GiveMail] = {}
+        self._given: dict[int, list[GiveMail]] = {}
 
     def tell(self, *facts: Fact) -> list[str]:
         """Hand in a batch of facts; the orders as short words, answers also by the number of their mail."""
@@ -86,9 +86,9 @@ class Bench:
 
     def _word(self, order: Order) -> str:
         if isinstance(order, OpenSession):
-            return f"open {order.session_id}"
+            return f"open {order.session_id}{' ahead' if order.ahead else ''}"
         if isinstance(order, GiveMail):
-            self._given[order.session_id] = order
+            self._given.setdefault(order.session_id, []).append(order)
             return f"give {order.mail_id} to {order.session_id}"
         if isinstance(order, CloseSession):
             return f"close {order.session_id}"
@@ -121,7 +121,7 @@ class Bench:
 
     def envelope(self, session: int) -> Envelope:
         """What the session was given last."""
-        return self._given[session].envelope
+        return self._given[session][-1].envelope
 
     def reported(
         self,
@@ -130,13 +130,16 @@ class Bench:
         stage: Stage = Stage.BODY_ENDED,
         end: SmtpError | None = None,
     ) -> list[str]:
-        """The report of the mail that the session has, and with ``end`` the end of the session, in one batch."""
-        given = self._given[session]
-        said = what or [OK] * len(given.envelope.recipients)
-        facts: list[Fact] = [Reported(session, given.mail_id, report(given.envelope, *said, stage=stage))]
+        """The report of the mail that the session got first, and with ``end`` the end of the session, in one batch."""
+        facts: list[Fact] = [self.report_of(session, *what, stage=stage)]
         if end is not None:
             facts.append(SessionEnded(session, end))
         return self.tell(*facts)
+
+    def report_of(self, session: int, *what: Reply | SmtpError | str, stage: Stage = Stage.BODY_ENDED) -> Reported:
+        given = self._given[session].pop(0)
+        said = what or [OK] * len(given.envelope.recipients)
+        return Reported(session, given.mail_id, report(given.envelope, *said, stage=stage))
 
     def wait(self, seconds: float) -> list[str]:
         self.now += seconds

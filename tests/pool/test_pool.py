@@ -25,6 +25,7 @@ from smtpcore import (
     MailRefused,
     MailSent,
     Outcome,
+    RemoteProtocolError,
     Reply,
     SessionAborted,
     SessionError,
@@ -529,6 +530,102 @@ def test_credentials_that_were_refused_are_not_said_again() -> None:
     assert bench.ask() == ["answer 4"]
 
 
+# --- several mails at once ------------------------------------------------------------------------------------------
+
+
+def ahead_bench(mails: int, **settings: object) -> Bench:
+    """A bench with one session that may have three mails in hand, and as many mails asked for."""
+    bench = Bench(**{"sessions": 2, "mails_at_once": 3, "idle_seconds": 30.0, **settings})
+    for _ in range(mails):
+        bench.ask()
+    return bench
+
+
+def test_a_session_is_given_several_mails() -> None:
+    bench = ahead_bench(1)
+    assert bench.opened(1) == ["give 1 to 1"]
+    assert bench.ask() == ["give 2 to 1"]
+    assert bench.ask() == ["give 3 to 1"]
+    assert bench.sessions == (0, 1, 0)
+    # It is full: only now another is opened.
+    assert bench.ask() == ["open 2 ahead"]
+    assert bench.reported(1) == ["answer 1", "give 4 to 1"]
+    assert bench.opened(2) == []
+    # The one with less in hand comes first.
+    assert [bench.ask(), bench.ask(), bench.ask()] == [["give 5 to 2"], ["give 6 to 2"], ["give 7 to 2"]]
+
+
+def test_a_session_with_a_mail_in_hand_is_not_idle() -> None:
+    bench = ahead_bench(2, session_seconds=1e6)
+    bench.opened(1)
+    bench.now += 1
+    bench.reported(1)
+    assert bench.machine.wake_at is None
+    assert bench.wait(1000) == []
+    bench.reported(1)
+    assert bench.machine.wake_at == bench.now + 30
+    assert bench.wait(30) == ["close 1"]
+
+
+@pytest.mark.parametrize("limit", [{"mails_per_session": 2}, {"session_seconds": 10.0}])
+def test_a_used_up_session_is_closed_when_its_hand_is_empty(limit: dict[str, object]) -> None:
+    bench = ahead_bench(2, **limit)
+    bench.opened(1)
+    bench.now += 10
+    assert bench.ask() == ["open 2 ahead"]
+    assert bench.reported(1) == ["answer 1"]
+    assert bench.reported(1) == ["answer 2", "close 1"]
+
+
+def test_what_was_not_begun_goes_elsewhere_at_no_cost() -> None:
+    bench = ahead_bench(4, retries=Retries(most=0))
+    bench.opened(1)
+    bench.reported(1)
+    doubtful = bench.report_of(1, "doubt")
+    not_begun = bench.report_of(1, LOST, stage=Stage.NOT_STARTED)
+    assert bench.tell(doubtful, not_begun, SessionEnded(1, LOST)) == ["answer 2"]
+    assert bench.verdicts(2) == ["b@there.example later (in doubt): the peer closed the connection"]
+    # In the order in which they were asked for, before what came later.
+    bench.ask()
+    assert bench.opened(2) == ["give 3 to 2", "give 4 to 2", "give 5 to 2"]
+
+
+def test_mails_that_a_fresh_session_did_not_begin_cost_an_attempt_each() -> None:
+    bench = ahead_bench(3, retries=Retries(most=0), sessions=1)
+    bench.opened(1)
+    assert bench.ended(1, GOODBYE) == ["answer 1", "answer 2", "answer 3"]
+
+
+def test_withdrawing_one_of_several() -> None:
+    bench = ahead_bench(3)
+    bench.opened(1)
+    assert bench.withdraw(2) == ["drop 1"]
+    assert bench.withdraw(3) == []
+    assert bench.ask() == ["open 2 ahead"]
+    assert bench.ended(1, SessionAborted("dropped")) == []
+    assert bench.opened(2) == ["give 1 to 2", "give 4 to 2"]
+    assert bench.machine.status.resting_until is None
+
+
+def test_a_host_that_lost_step_is_given_one_at_a_time() -> None:
+    bench = ahead_bench(3)
+    bench.opened(1)
+    bench.reported(1)
+    lost_step = RemoteProtocolError("an answer that nobody asked for")
+    assert bench.ended(1, lost_step) == ["open 2", "open 3"]
+    assert bench.opened(2) == ["give 2 to 2"]
+    assert bench.opened(3) == ["give 3 to 3"]
+
+
+def test_shutting_down_lets_all_in_hand_come_to_their_ends() -> None:
+    bench = ahead_bench(3)
+    bench.opened(1)
+    assert bench.shut_down() == []
+    assert bench.reported(1) == ["answer 1"]
+    assert bench.reported(1, NOT_NOW) == ["answer 2"]
+    assert bench.reported(1) == ["answer 3", "close 1"]
+
+
 # --- withdrawn ------------------------------------------------------------------------------------------------------
 
 
@@ -660,6 +757,7 @@ def test_a_number_is_used_once() -> None:
     [
         {"sessions": 0},
         {"openings": 0},
+        {"mails_at_once": 0},
         {"mails_per_session": -1},
         {"session_seconds": 0.0},
         {"idle_seconds": 0.0},

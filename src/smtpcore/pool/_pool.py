@@ -32,6 +32,7 @@ that were refused are remembered: no session is opened again, for nobody may say
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -349,7 +350,7 @@ class PoolMachine:
             self._give(self._queue.popleft(), min(reversed(self._free), key=lambda session: len(session.hand)))
             self._next_mail_at = now + 1 / self._settings.mails_per_second
         if not self._free:
-            for _ in range(len(self._queue) - self._opening):
+            for _ in range(math.ceil(len(self._queue) / self._room) - self._opening):
                 if not self._may_open:
                     break
                 self._open()
@@ -379,11 +380,15 @@ class PoolMachine:
 
     def _open(self) -> None:
         self._sessions_ordered += 1
-        room = 1 if self._out_of_step else self._settings.mails_at_once
-        session = _Session(self._sessions_ordered, room)
+        session = _Session(self._sessions_ordered, self._room)
         self._sessions[session.session_id] = session
         self._opening += 1
-        self._orders.append(OpenSession(session.session_id, ahead=room > 1))
+        self._orders.append(OpenSession(session.session_id, ahead=session.room > 1))
+
+    @property
+    def _room(self) -> int:
+        """How many mails a new session may have in hand."""
+        return 1 if self._out_of_step else self._settings.mails_at_once
 
     def _drop(self, session: _Session) -> None:
         if session in self._free:
