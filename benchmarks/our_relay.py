@@ -10,22 +10,31 @@ import sys
 
 import anyio
 
-from smtpcore.drivers.service import RelayService
+from smtpcore.drivers import service, threads
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import RelaySettings, SmartHost
 
 
-async def drain(spool: Spool, host: str, port: int) -> None:
+def main(folder: str, host: str, port: str, backend: str) -> None:
     settings = RelaySettings(reporting_mta="relay.elsewhere.example", sessions_per_next_hop=20)
-    service = RelayService(spool, SmartHost(host, port), settings)
+    with Spool(folder) as spool:
+        if backend == "threads":
+            relay = threads.RelayService(spool, SmartHost(host, int(port)), settings)
+            wait_for_the_word()
+            relay.run(once=True)
+        else:
+            anyio.run(drain, spool, SmartHost(host, int(port)), settings, backend=backend)
+
+
+async def drain(spool: Spool, route: SmartHost, settings: RelaySettings) -> None:
+    relay = service.RelayService(spool, route, settings)
+    wait_for_the_word()
+    await relay.run(once=True)
+
+
+def wait_for_the_word() -> None:
     print("ready", flush=True)
     sys.stdin.readline()
-    await service.run(once=True)
-
-
-def main(folder: str, host: str, port: str, backend: str) -> None:
-    with Spool(folder) as spool:
-        anyio.run(drain, spool, host, int(port), backend=backend)
 
 
 if __name__ == "__main__":

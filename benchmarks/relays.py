@@ -134,6 +134,10 @@ class OurRelayOnTrio(OurRelay):
     backend = "trio"
 
 
+class OurRelayInThreads(OurRelay):
+    backend = "threads"
+
+
 def source_command(port: int, mails: int, octets: int, *, sessions: int) -> Sequence[str]:
     """`smtp-source`, its sessions kept open from mail to mail."""
     path = program("smtp-source")
@@ -146,4 +150,5 @@ RELAYS: dict[str, type[Relay]] = {
     "Postfix": PostfixRelay,
     "smtpcore asyncio": OurRelay,
     "smtpcore trio": OurRelayOnTrio,
+    "smtpcore threads": OurRelayInThreads,
 }
