@@ -189,8 +189,8 @@ class Owner(Generic[_T]):
             self._ended = True
 
     def _decide(self, hands: Hands, *, once: bool) -> None:
-        facts: list[Fact] = []
         while True:
+            facts = self._take_facts()
             with self._deciding:
                 orders = self._machine.handle(facts, time.time())
             if orders.durable or orders.effects:
@@ -205,7 +205,6 @@ class Owner(Generic[_T]):
                 if self._machine.idle and self._inbox.empty():
                     return
                 self._mind_the_grace(hands, self._break_off_at)
-            facts = self._take_facts()
 
     def _execute(self, orders: Orders) -> Executed:
         with self._order:
@@ -229,12 +228,17 @@ class Owner(Generic[_T]):
         while not self._inbox.empty():
             facts.append(self._inbox.get())
         if time.monotonic() >= self._watch_at:
-            self._watch_at = time.monotonic() + _WATCH
-            if self._spool.changed():
-                facts.append(SpoolChanged())
+            facts += self._look_around()
             facts += self._spool.commands()
         self._open -= {fact.session_id for fact in facts if isinstance(fact, SessionEnded)}
         return facts
+
+    def _look_around(self) -> Sequence[Fact]:
+        """What other processes have done to the spool since the last look; at first, since there was a relay."""
+        first, self._watch_at = self._watch_at == 0.0, time.monotonic() + _WATCH
+        if not self._spool.changed() and not first:
+            return ()
+        return (SpoolChanged(), *self._spool.commands())
 
     def _seconds_to_wait(self) -> float:
         """The wall clock may jump while we wait on another one, so no wait is long."""

@@ -497,19 +497,19 @@ class Spool:
             rows += self._database.execute(_BEYOND_OF_DOMAIN, values).fetchall()
         problems: dict[int, str] = {}
         jobs = self._jobs_of(rows[: order.limit], problems)
-        mails = {mail_id: self._mail(mail_id, problems) for mail_id in dict.fromkeys(j.mail_id for j in jobs)}
-        for mail_id in mails:
-            siblings = self._database.execute(
-                f"SELECT {_JOB} FROM job WHERE mail_id = ? AND owner >= 0 AND owner <> ?"
-                " AND (due_at <= ? OR due_at > ?) AND domain <> ?",
-                (mail_id, self._owner, order.until, order.horizon, order.domain),
-            )
-            jobs += self._jobs_of(siblings, problems)
+        mail_ids = json.dumps(list(dict.fromkeys(job.mail_id for job in jobs)))
+        mails = self._mails(mail_ids, problems)
+        siblings = self._database.execute(
+            f"SELECT {_JOB} FROM job WHERE mail_id IN (SELECT value FROM json_each(?)) AND owner >= 0 AND owner <> ?"
+            " AND (due_at <= ? OR due_at > ?) AND domain <> ?",
+            (mail_ids, self._owner, order.until, order.horizon, order.domain),
+        )
+        jobs += self._jobs_of(siblings.fetchall(), problems)
         if problems:
             self._set_aside(problems)
         return JobsLoaded(
             order.domain,
-            tuple(mail for mail in mails.values() if mail is not None and mail.mail_id not in problems),
+            tuple(mail for mail in mails if mail.mail_id not in problems),
             tuple(job for job in jobs if job.mail_id not in problems),
             len(rows) <= order.limit,
         )
@@ -525,19 +525,25 @@ class Spool:
                 problems[cast("int", row[1])] = f"job {row[0]}: {damage}"
         return jobs
 
-    def _mail(self, mail_id: int, problems: dict[int, str]) -> StoredMail | None:
-        row = self._database.execute(
-            f"SELECT {_MAIL}, length(body), body_file FROM mail WHERE mail_id = ?", (mail_id,)
-        ).fetchone()
-        try:
-            if row is None:
-                raise Damaged("there is no such mail, only its jobs")
-            mail = mail_of(row[:-2])
-            check_body(row[-2], row[-1], mail.size, self._bodies)
-        except Damaged as damage:
-            problems[mail_id] = str(damage)
-            return None
-        return mail
+    def _mails(self, mail_ids: str, problems: dict[int, str]) -> list[StoredMail]:
+        """The mails that can be read, of a list as JSON; what is wrong with the others goes to ``problems``."""
+        rows = self._database.execute(
+            f"SELECT wanted.value, {_MAIL}, length(body), body_file FROM json_each(?) AS wanted"
+            " LEFT JOIN mail ON mail.mail_id = wanted.value",
+            (mail_ids,),
+        )
+        mails: list[StoredMail] = []
+        for mail_id, *columns, octets, file_name in rows.fetchall():
+            try:
+                if columns[0] is None:
+                    raise Damaged("there is no such mail, only its jobs")
+                mail = mail_of(columns)
+                check_body(octets, file_name, mail.size, self._bodies)
+            except Damaged as damage:
+                problems[mail_id] = str(damage)
+            else:
+                mails.append(mail)
+        return mails
 
     def _set_aside(self, problems: dict[int, str]) -> None:
         """Take mails out of the relay's sight, with the reason, until an operator releases them."""

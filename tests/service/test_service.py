@@ -22,7 +22,7 @@ from servers import Server
 from smtpcore import Envelope, LocalProtocolError, TlsPolicy
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolLocked, SpoolUnusable
-from smtpcore.relay import Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Action, Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
 from smtpcore.sasl import Plain
 
 
@@ -262,3 +262,33 @@ def test_a_submission_that_is_cancelled_is_whole_or_not_there(backend: str, spoo
     anyio.run(main, backend=backend)
     for entry in spool.list():
         assert spool.open_body(entry.mail.mail_id) == b"hi\r\n" * 100
+
+
+def test_an_operators_wish_reaches_a_relay_that_works(kind: Kind, server: Server, spool: Spool) -> None:
+    notes: list = []
+    relay = kind.make(spool, server.port, notes=notes, schedule=Schedule())
+    later = relay.submit(b"hi\n", sender="", recipients="later@a.example")
+    unwanted = relay.submit(b"hi\n", sender="", recipients="later-too@b.example")
+    background = relay.start()
+    wait_until(lambda: len([note for note in notes if isinstance(note, Attempted)]) == 2)
+    with Spool(spool.directory) as operator:
+        operator.command(Action.REMOVE, [unwanted.queue_id])
+        operator.command(Action.RETRY, [later.queue_id])
+        wait_until(lambda: not len(operator))
+    relay.stop()
+    assert background.ended() is None
+    assert [recipients for _, recipients, _ in server.taken] == [["later@a.example"]]
+
+
+def test_an_operators_wish_that_the_last_relay_left_is_heeded(kind: Kind, server: Server, spool: Spool) -> None:
+    relay = kind.make(spool, server.port)
+    held, sent = (relay.submit(b"hi\n", sender="", recipients=f"u{n}@a.example") for n in range(2))
+    with Spool(spool.directory) as last:
+        last.lock()
+        spool.command(Action.HOLD, [held.queue_id])
+    background = relay.start()
+    assert [fate.kind for fate in sent.fates(30)] == [FateKind.DELIVERED]
+    wait_until(lambda: [entry.mail.mail_id for entry in spool.list()] == [held.queue_id])
+    relay.stop()
+    assert background.ended() is None
+    assert [recipients for _, recipients, _ in server.taken] == [["u1@a.example"]]
