@@ -23,6 +23,7 @@ from smtpcore.drivers._queue_selection import JobState, Selection, state_of
 from smtpcore.drivers._session_settings import os_reason
 from smtpcore.drivers._setting_kinds import DURATION
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError, SpoolUnusable
+from smtpcore.relay import Action, PendingRecipient
 
 __all__ = ["queue"]
 
@@ -142,9 +143,9 @@ def queue_list(directory: str, as_json: bool, **selected: Any) -> int:
 def _list_text(entry: QueueEntry, now: float) -> Iterable[str]:
     mail, job = entry.mail, entry.job
     state = state_of(entry)
-    due = state.value if state is JobState.ACTIVE else f"due in {_duration(job.due_at - now)}"
-    for recipient in job.recipients:
-        words = f": {recipient.last_words}" if recipient.last_words else ""
+    due = f"due in {_duration(job.due_at - now)}" if state.dispatched else state.value
+    for recipient in job.recipients or (PendingRecipient("?"),):
+        words = "".join(f": {words}" for words in (entry.problem, recipient.last_words) if words)
         yield (
             f"{mail.mail_id} <{mail.reverse_path}> -> <{recipient.address}> {mail.size} octets, "
             f"{job.attempts} attempts, {due}{words}"
@@ -152,7 +153,7 @@ def _list_text(entry: QueueEntry, now: float) -> Iterable[str]:
 
 
 def _list_json(entry: QueueEntry, now: float) -> Iterable[str]:
-    for recipient in entry.job.recipients:
+    for recipient in entry.job.recipients or (PendingRecipient(""),):
         yield json.dumps(
             {
                 "queue_id": entry.mail.mail_id,
@@ -172,6 +173,8 @@ def _job_json(entry: QueueEntry, now: float) -> dict[str, object]:
         "state": state_of(entry).value,
         "attempts": entry.job.attempts,
         "due_in": round(entry.job.due_at - now, 3),
+        "held": entry.held,
+        "problem": entry.problem,
     }
 
 
@@ -205,7 +208,10 @@ def _header(spool: Spool, mail_id: int) -> list[str] | None:
         octets = body[:_HEADER_OCTETS]
     else:
         with body:
-            octets = body.read(_HEADER_OCTETS)
+            try:
+                octets = body.read(_HEADER_OCTETS)
+            except OSError as error:
+                return [f"({os_reason(error)})"]
     # A body that begins with an empty line has no header.
     header = (b"\r\n" + octets).partition(b"\r\n\r\n")[0].decode("utf-8", "backslashreplace")
     return [printable(line) for line in header.split("\r\n") if line]
@@ -220,7 +226,9 @@ def _show_text(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
     for entry in entries:
         job, state = entry.job, state_of(entry)
         lines.append(f"  to {job.domain or 'this host'}: {state.value}, {job.attempts} attempts")
-        if state is not JobState.ACTIVE:
+        if entry.problem is not None:
+            lines.append(f"    {entry.problem}")
+        if state.dispatched:
             lines.append(f"    due {_moment(job.due_at)}, in {_duration(job.due_at - now)}")
         for recipient in job.recipients:
             warned = " (the sender was told of the delay)" if recipient.warned else ""
@@ -253,7 +261,11 @@ def _show_json(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
 
 
 def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, OSError, ValueError):
+        # The time of a mail that is damaged.
+        return "at no time"
 
 
 def _duration(seconds: float) -> str:
@@ -263,3 +275,41 @@ def _duration(seconds: float) -> str:
         if left >= unit:
             return f"{left // unit}{name} {left % unit // lesser}{lesser_name}"
     return f"{left}s"
+
+
+# --- what is to become of it ------------------------------------------------------------------------------------------
+
+#: What an operator may wish: the command, what it does, and what it says when it is done.
+_ACTIONS: dict[Action, tuple[str, str]] = {
+    Action.HOLD: ("Deliver mails no more until they are released; what is on its way is finished first.", "held"),
+    Action.RELEASE: ("Let mails that are held be delivered again.", "released"),
+    Action.RETRY: ("Try mails now, and their destinations too where they rest.", "to be tried now"),
+    Action.REMOVE: ("Forget mails without a word to their senders; what is on its way is finished first.", "removed"),
+}
+
+
+def _add_action(action: Action, about: str, done: str) -> None:
+    @queue.command(
+        action.value,
+        help=f"{about}\n\nA mail is meant as a whole, also where only some of its recipients fit. A relay that works on"
+        " the spool takes the wish in at once; else the next one does.",
+    )
+    @SPOOL
+    @_JSON
+    @click.option("--all", "everything", is_flag=True, help="All mails in the queue.")
+    @_selection_flags
+    def run(directory: str, as_json: bool, everything: bool, **selected: Any) -> int:
+        selection = _selection(**selected)
+        if selection.everything != everything:
+            raise click.UsageError("say which mails: queue ids or a filter, or --all")
+        with _open(directory) as spool:
+            entries = _selected(spool, selection, time.time())
+            queue_ids = list(dict.fromkeys(entry.mail.mail_id for entry in entries))
+            spool.command(action, queue_ids)
+        for queue_id in queue_ids:
+            click.echo(json.dumps({"queue_id": queue_id, "action": action.value}) if as_json else f"{queue_id} {done}")
+        return ExitStatus.OK
+
+
+for _action, (_about, _done) in _ACTIONS.items():
+    _add_action(_action, _about, _done)

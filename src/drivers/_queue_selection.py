@@ -20,16 +20,29 @@ class JobState(enum.Enum):
 
     #: A relay is at it now.
     ACTIVE = "active"
+    #: It is damaged, and out of the relay's sight until an operator releases it.
+    SET_ASIDE = "set-aside"
+    #: An operator holds it.
+    HELD = "held"
     #: It was tried, and is tried again when it is due.
     DEFERRED = "deferred"
     #: It was not tried yet.
     WAITING = "waiting"
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether a relay takes it when it is due."""
+        return self in {JobState.DEFERRED, JobState.WAITING}
 
 
 def state_of(entry: QueueEntry) -> JobState:
     """The state of a queued job."""
     if entry.active:
         return JobState.ACTIVE
+    if entry.problem is not None:
+        return JobState.SET_ASIDE
+    if entry.held:
+        return JobState.HELD
     return JobState.DEFERRED if entry.job.attempts else JobState.WAITING
 
 

@@ -155,7 +155,8 @@ def test_the_examples_for_operators(tmp_path: Path) -> None:
     (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
     add = next(line for line in shell_lines(before) if "queue add" in line)
     run(shlex.split(add), tmp_path)
-    check, listed, shown = (run(shlex.split(line), tmp_path) for line in shell_lines(text))
+    check, listed, shown, *changed = (run(shlex.split(line), tmp_path) for line in shell_lines(text))
     assert check == "The configuration is sound.\n"
     assert json.loads(listed)["recipient"] == "boris@north.example"
     assert "    Subject: hi\n" in shown
+    assert changed == ["1 held\n", "1 released\n", "", "1 removed\n"]

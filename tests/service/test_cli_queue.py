@@ -6,6 +6,7 @@ What lives here: the command on spools that were filled for it. What does not: s
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Server
 
 from smtpcore import Envelope
 from smtpcore.drivers.cli import run
@@ -88,6 +90,8 @@ def test_lines_for_people_and_for_scripts(spool: Path, capsys: Any) -> None:
         "domain": "home.example",
         "state": "waiting",
         "attempts": 0,
+        "held": False,
+        "problem": None,
         "last_words": "",
     }
 
@@ -128,6 +132,9 @@ def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pyt
     ("arguments", "status", "words"),
     [
         (["show"], 64, "say which mails"),
+        (["hold"], 64, "say which mails"),
+        (["remove", "--all", "1"], 64, "say which mails"),
+        (["retry", "1", "7"], 66, "there is no mail 7 in the queue"),
         (["list", "x"], 64, "not a valid integer"),
         (["list", "--older-than", "soon"], 64, "'soon' is not a number with a unit"),
         (["list", "--older-than", "0"], 64, "out of range"),
@@ -138,6 +145,93 @@ def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pyt
 def test_what_makes_no_sense(arguments: list[str], status: int, words: str, spool: Path, capsys: Any) -> None:
     assert run(["queue", *arguments, "--spool", str(spool)]) == status
     assert words in capsys.readouterr().err
+
+
+def states(capsys: Any, spool: Path) -> list[tuple[int, str]]:
+    rows = [json.loads(line) for line in out(capsys, "list", "--json", "--spool", spool)]
+    return list(dict.fromkeys((row["queue_id"], row["state"]) for row in rows))
+
+
+def test_mails_are_held_released_and_removed(spool: Path, capsys: Any) -> None:
+    assert out(capsys, "hold", "--spool", spool, "--recipient", "v@*") == ["1 held"]
+    assert states(capsys, spool) == [(1, "held"), (2, "waiting"), (3, "waiting")]
+    assert out(capsys, "list", "--spool", spool, "--domain", "b.example")[0].endswith(" 0 attempts, held")
+    assert "  to b.example: held, 0 attempts" in out(capsys, "show", "--spool", spool, 1)
+    assert listed(capsys, spool, "--state", "held", "--domain", "b.example") == [(1, "v@b.example")]
+    assert out(capsys, "hold", "--spool", spool, "--all") == ["1 held", "2 held", "3 held"]
+    lines = out(capsys, "release", "--json", "--spool", spool, 2, 3)
+    assert [json.loads(line) for line in lines] == [
+        {"queue_id": 2, "action": "release"},
+        {"queue_id": 3, "action": "release"},
+    ]
+    assert states(capsys, spool) == [(1, "held"), (2, "waiting"), (3, "waiting")]
+    assert out(capsys, "remove", "--spool", spool, "--state", "waiting", "--sender", "boris*") == ["3 removed"]
+    assert states(capsys, spool) == [(1, "held"), (2, "waiting")]
+    assert out(capsys, "remove", "--spool", spool, "--older-than", "3h") == []
+    assert out(capsys, "remove", "--spool", spool, "--all") == ["1 removed", "2 removed"]
+    assert states(capsys, spool) == []
+
+
+def test_what_is_held_is_not_relayed_and_what_is_retried_is(tmp_path: Path, capsys: Any) -> None:
+    later = f"later-{tmp_path.name}@a.example"
+    directory = tmp_path / "spool"
+    with Spool(directory) as spool:
+        for recipient in ("u@a.example", later):
+            spool.add([spool.prepare(Envelope("", (recipient,)), [b"hi\n"])], time.time())
+    with Server() as server:
+        relay = ["relay", "--quiet", "--once", "--spool", str(directory), "--smarthost", f"127.0.0.1:{server.port}"]
+        out(capsys, "hold", "--spool", directory, 1)
+        assert run(relay) == 0
+        assert states(capsys, directory) == [(1, "held"), (2, "deferred")]
+        assert "450 4.7.1" in out(capsys, "show", "--spool", directory, 2)[4]
+        assert out(capsys, "retry", "--spool", directory, "--state", "deferred") == ["2 to be tried now"]
+        out(capsys, "release", "--spool", directory, 1)
+        assert run(relay) == 0
+        assert sorted(taken[1][0] for taken in server.taken) == [later, "u@a.example"]
+    assert states(capsys, directory) == []
+
+
+def test_a_relay_at_work_takes_the_wish_in(tmp_path: Path, capsys: Any) -> None:
+    directory = tmp_path / "spool"
+    later = f"later-{tmp_path.name}@a.example"
+    with Spool(directory) as spool, Server() as server:
+        spool.add([spool.prepare(Envelope("", (later,)), [b"hi\n"])], time.time())
+        arguments = ["relay", "--quiet", "--spool", str(directory), "--smarthost", f"127.0.0.1:{server.port}"]
+        with subprocess.Popen([*PROGRAM, *arguments]) as relay:
+            try:
+                while states(capsys, directory) != [(1, "deferred")]:
+                    assert relay.poll() is None
+                out(capsys, "hold", "--spool", directory, "--state", "deferred")
+                while states(capsys, directory) != [(1, "held")]:
+                    assert relay.poll() is None
+                out(capsys, "release", "--spool", directory, 1)
+                out(capsys, "retry", "--spool", directory, 1)
+                while states(capsys, directory):
+                    assert relay.poll() is None
+                assert [taken[1] for taken in server.taken] == [[later]]
+                relay.terminate()
+                assert relay.wait(timeout=30) == 0
+            finally:
+                relay.kill()
+
+
+def test_a_damaged_mail_is_shown_with_what_is_wrong_and_keeps_nobody_else(spool: Path, capsys: Any) -> None:
+    database = sqlite3.connect(spool / "spool.db")
+    with database:
+        database.execute("UPDATE job SET recipients = 'nonsense' WHERE mail_id = 1")
+        database.execute("UPDATE mail SET accepted_at = 1e300 WHERE mail_id = 2")
+    database.close()
+    for path in (spool / "bodies").iterdir():
+        path.unlink()
+    rows = [json.loads(line) for line in out(capsys, "list", "--json", "--spool", spool)]
+    assert [(row["queue_id"], row["state"]) for row in rows[:2]] == [(1, "set-aside"), (1, "set-aside")]
+    assert rows[0]["problem"]
+    assert listed(capsys, spool, "--state", "set-aside")[0] == (1, "")
+    assert any(line.startswith("1 <") and rows[0]["problem"] in line for line in out(capsys, "list", "--spool", spool))
+    lines = out(capsys, "show", "--spool", spool, "1", "2", "3")
+    assert f"    {rows[0]['problem']}" in lines
+    assert lines[-1] == "    (the body is gone from the spool)"
+    assert out(capsys, "remove", "--spool", spool, "--state", "set-aside")[0] == "1 removed"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(spool: Path) -> None:
