@@ -5,13 +5,12 @@ What lives here: its configuration, and running it. What does not: any test.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import PASSWORD, USER
+from .postfix import PASSWORD, USER, remove_folder
 from .unpacked import Unpacked
 
 _CONFIGURATION = """
@@ -76,4 +75,4 @@ class Dovecot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)

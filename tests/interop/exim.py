@@ -6,14 +6,13 @@ What lives here: its configuration, and running it. What does not: any test.
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports
+from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
 from .unpacked import Unpacked
 
 #: Its user, whose number the package has compiled in by name.
@@ -150,4 +149,4 @@ class Exim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)

@@ -6,7 +6,6 @@ What lives here: its configuration, and running it. What does not: any test.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports
+from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
 from .unpacked import SERVERS, Unpacked
 
 _CONFIGURATION = """
@@ -93,4 +92,4 @@ class OpenSmtpd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)

@@ -80,6 +80,16 @@ def wait_until(condition: Callable[[], object], what: str, *, seconds: float = P
         time.sleep(every)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a server's folder, into which its last processes may still be writing."""
+
+    def removed() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    wait_until(removed, f"{folder} to be removable")
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback address on which nobody listens."""
     first = os.getpid() * 16 % len(PORTS)
@@ -321,7 +331,7 @@ class Postfix:
             os.kill(self._master, signal.SIGTERM)
             wait_until(lambda: _ended(self._master), "Postfix to end")
             self._master = 0
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     @property
     def log(self) -> str:

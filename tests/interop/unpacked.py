@@ -1,8 +1,8 @@
 """Running a server whose packages are unpacked into a folder and not installed, as if they were.
 
-What lives here: the process with its own view of the file system. It sees the unpacked /usr over the real one, users of
-its own, and empty /run, /var/lib and /var/spool; nobody else sees any of that. What does not: any server's
-configuration, and the unpacking (`unpack-servers`).
+What lives here: the process with its own view of the file system and of processes. It sees the unpacked /usr over the
+real one, users of its own, and empty /run, /var/lib and /var/spool; nobody else sees any of that, and what it starts
+ends with it. What does not: any server's configuration, and the unpacking (`unpack-servers`).
 """
 
 from __future__ import annotations
@@ -57,9 +57,24 @@ def _view_missing() -> str | None:
 def _in_view(prepare: str, usr: Path, folder: Path, command: Sequence[str], **streams: int) -> subprocess.Popen[bytes]:
     unshare = program("unshare")
     assert unshare is not None
-    script = f'{_VIEW}{prepare}\nshift 2\nexec "$@"\n'
+    # The shell stays and is the first process in the view: it inherits what the server leaves behind.
+    script = f'{_VIEW}{prepare}\nshift 2\n"$@"\nexit $?\n'
     return subprocess.Popen(
-        [unshare, "--mount", "sh", "-c", script, "sh", str(usr), str(folder), *command],
+        [
+            unshare,
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(usr),
+            str(folder),
+            *command,
+        ],
         stdin=subprocess.DEVNULL,
         **streams,  # type: ignore[arg-type]
     )
@@ -114,7 +129,10 @@ class Unpacked:
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            process = self._process.pid
+            for first in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+                # The system ends all others in the view before this one is gone.
+                os.kill(int(first), signal.SIGKILL)
             self._process.wait(PATIENCE)
 
     def _serves(self) -> object:
