@@ -190,11 +190,11 @@ class Relay:
             elif not self._hold(fact.mail, job, self._supply.place(job.domain, now)):
                 self._supply.add(job.domain, now)
 
-    def _hold(self, mail: StoredMail, job: Job, place: Place | None, *, beyond_window: bool = False) -> bool:
+    def _hold(self, mail: StoredMail, job: Job, place: Place | None) -> bool:
         """Take a job into memory, if its destination is known and in service and there is room."""
         if not isinstance(place, Destination) or place.resting_until is not None:
             return False
-        if not beyond_window and (place.room <= 0 or self._supply.room <= 0):
+        if place.room <= 0 or self._supply.room <= 0:
             return False
         self._memory.hold(mail, job, place)
         self._destinations.touch(place)
@@ -217,8 +217,8 @@ class Relay:
         if problem is not None:
             self._put_off_loaded(mails, new, problem, now)
         else:
-            held = [self._hold(mails[job.mail_id], job, place, beyond_window=True) for job in new]
-            complete = complete and all(held)
+            left = [job for job in new if not self._hold(mails[job.mail_id], job, place)]
+            complete = complete and not any(job.domain == fact.domain for job in left)
         self._supply.settle(fact.domain, now, complete=complete)
 
     def _is_new(self, job: Job, domain: str, place: Place, now: float) -> bool:
