@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import trio
 
-from smtpcore import Envelope, LocalProtocolError, SessionAborted, Stage, TlsPolicy, Verdict
+from smtpcore import Envelope, LocalProtocolError, Pipelining, SessionAborted, Stage, TlsPolicy, Verdict
 
 from .peers import Line, Peer, silent_port, trusting_context
 from .scenarios import DRIVERS, STAGES, Driver, call, starttls, up_to
@@ -359,6 +359,35 @@ def test_cancelled_while_a_thread_opens_a_file(driver: Driver) -> None:
         await cancel_when(driver, session.deliver(ENVELOPE, path), path.entered.is_set)
         path.release.set()
         await until(driver, lambda: path.file is not None and path.file.closed)
+
+    with Peer(lambda line: line.serve()) as peer:
+        driver.run(play(peer.port))
+
+
+# --- many mails, cut short -----------------------------------------------------------------------------------------
+
+
+@ALL
+def test_what_was_on_its_way_is_answered(driver: Driver) -> None:
+    """Mails that ran ahead have their answers also when nobody goes on asking for reports."""
+    envelopes = [Envelope("a@here.example", (f"user{number}@there.example",)) for number in range(4)]
+
+    async def play(port: int) -> None:
+        session = await call(driver.module.connect, "127.0.0.1", port, pipelining=Pipelining.ACROSS)
+        assert session.broken_off == ()
+        reports = session.send_many((envelope, b"Hello.") for envelope in envelopes)
+        if hasattr(reports, "__aiter__"):
+            await anext(reports)
+            await reports.aclose()
+        else:
+            next(reports)
+            reports.close()
+        # The verdict on the first is given out when the second is under way.
+        assert session.broken_off
+        assert [report.mail.envelope for report in session.broken_off] == envelopes[1 : 1 + len(session.broken_off)]
+        for report in session.broken_off:
+            assert isinstance(report.outcomes[0].error, SessionAborted)
+        assert session.last_report is session.broken_off[-1]
 
     with Peer(lambda line: line.serve()) as peer:
         driver.run(play(peer.port))

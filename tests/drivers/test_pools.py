@@ -45,7 +45,7 @@ from .pool_stage import KINDS, NONE, QUICK, RECIPIENT, SENDER, Host, Kind, envel
 
 pytestmark = pytest.mark.parametrize("kind", KINDS, ids=repr)
 
-SHORT = Limits(deadlines=Deadlines(mail=0.1))
+SHORT = Limits(deadlines=Deadlines(mail=0.5))
 
 
 def serve(line: Line, _: int) -> None:
@@ -511,13 +511,13 @@ def test_many_mails_in_order(kind: Kind) -> None:
 
 def test_many_mails_as_they_come(kind: Kind) -> None:
     async def play() -> None:
-        retries = Retries(delays=(0.2,))
+        retries = Retries(delays=(1.0,))
         async with kind.pool("127.0.0.1", host.port, sessions=1, retries=retries) as pool:
             reports = [report async for report in pool.send_many_as_completed(some_mails(20), window=20)]
             names = [recipient_of(report) for report in reports]
             assert sorted(names) == sorted(f"user{number}" for number in range(20))
-            # Those that were put off come last.
-            assert set(names[-2:]) == {"user3", "user13"}
+            # Who was put off does not hold up the next.
+            assert names.index("user4") < names.index("user3")
 
     with Host(greylisting()) as host:
         run(kind, play)

@@ -92,7 +92,8 @@ class PooledMail:
         """Prepare a further attempt, for those who have no final verdict; false if there may be none."""
         if self.attempts > retries.most:
             return False
-        again = [index for index in self._pending if _worth_retrying(self._outcomes[index], retries)]
+        outcomes = [(index, self._outcomes[index]) for index in self._pending]
+        again = [index for index, outcome in outcomes if outcome is not None and _worth_retrying(outcome, retries)]
         if again and self._stage >= Stage.BODY_BEGUN and not self._repeatable:
             for index in again:
                 self._refuse_retry(index)
@@ -121,9 +122,7 @@ class PooledMail:
         return MailRefused(mail, outcomes, self._stage, self._transcript)
 
 
-def _worth_retrying(outcome: Outcome | None, retries: Retries) -> bool:
-    if outcome is None:
-        return True
+def _worth_retrying(outcome: Outcome, retries: Retries) -> bool:
     if outcome.verdict is not Verdict.LATER or isinstance(outcome.error, BodyError):
         return False
     return retries.in_doubt or not outcome.in_doubt
