@@ -18,10 +18,23 @@ from typing import Any, Final, TypeVar
 from smtpcore import LocalProtocolError, check_forward_path, check_reverse_path
 from smtpcore.relay import Job, PendingRecipient, StoredMail
 
-__all__ = ["JOB_COLUMNS", "MAIL_COLUMNS", "Damaged", "check_body", "dump", "job_of", "mail_of", "readable"]
+__all__ = [
+    "JOB_COLUMNS",
+    "MAIL_COLUMNS",
+    "NO_MAIL",
+    "Damaged",
+    "check_body",
+    "dump",
+    "job_of",
+    "mail_ids_of",
+    "mail_of",
+    "readable",
+]
 
 MAIL_COLUMNS: Final = ("mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at")
 JOB_COLUMNS: Final = ("job_id", "mail_id", "domain", "due_at", "attempts", "recipients")
+
+NO_MAIL: Final = "there is no such mail, only its jobs"
 
 _T = TypeVar("_T")
 
@@ -112,11 +125,23 @@ def _recipient_of(fields: Any) -> PendingRecipient:
     return PendingRecipient(address, last_words, warned)
 
 
+def mail_ids_of(text: Any) -> list[int]:
+    """The mails that an operator's command is about; raises :class:`Damaged`."""
+    try:
+        found: Any = json.loads(_is(str, "list of mails", text))
+    except ValueError:
+        raise Damaged("its list of mails is no JSON") from None
+    if not isinstance(found, list):
+        raise Damaged("it has no list of mails")
+    mail_ids: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
+    return [_is(int, "mail", mail_id) for mail_id in mail_ids]
+
+
 def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
     """What can be read of a row that is damaged, for an operator: what cannot is empty."""
 
     def text(value: object) -> str:
-        return value if isinstance(value, str) else repr(value)
+        return value if isinstance(value, str) else "" if value is None else repr(value)
 
     def number(value: object) -> float:
         return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else 0.0
@@ -125,9 +150,10 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
         recipients = _recipients_of(job[5])
     except Damaged:
         recipients = ()
+    mail_id = int(number(job[1]))
     return (
         StoredMail(
-            mail_id=mail[0],
+            mail_id=mail_id,
             reverse_path=text(mail[1]),
             size=int(number(mail[2])),
             eight_bit=bool(mail[3]),
@@ -136,7 +162,7 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
         ),
         Job(
             job_id=job[0],
-            mail_id=mail[0],
+            mail_id=mail_id,
             domain=text(job[2]),
             due_at=number(job[3]),
             attempts=int(number(job[4])),

@@ -16,13 +16,15 @@ from typing import Final
 from smtpcore.drivers._intake import sync_folder
 from smtpcore.drivers._spool_errors import SpoolUnusable
 
-__all__ = ["DATABASE", "HELD", "NOBODY", "SET_ASIDE", "open_database", "transaction"]
+__all__ = ["DATABASE", "HELD", "NOBODY", "REMOVED", "SET_ASIDE", "open_database", "transaction"]
 
 DATABASE: Final = "spool.db"
 
 #: In place of the number of a relay, ``job.owner`` says why no relay may have it.
 HELD: Final = -1
 SET_ASIDE: Final = -2
+#: An operator removed it while it was on its way; whoever had it in hand, or the next relay, forgets it.
+REMOVED: Final = -4
 #: The owner of no job.
 NOBODY: Final = -3
 

@@ -26,14 +26,25 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from smtpcore import DEFAULT_LIMITS, Envelope
 from smtpcore.drivers._intake import Intake, IntakeFailed, sync_folder
 from smtpcore.drivers._spool_errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
 from smtpcore.drivers._spool_reserve import Reserve
-from smtpcore.drivers._spool_rows import JOB_COLUMNS, MAIL_COLUMNS, Damaged, check_body, dump, job_of, mail_of, readable
-from smtpcore.drivers._spool_schema import HELD, NOBODY, SET_ASIDE, open_database, transaction
+from smtpcore.drivers._spool_rows import (
+    JOB_COLUMNS,
+    MAIL_COLUMNS,
+    NO_MAIL,
+    Damaged,
+    check_body,
+    dump,
+    job_of,
+    mail_ids_of,
+    mail_of,
+    readable,
+)
+from smtpcore.drivers._spool_schema import HELD, NOBODY, REMOVED, SET_ASIDE, open_database, transaction
 from smtpcore.relay import (
     Action,
     Bounce,
@@ -47,6 +58,7 @@ from smtpcore.relay import (
     Forget,
     Job,
     JobsLoaded,
+    JobsRemoved,
     Load,
     LoadDomains,
     MailAccepted,
@@ -87,7 +99,21 @@ _BEYOND_OF_DOMAIN = f"""
 SELECT {_JOB} FROM job WHERE domain = :domain AND due_at > :horizon AND owner >= 0 AND owner <> :owner
 ORDER BY due_at, job_id LIMIT :limit
 """
-#: One step of the recursion a domain, so that a long queue for few domains is not read through.
+#: Most looks end here: those that find few jobs due, and those that find enough domains among the first of them.
+_DUE_AT_A_GLANCE = """
+SELECT domain, count(*) FROM (
+    SELECT * FROM (
+        SELECT domain, due_at FROM job WHERE due_at <= :until AND owner >= 0 AND owner <> :owner
+        ORDER BY due_at LIMIT :glance
+    )
+    UNION ALL
+    SELECT * FROM (
+        SELECT domain, due_at FROM job WHERE due_at > :horizon AND owner >= 0 AND owner <> :owner
+        ORDER BY due_at LIMIT :glance
+    )
+) GROUP BY domain ORDER BY min(due_at)
+"""
+#: One step of the recursion a domain: a long queue for few domains is not read through.
 _DUE_DOMAINS = """
 WITH RECURSIVE
     domains (domain) AS (
@@ -110,16 +136,36 @@ _CLAIM = """
 UPDATE job SET owner = ?, attempts = json_extract(claim.value, '$[1]')
 FROM json_each(?) AS claim WHERE job_id = json_extract(claim.value, '$[0]')
 """
-_SAVE = """
-UPDATE job SET owner = coalesce((SELECT -held FROM mail WHERE mail.mail_id = job.mail_id), 0),
+#: What an operator removed while it was on its way keeps that mark, and is told apart by it.
+_SAVE = f"""
+UPDATE job SET
+    owner = CASE WHEN owner = {REMOVED} THEN owner ELSE coalesce((
+        SELECT CASE WHEN problem IS NOT NULL THEN {SET_ASIDE} WHEN held THEN {HELD} ELSE 0 END
+        FROM mail WHERE mail.mail_id = job.mail_id
+    ), 0) END,
     due_at = json_extract(saved.value, '$[1]'), attempts = json_extract(saved.value, '$[2]'),
     recipients = json_extract(saved.value, '$[3]')
 FROM json_each(?) AS saved WHERE job_id = json_extract(saved.value, '$[0]')
+RETURNING owner
 """
 _NEXT_DUE = """
 SELECT due_at FROM job WHERE due_at > :until AND due_at <= :horizon AND owner >= 0 AND owner <> :owner
 ORDER BY due_at LIMIT 1
 """
+#: A job whose mail is gone is there too, for an operator to remove.
+_LIST = f"""
+SELECT {", ".join(f"mail.{name}" for name in MAIL_COLUMNS)}, {", ".join(f"job.{name}" for name in JOB_COLUMNS)},
+    owner, held, problem
+FROM job LEFT JOIN mail USING (mail_id)
+WHERE (job.mail_id, job_id) > (:after_mail, :after_job) {{among}}
+ORDER BY job.mail_id, job_id LIMIT :limit
+"""
+_JOB_ID = len(MAIL_COLUMNS) + JOB_COLUMNS.index("job_id")
+_MAIL_OF_JOB = len(MAIL_COLUMNS) + JOB_COLUMNS.index("mail_id")
+#: Jobs that a look for due domains reads before it asks domain by domain.
+_GLANCE = 2000
+#: Rows of a list that are in memory at once.
+_PAGE = 1000
 _AMONG = "mail_id IN (SELECT value FROM json_each(:mails))"
 #: What an operator's wish does; of the jobs that a relay has in hand it changes none.
 _OPERATE = {
@@ -129,10 +175,13 @@ _OPERATE = {
     ),
     Action.RELEASE: (
         f"UPDATE mail SET held = 0, problem = NULL WHERE {_AMONG}",
-        f"UPDATE job SET owner = 0 WHERE {_AMONG} AND owner < 0",
+        f"UPDATE job SET owner = 0 WHERE {_AMONG} AND owner IN ({HELD}, {SET_ASIDE})",
     ),
     Action.RETRY: (f"UPDATE job SET due_at = :now WHERE {_AMONG} AND owner <> :owner",),
-    Action.REMOVE: (f"DELETE FROM job WHERE {_AMONG} AND owner <> :owner",),
+    Action.REMOVE: (
+        f"UPDATE job SET owner = {REMOVED} WHERE {_AMONG} AND owner = :owner",
+        f"DELETE FROM job WHERE {_AMONG} AND owner <> :owner AND owner <> {REMOVED}",
+    ),
 }
 
 
@@ -312,6 +361,8 @@ class Spool:
             self._reserve.keep()
             with transaction(self._database):
                 self._database.execute("UPDATE incarnation SET number = number + 1")
+                forgotten = self._forget_removed()
+            self._remove_files(forgotten)
             self._owner = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
             self._sweep()
             self.changed()
@@ -385,8 +436,7 @@ class Spool:
             if orders.durable:
                 forgotten: list[str] = []
                 facts += self._commit(orders, settings, now, forgotten)
-                for name in forgotten:
-                    (self._bodies / name).unlink(missing_ok=True)
+                self._remove_files(forgotten)
             deliveries = [e.delivery for e in orders.effects if isinstance(e, (OpenSession, Continue))]
             bodies = self._open_bodies(deliveries)
             loads = [effect for effect in orders.effects if isinstance(effect, (Load, LoadDomains))]
@@ -410,7 +460,8 @@ class Spool:
     def _execute_durable(
         self, orders: Orders, settings: RelaySettings, now: float, forgotten: list[str]
     ) -> Iterator[Fact]:
-        """Reports first, for they read what is forgotten next; claims last, for they may follow a save.
+        """Reports first, for they read what is forgotten next; claims after saves, which they may follow; operators'
+        wishes last, for they are about what all the others leave.
 
         One statement for all orders of a kind: each statement gives up the interpreter's lock, and getting it back is
         what costs.
@@ -418,6 +469,7 @@ class Spool:
         claims: list[tuple[int, int]] = []
         saves: list[tuple[int, float, int, str]] = []
         forgets: list[Job] = []
+        wishes: list[Operate] = []
         for order in orders.durable:
             if isinstance(order, Claim):
                 claims.append((order.job.job_id, order.job.attempts))
@@ -427,21 +479,34 @@ class Spool:
             elif isinstance(order, Forget):
                 forgets.append(order.job)
             elif isinstance(order, Operate):
-                forgotten += self._operate(order.action, order.mail_ids, now)
+                wishes.append(order)
             else:
                 yield self._store_report(order, settings, now)
-        if saves:
-            self._database.execute(_SAVE, (json.dumps(saves),))
+        if saves and (REMOVED,) in self._database.execute(_SAVE, (json.dumps(saves),)).fetchall():
+            forgotten += self._forget_removed(json.dumps([job_id for job_id, *_ in saves]))
         if forgets:
             forgotten += self._forget(forgets)
         if claims:
             self._database.execute(_CLAIM, (self._owner, json.dumps(claims)))
+        for wish in wishes:
+            if removed := self._operate(wish.action, wish.mail_ids, now, forgotten):
+                yield JobsRemoved(removed)
+        if wishes:
+            self._database.execute("DELETE FROM command WHERE command_id <= ?", (self._command,))
 
     def _forget(self, jobs: Sequence[Job]) -> list[str]:
         """Forget jobs, and mails that have no others; returns the names of files to remove after the commit."""
         job_ids = json.dumps([job.job_id for job in jobs])
         self._database.execute("DELETE FROM job WHERE job_id IN (SELECT value FROM json_each(?))", (job_ids,))
         return self._forget_mails(json.dumps([job.mail_id for job in jobs]))
+
+    def _forget_removed(self, among: str = "") -> list[str]:
+        """Forget the jobs that were removed on their way, ``among`` those of a list or all that a relay left."""
+        condition = "AND job_id IN (SELECT value FROM json_each(?))" if among else "AND ? = ''"
+        rows = self._database.execute(
+            f"DELETE FROM job WHERE owner = {REMOVED} {condition} RETURNING mail_id", (among,)
+        ).fetchall()
+        return self._forget_mails(json.dumps([mail_id for (mail_id,) in rows])) if rows else []
 
     def _forget_mails(self, mail_ids: str) -> list[str]:
         rows = self._database.execute(
@@ -468,14 +533,14 @@ class Spool:
             intake.close()
 
     def _load_domains(self, order: LoadDomains) -> DomainsLoaded:
-        values = {
+        values: dict[str, object] = {
             "until": order.until,
             "horizon": order.horizon,
             "owner": self._owner,
             "known": json.dumps(order.known),
             "limit": order.limit + 1,
         }
-        found = [domain for (domain,) in self._database.execute(_DUE_DOMAINS, values)]
+        found = self._due_domains(values, order)
         domains = tuple(domain for domain in found if isinstance(domain, str))
         if len(domains) < len(found):
             self._set_aside_by_domain()
@@ -483,6 +548,15 @@ class Spool:
         return DomainsLoaded(
             domains[: order.limit], len(found) <= order.limit, None if next_due is None else float(next_due[0])
         )
+
+    def _due_domains(self, values: dict[str, object], order: LoadDomains) -> list[object]:
+        """The domains that are asked for, and one more where there are more."""
+        rows = self._database.execute(_DUE_AT_A_GLANCE, values | {"glance": _GLANCE}).fetchall()
+        known = set(order.known)
+        found = [domain for domain, _ in rows if domain not in known]
+        if len(found) <= order.limit and sum(count for _, count in rows) >= _GLANCE:
+            return [domain for (domain,) in self._database.execute(_DUE_DOMAINS, values)]
+        return found[: order.limit + 1]
 
     def _load(self, order: Load) -> JobsLoaded:
         values = {
@@ -536,7 +610,7 @@ class Spool:
         for mail_id, *columns, octets, file_name in rows.fetchall():
             try:
                 if columns[0] is None:
-                    raise Damaged("there is no such mail, only its jobs")
+                    raise Damaged(NO_MAIL)
                 mail = mail_of(columns)
                 check_body(octets, file_name, mail.size, self._bodies)
             except Damaged as damage:
@@ -547,8 +621,12 @@ class Spool:
 
     def _set_aside(self, problems: dict[int, str]) -> None:
         """Take mails out of the relay's sight, with the reason, until an operator releases them."""
-        rows = json.dumps(list(problems.items()))
+        rows = json.dumps([problem for problem in problems.items() if isinstance(problem[0], int)])
         with transaction(self._database):
+            self._database.execute(
+                f"UPDATE job SET owner = {SET_ASIDE} WHERE typeof(mail_id) <> 'integer' AND owner >= 0 AND owner <> ?",
+                (self._owner,),
+            )
             self._database.execute(
                 "UPDATE mail SET problem = json_extract(damaged.value, '$[1]') FROM json_each(?) AS damaged"
                 " WHERE mail_id = json_extract(damaged.value, '$[0]')",
@@ -616,62 +694,100 @@ class Spool:
 
         Mails that are not queued are passed over. When this returns, the wish is on disk.
         """
-        ids = json.dumps(sorted(set(mail_ids)))
+        wanted = sorted(set(mail_ids))
         forgotten: list[str] = []
         with self._guard(), self._without_a_relay() as alone, transaction(self._database):
             if alone:
-                forgotten += self._operate(action, json.loads(ids), time.time())
+                now = time.time()
+                # What the last relay left undone comes first, or it would be done after what was wished later.
+                for _, earlier, among in self._commands_after(0):
+                    self._operate(earlier, among, now, forgotten)
+                self._database.execute("DELETE FROM command")
+                self._operate(action, wanted, now, forgotten)
             else:
-                self._database.execute("INSERT INTO command (action, mail_ids) VALUES (?, ?)", (action.value, ids))
-        for name in forgotten:
-            (self._bodies / name).unlink(missing_ok=True)
+                values = (action.value, json.dumps(wanted))
+                self._database.execute("INSERT INTO command (action, mail_ids) VALUES (?, ?)", values)
+        self._remove_files(forgotten)
 
     def commands(self) -> tuple[Commanded, ...]:
         """What operators wished for since this was last asked; each is forgotten with the order that answers it."""
         with self._guard():
-            rows = self._database.execute(
-                "SELECT command_id, action, mail_ids FROM command WHERE command_id > ? ORDER BY command_id",
-                (self._command,),
-            ).fetchall()
-            if not rows:
-                return ()
-            self._command = rows[-1][0]
-            return tuple(self._commanded(Action(action), mail_ids) for _, action, mail_ids in rows)
+            found = self._commands_after(self._command)
+            if found:
+                self._command = found[-1][0]
+            return tuple(self._commanded(action, mail_ids) for _, action, mail_ids in found)
 
-    def _commanded(self, action: Action, mail_ids: str) -> Commanded:
+    def _commands_after(self, command_id: int) -> list[tuple[int, Action, list[int]]]:
+        """Wishes that nobody has answered; what is none, because something else wrote it, is passed over."""
+        rows = self._database.execute(
+            "SELECT command_id, action, mail_ids FROM command WHERE command_id > ? ORDER BY command_id", (command_id,)
+        )
+        found: list[tuple[int, Action, list[int]]] = []
+        for number, action, mail_ids in rows.fetchall():
+            with contextlib.suppress(Damaged, ValueError):
+                found.append((number, Action(action), mail_ids_of(mail_ids)))
+        return found
+
+    def _commanded(self, action: Action, mail_ids: Sequence[int]) -> Commanded:
         domains = self._database.execute(
-            "SELECT DISTINCT domain FROM job WHERE mail_id IN (SELECT value FROM json_each(?))", (mail_ids,)
+            "SELECT DISTINCT domain FROM job WHERE mail_id IN (SELECT value FROM json_each(?))"
+            " AND typeof(domain) = 'text'",
+            (json.dumps(mail_ids),),
         )
-        return Commanded(action, tuple(json.loads(mail_ids)), tuple(domain for (domain,) in domains))
+        return Commanded(action, tuple(mail_ids), tuple(domain for (domain,) in domains))
 
-    def _operate(self, action: Action, mail_ids: Sequence[int], now: float) -> list[str]:
-        """Execute one wish; returns the names of files to remove after the commit."""
+    def _operate(self, action: Action, mail_ids: Sequence[int], now: float, forgotten: list[str]) -> tuple[Job, ...]:
+        """Execute one wish; returns the jobs that are gone. The files to remove after the commit go to ``forgotten``.
+
+        A job that a relay has in hand is not gone yet.
+        """
         ids = json.dumps(mail_ids)
+        values = {"mails": ids, "owner": self._owner or NOBODY, "now": now}
+        removed: list[Job] = []
+        if action is Action.REMOVE:
+            rows = self._database.execute(f"SELECT {_JOB} FROM job WHERE {_AMONG} AND owner <> :owner", values)
+            removed = self._jobs_of(rows, {})
         for statement in _OPERATE[action]:
-            self._database.execute(statement, {"mails": ids, "owner": self._owner or NOBODY, "now": now})
-        self._database.execute("DELETE FROM command WHERE command_id <= ?", (self._command,))
-        return self._forget_mails(ids) if action is Action.REMOVE else []
+            self._database.execute(statement, values)
+        if action is Action.REMOVE:
+            forgotten += self._forget_mails(ids)
+        return tuple(removed)
 
-    def list(self) -> Iterator[QueueEntry]:
-        """Everything that is queued, oldest mail first."""
-        columns = ", ".join(f"mail.{name}" for name in MAIL_COLUMNS)
-        columns += ", " + ", ".join(f"job.{name}" for name in JOB_COLUMNS)
-        query = (
-            f"SELECT {columns}, owner, held, problem FROM job JOIN mail USING (mail_id) ORDER BY mail.mail_id, job_id"
-        )
+    def _remove_files(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self._bodies / name).unlink(missing_ok=True)
+
+    def list(self, mail_ids: Iterable[int] | None = None) -> Iterator[QueueEntry]:
+        """What is queued, all or of these mails, oldest mail first; what is read at once is a page, however long it is.
+
+        What comes and goes meanwhile may be in it or not.
+        """
+        among = "" if mail_ids is None else "AND job.mail_id IN (SELECT value FROM json_each(:mails))"
+        values = {"after_mail": -1, "after_job": -1, "mails": json.dumps(sorted(set(mail_ids or ()))), "limit": _PAGE}
         with self._guard():
             with self._without_a_relay() as alone:
                 pass
-            rows = self._database.execute(query).fetchall()
-            current = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
-        for row in rows:
-            owner, held, problem = row[12:]
-            try:
-                mail, job = mail_of(row[:6]), job_of(row[6:12])
-            except Damaged as damage:
-                problem = problem or str(damage)
-                mail, job = readable(row[:6], row[6:12])
-            yield QueueEntry(mail, job, not alone and 0 < owner == current, bool(held), problem)
+            current = 0 if alone else self._database.execute("SELECT number FROM incarnation").fetchone()[0]
+        rows = [()]
+        while rows:
+            with self._guard():
+                rows = self._database.execute(_LIST.format(among=among), values).fetchall()
+            for row in rows:
+                yield self._entry(row, current)
+            if rows:
+                values |= {"after_mail": rows[-1][_MAIL_OF_JOB], "after_job": rows[-1][_JOB_ID]}
+
+    @staticmethod
+    def _entry(row: Sequence[Any], current: int) -> QueueEntry:
+        """An entry out of a row of ``_LIST``; ``current`` is the number of the relay that works, 0 for none."""
+        owner, held, problem = row[-3:]
+        mail_row, job_row = row[: len(MAIL_COLUMNS)], row[len(MAIL_COLUMNS) : -3]
+        try:
+            mail, job = mail_of(mail_row), job_of(job_row)
+        except Damaged as damage:
+            problem = problem or (NO_MAIL if mail_row[0] is None else str(damage))
+            mail, job = readable(mail_row, job_row)
+        return QueueEntry(mail, job, current > 0 and owner in (current, REMOVED), bool(held), problem)
 
     def __len__(self) -> int:
         """How many mails are queued."""
