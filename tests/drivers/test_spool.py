@@ -252,6 +252,36 @@ def test_domains_come_the_longest_due_first_and_without_those_that_are_known(spo
     assert look(spool, known=("three.example", "one.example")).domains == ("two.example",)
 
 
+@pytest.mark.parametrize("known", [(), ("busy.example",)])
+def test_domains_behind_a_long_queue_are_found(spool: Spool, known: tuple[str, ...]) -> None:
+    spool.lock()
+    busy = Envelope("me@near.example", ("you@busy.example",))
+    spool.add([spool.prepare(busy, [b"hello"]) for _ in range(3000)], NOW - 10.0)
+    for number, domain in enumerate(("c.example", "a.example", "b.example")):
+        add(spool, f"you@{domain}", now=NOW - 5.0 + number)
+    expected = tuple(d for d in ("busy.example", "c.example", "a.example", "b.example") if d not in known)
+    assert look(spool, known=known) == DomainsLoaded(expected, complete=True, next_due=None)
+    assert look(spool, known=known, limit=2) == DomainsLoaded(expected[:2], complete=False, next_due=None)
+    assert look(spool, known=expected) == DomainsLoaded(
+        tuple({"busy.example"} - set(expected)), complete=True, next_due=None
+    )
+
+
+def test_a_list_is_read_by_pages_and_can_be_of_some_mails(spool: Spool) -> None:
+    many = tuple(f"you@d{number}.example" for number in range(700))
+    mails = [add(spool, *many).mail.mail_id for _ in range(3)]
+    found = [(entry.mail.mail_id, entry.job.domain) for entry in spool.list()]
+    assert len(set(found)) == len(found) == 2100
+    assert [mail_id for mail_id, _ in found] == sorted(mails * 700)
+    assert {entry.mail.mail_id for entry in spool.list([mails[2], mails[0], 77])} == {mails[0], mails[2]}
+    assert list(spool.list([])) == []
+    # Whoever reads keeps nobody from writing.
+    reading = spool.list()
+    first = next(reading)
+    late = add(spool, "late@far.example").mail.mail_id
+    assert [first.mail.mail_id, *(entry.mail.mail_id for entry in reading)].count(late) == 1
+
+
 def test_a_job_beyond_the_horizon_is_due(spool: Spool) -> None:
     add(spool, now=FAR + 5.0)
     assert look(spool).domains == ("far.example",)

@@ -24,6 +24,7 @@ from smtpcore.relay import (
     Forget,
     Job,
     JobsLoaded,
+    JobsRemoved,
     Load,
     LoadDomains,
     Operate,
@@ -109,7 +110,8 @@ def meddle(directory: Path, statement: str) -> None:
         ("UPDATE mail SET eight_bit = 'maybe' WHERE mail_id = 2", "eight_bit"),
         ("UPDATE mail SET body_file = '../../secret' WHERE mail_id = 2", "its body is said to be in"),
         ("UPDATE mail SET body_file = 'absent.eml' WHERE mail_id = 2", "cannot be read: No such file"),
-        ("DELETE FROM mail WHERE mail_id = 2", ""),
+        ("DELETE FROM mail WHERE mail_id = 2", "there is no such mail"),
+        ("UPDATE job SET mail_id = x'02' WHERE mail_id = 2", ""),
     ],
 )
 def test_what_cannot_be_read_is_set_aside_and_blocks_nothing(
@@ -142,6 +144,30 @@ def test_what_was_set_aside_and_mended_is_released(spool: Spool, directory: Path
     execute(spool, Operate(Action.RELEASE, (1,)))
     assert [job.mail_id for job in jobs(spool)] == [1]
     assert entries(spool)[1].problem is None
+
+
+def test_a_job_that_was_on_its_way_when_its_mail_was_set_aside_waits_with_it(spool: Spool, directory: Path) -> None:
+    (accepted,) = spool.add(
+        [spool.prepare(Envelope("me@near.example", ("a@far.example", "b@wide.example")), [b"hello\r\n"])], NOW
+    )
+    far, wide = accepted.jobs
+    spool.lock()
+    execute(spool, Claim(far))
+    meddle(directory, f"UPDATE job SET recipients = '' WHERE job_id = {wide.job_id}")
+    assert jobs(spool, "wide.example") == ()
+    execute(spool, Save(far))
+    assert jobs(spool) == ()
+    meddle(directory, "UPDATE job SET recipients = '[[\"b@wide.example\",\"\",false]]' WHERE recipients = ''")
+    execute(spool, Operate(Action.RELEASE, (accepted.mail.mail_id,)))
+    assert {job.job_id for job in jobs(spool)} == {far.job_id, wide.job_id}
+
+
+def test_a_job_without_its_mail_can_be_removed(spool: Spool, directory: Path) -> None:
+    add(spool)
+    meddle(directory, "DELETE FROM mail")
+    assert list(entries(spool)) == [1]
+    spool.command(Action.REMOVE, [1])
+    assert entries(spool) == {}
 
 
 def test_what_was_released_and_not_mended_is_set_aside_again(spool: Spool, directory: Path) -> None:
@@ -285,6 +311,78 @@ def test_what_is_removed_while_it_is_on_its_way_is_there_until_it_is_forgotten(s
     assert list(entries(spool)) == [mail]
     execute(spool, Forget(job))
     assert len(spool) == 0
+
+
+def test_what_is_removed_in_the_batch_that_gives_it_back_is_gone_and_told(spool: Spool) -> None:
+    mail = add(spool)
+    spool.lock()
+    (job,) = jobs(spool)
+    execute(spool, Claim(job))
+    assert execute(spool, Operate(Action.REMOVE, (mail,)), Save(job)).facts == (JobsRemoved((job,)),)
+    assert len(spool) == 0
+
+
+def test_what_is_removed_and_not_on_its_way_is_told(spool: Spool) -> None:
+    kept, removed = add(spool), add(spool)
+    spool.lock()
+    job = next(job for job in jobs(spool) if job.mail_id == removed)
+    assert execute(spool, Operate(Action.REMOVE, (removed, 77))).facts == (JobsRemoved((job,)),)
+    assert list(entries(spool)) == [kept]
+    assert execute(spool, Operate(Action.REMOVE, (removed,))).facts == ()
+
+
+@pytest.mark.parametrize("body", [b"hello\r\n", b"x" * 200_000])
+def test_what_is_removed_while_it_is_on_its_way_is_forgotten_when_it_is_saved(
+    spool: Spool, directory: Path, body: bytes
+) -> None:
+    mail, other = add(spool, body=body), add(spool)
+    spool.lock()
+    found = jobs(spool)
+    execute(spool, *map(Claim, found))
+    assert execute(spool, Operate(Action.REMOVE, (mail,))).facts == ()
+    assert entries(spool)[mail].active
+    # An operator who changes his mind comes too late.
+    execute(spool, Operate(Action.RELEASE, (mail,)))
+    execute(spool, *map(Save, found))
+    assert list(entries(spool)) == [other]
+    assert [job.mail_id for job in jobs(spool)] == [other]
+    assert list((directory / "bodies").iterdir()) == []
+
+
+def test_what_was_removed_on_its_way_does_not_come_back_when_its_relay_dies(spool: Spool, directory: Path) -> None:
+    mail = add(spool, body=b"x" * 200_000)
+    spool.lock()
+    execute(spool, *map(Claim, jobs(spool)))
+    execute(spool, Operate(Action.REMOVE, (mail,)))
+    spool.close()
+    with Spool(directory) as next_one:
+        next_one.lock()
+        assert len(next_one) == 0
+        assert list((directory / "bodies").iterdir()) == []
+
+
+def test_what_the_last_relay_left_undone_is_done_before_what_is_wished_later(spool: Spool, directory: Path) -> None:
+    mail = add(spool)
+    spool.lock()
+    with Spool(directory) as operator:
+        operator.command(Action.HOLD, [mail])
+        spool.close()
+        operator.command(Action.RELEASE, [mail])
+        assert not entries(operator)[mail].held
+        operator.lock()
+        assert operator.commands() == ()
+        assert [job.mail_id for job in jobs(operator)] == [mail]
+
+
+def test_commands_that_are_none_are_passed_over(spool: Spool, directory: Path) -> None:
+    mail = add(spool)
+    for action, mail_ids in (("explode", "[1]"), ("remove", "all"), ("remove", "{}"), ("remove", "['x']")):
+        values = f"""'{action}', '{mail_ids.replace("'", '"')}'"""
+        meddle(directory, f"INSERT INTO command (action, mail_ids) VALUES ({values})")
+    spool.lock()
+    assert spool.commands() == ()
+    spool.command(Action.HOLD, [mail])
+    assert [fact.action for fact in spool.commands()] == [Action.HOLD]
 
 
 def test_beside_a_relay_a_command_is_a_fact_for_it(spool: Spool, directory: Path) -> None:
