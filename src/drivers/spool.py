@@ -569,7 +569,7 @@ class Spool:
         rows = self._database.execute(_DUE_OF_DOMAIN, values).fetchall()
         if len(rows) <= order.limit:
             rows += self._database.execute(_BEYOND_OF_DOMAIN, values).fetchall()
-        problems: dict[int, str] = {}
+        problems: dict[object, str] = {}
         jobs = self._jobs_of(rows[: order.limit], problems)
         mail_ids = json.dumps(list(dict.fromkeys(job.mail_id for job in jobs)))
         mails = self._mails(mail_ids, problems)
@@ -589,17 +589,17 @@ class Spool:
         )
 
     @staticmethod
-    def _jobs_of(rows: Iterable[Sequence[object]], problems: dict[int, str]) -> list[Job]:
+    def _jobs_of(rows: Iterable[Sequence[object]], problems: dict[object, str]) -> list[Job]:
         """The jobs that can be read; for the others the mail's id and what is wrong go to ``problems``."""
         jobs: list[Job] = []
         for row in rows:
             try:
                 jobs.append(job_of(row))
             except Damaged as damage:
-                problems[cast("int", row[1])] = f"job {row[0]}: {damage}"
+                problems[row[1]] = f"job {row[0]}: {damage}"
         return jobs
 
-    def _mails(self, mail_ids: str, problems: dict[int, str]) -> list[StoredMail]:
+    def _mails(self, mail_ids: str, problems: dict[object, str]) -> list[StoredMail]:
         """The mails that can be read, of a list as JSON; what is wrong with the others goes to ``problems``."""
         rows = self._database.execute(
             f"SELECT wanted.value, {_MAIL}, length(body), body_file FROM json_each(?) AS wanted"
@@ -619,7 +619,7 @@ class Spool:
                 mails.append(mail)
         return mails
 
-    def _set_aside(self, problems: dict[int, str]) -> None:
+    def _set_aside(self, problems: dict[object, str]) -> None:
         """Take mails out of the relay's sight, with the reason, until an operator releases them."""
         rows = json.dumps([problem for problem in problems.items() if isinstance(problem[0], int)])
         with transaction(self._database):
