@@ -26,10 +26,10 @@ from smtpcore.drivers._fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._relay_log import RelayLog
 from smtpcore.drivers.spool import Executed, Prepared, Spool, SpoolError
 from smtpcore.relay import (
+    DestinationView,
     Effect,
     Fact,
     MailAccepted,
-    NextHop,
     OpenSession,
     Orders,
     Relay,
@@ -112,7 +112,7 @@ class Owner(Generic[_T]):
         self.failure: Exception | None = None
 
     @property
-    def destinations(self) -> tuple[tuple[NextHop, int, int, float | None], ...]:
+    def destinations(self) -> tuple[DestinationView, ...]:
         """What :attr:`smtpcore.relay.Relay.destinations` says; may be asked for from every thread."""
         with self._deciding:
             return self._machine.destinations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from smtpcore.relay import Attempted, Fate, FateKind, NextHop
+from smtpcore.relay import Attempted, DestinationView, Fate, FateKind, NextHop
 
 __all__ = ["Progress", "Relaying"]
 
@@ -25,6 +25,8 @@ __all__ = ["Progress", "Relaying"]
 _HERTZ: Final = 4
 #: Seconds over which the current rate is taken.
 _WINDOW: Final = 10.0
+#: Of the time that a look at the destinations takes, how many times as long the next one waits.
+_PATIENCE: Final = 50
 #: Lines that are not destinations: totals, headers, what is left out, last words.
 _FRAME: Final = 7
 
@@ -33,14 +35,14 @@ class Relaying(Protocol):
     """What a relay shows of itself; it may be asked for from any thread."""
 
     @property
-    def destinations(self) -> tuple[tuple[NextHop, int, int, float | None], ...]: ...
+    def destinations(self) -> tuple[DestinationView, ...]: ...
 
 
 class _Rate:
     """How fast a count has grown lately, from the moments at which it was looked at."""
 
-    def __init__(self, now: float) -> None:
-        self._seen: deque[tuple[float, int]] = deque([(now, 0)])
+    def __init__(self, count: int, now: float) -> None:
+        self._seen: deque[tuple[float, int]] = deque([(now, count)])
 
     def of(self, count: int, now: float) -> float:
         """The growth for each second, after ``count`` is taken note of."""
@@ -73,7 +75,10 @@ class Progress:
         self._clock = clock
         self._now = now
         self._began = clock()
-        self._rate = _Rate(self._began)
+        self._rate = _Rate(0, self._began)
+        self._rates: dict[NextHop, _Rate] = {}
+        self._destinations: tuple[DestinationView, ...] = ()
+        self._look_at = self._began
         self._relaying: Relaying | None = None
 
     def notice(self, event: Fate | Attempted) -> None:
@@ -109,13 +114,21 @@ class Progress:
     # --- drawing ----------------------------------------------------------------------------------------------------
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        destinations = self._relaying.destinations if self._relaying else ()
+        self._look()
         yield Group(
             self._totals(),
-            self._destinations(destinations, max(1, options.size.height - _FRAME)),
+            self._table(max(1, options.size.height - _FRAME)),
             # What a peer said is shown as it is, never read as markup.
             Text(self.last_words, style="dim", no_wrap=True, overflow="ellipsis"),
         )
+
+    def _look(self) -> None:
+        """Look at the destinations, where there are very many less often, for the relay waits meanwhile."""
+        began = self._clock()
+        if self._relaying is not None and began >= self._look_at:
+            self._destinations = self._relaying.destinations
+            ended = self._clock()
+            self._look_at = ended + _PATIENCE * (ended - began)
 
     def _totals(self) -> Table:
         clock, total = self._clock(), self.fates.total()
@@ -131,19 +144,32 @@ class Progress:
         )
         return table
 
-    def _destinations(self, destinations: Sequence[tuple[NextHop, int, int, float | None]], most: int) -> Table:
-        """The busiest first, as many as the terminal holds."""
-        table = Table("next hop", "waiting", "sessions", "", box=None, header_style="dim")
-        ordered = sorted(destinations, key=lambda row: (-row[2], -row[1], str(row[0])))
-        for next_hop, waiting, sessions, resting_until in ordered[:most]:
-            rests = "" if resting_until is None else f"rests for {_duration(max(0.0, resting_until - self._now()))}"
-            table.add_row(str(next_hop), f"{waiting:,}", f"{sessions:,}", rests)
+    def _table(self, most: int) -> Table:
+        """The busiest destinations first, as many as the terminal holds."""
+        table = Table(box=None, header_style="dim", expand=True)
+        for header in ("next hop", "waiting", "on their way", "sessions", "now/s", ""):
+            table.add_column(header, no_wrap=True)
+        table.add_column("last words", no_wrap=True, overflow="ellipsis", ratio=1)
+        ordered = sorted(self._destinations, key=lambda seen: (-seen.sessions, -seen.waiting, str(seen.next_hop)))
+        shown, clock = ordered[:most], self._clock()
+        self._rates = {seen.next_hop: self._rates.get(seen.next_hop) or _Rate(seen.answered, clock) for seen in shown}
+        for seen in shown:
+            rests = "" if seen.resting_until is None else f"rests for {_duration(seen.resting_until - self._now())}"
+            table.add_row(
+                str(seen.next_hop),
+                f"{seen.waiting:,}",
+                f"{seen.on_their_way:,}",
+                f"{seen.sessions:,}",
+                f"{max(0.0, self._rates[seen.next_hop].of(seen.answered, clock)):,.0f}",
+                rests,
+                Text(seen.last_words),
+            )
         if len(ordered) > most:
             table.add_row(f"and {len(ordered) - most:,} more")
         return table
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

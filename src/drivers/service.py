@@ -43,11 +43,11 @@ from smtpcore.drivers._work import (
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     Delivery,
+    DestinationView,
     DomainResolved,
     Effect,
     Fate,
     Host,
-    NextHop,
     OpenSession,
     RelaySettings,
     Reported,
@@ -139,8 +139,8 @@ class RelayService:
     # --- what users call --------------------------------------------------------------------------------------------
 
     @property
-    def destinations(self) -> tuple[tuple[NextHop, int, int, float | None], ...]:
-        """For a live view: ``(next hop, jobs waiting in memory, sessions, resting until)`` of each destination."""
+    def destinations(self) -> tuple[DestinationView, ...]:
+        """Every destination, for a live view; may be asked for from every thread."""
         return self._owner.destinations
 
     async def submit(

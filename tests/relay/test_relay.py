@@ -252,7 +252,7 @@ def test_the_rest_of_a_dead_host_grows_and_a_success_ends_it() -> None:
     for _ in range(4):
         bench.accept("you@far.example")
         bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
-        (*_, (_, _, _, until)) = bench.relay.destinations
+        until = bench.relay.destinations[-1].resting_until
         assert until is not None
         rests.append(until - bench.now)
         bench.accept("other@far.example")
@@ -267,7 +267,25 @@ def test_the_rest_of_a_dead_host_grows_and_a_success_ends_it() -> None:
     bench.tell(reported(work, TAKEN), SessionEnded(work.session_id, None))
     bench.accept("you@far.example")
     bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
-    assert bench.relay.destinations[0][3] == bench.now + 10.0
+    assert bench.relay.destinations[0].resting_until == bench.now + 10.0
+
+
+def test_a_destination_shows_what_it_does_and_what_it_was_told() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.tell(bench.mail("one@far.example", "two@far.example"), bench.mail("three@far.example"))
+    work = bench.effect(OpenSession)
+    (seen,) = bench.relay.destinations
+    assert (seen.next_hop, seen.waiting, seen.on_their_way, seen.sessions) == (work.delivery.next_hop, 1, 1, 1)
+    assert (seen.answered, seen.last_words, seen.resting_until) == (0, "", None)
+    bench.tell(reported(work, TAKEN, TAKEN))
+    (seen,) = bench.relay.destinations
+    assert (seen.waiting, seen.on_their_way, seen.answered, seen.last_words) == (0, 1, 2, str(TAKEN))
+    bench.tell(SessionEnded(work.session_id, ConnectFailed("no route")))
+    again = bench.effect(OpenSession)
+    bench.tell(SessionEnded(again.session_id, ConnectFailed("no route")))
+    (seen,) = bench.relay.destinations
+    assert (seen.sessions, seen.answered, seen.last_words) == (0, 2, "no route")
+    assert seen.resting_until == bench.now + 60.0
 
 
 def test_while_it_is_not_known_whether_a_host_is_back_one_session_tries() -> None:
@@ -299,7 +317,7 @@ def test_a_further_session_refused_while_others_live_puts_nothing_off() -> None:
     assert bench.order(Save).job.attempts == 0
     assert bench.order(Save).job.due_at <= START
     assert not bench.work
-    assert all(rest is None for *_, rest in bench.relay.destinations)
+    assert all(seen.resting_until is None for seen in bench.relay.destinations)
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
@@ -482,7 +500,7 @@ def test_a_clock_that_was_set_back_ends_a_rest() -> None:
     bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
     bench.now = START - 300 * DAY
     bench.tell(TimePassed())
-    assert all(rest is None for *_, rest in bench.relay.destinations)
+    assert all(seen.resting_until is None for seen in bench.relay.destinations)
 
 
 # --- the end, and repetition ------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,7 @@ from servers import Server
 from smtpcore import Envelope
 from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.spool import Spool
-from smtpcore.relay import Attempted, Fate, FateKind, NextHop
+from smtpcore.relay import Attempted, DestinationView, Fate, FateKind, NextHop
 
 SUMMARY = r"1 delivered, 0 bounced, 0 expired, 1 discarded.*; {} deferrals"
 PROGRAM = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"
@@ -39,8 +40,13 @@ class Clock:
 
 
 class Relay:
-    def __init__(self, *destinations: tuple[NextHop, int, int, float | None]) -> None:
+    def __init__(self, *destinations: DestinationView) -> None:
         self.destinations = destinations
+
+
+def seen(host: str, **given: Any) -> DestinationView:
+    nothing = {"waiting": 0, "on_their_way": 0, "sessions": 0, "resting_until": None, "answered": 0, "last_words": ""}
+    return DestinationView(next_hop=NextHop(host, 25), **{**nothing, **given})
 
 
 def view(*, height: int = 24, terminal: bool = True) -> tuple[Progress, Console, Clock]:
@@ -93,19 +99,58 @@ def test_the_last_words_are_those_of_who_did_not_take_a_mail() -> None:
 
 def test_the_busiest_destinations_are_shown_and_the_others_counted() -> None:
     progress, console, clock = view(height=10)
-    hops = [(NextHop(f"h{number}.example", 25), number, 0, None) for number in range(50)]
-    busy = (NextHop("busy.example", 25), 3, 2, None)
-    rests = (NextHop("resting.example", 25), 900, 0, clock.seconds + 90)
+    hops = [seen(f"h{number}.example", waiting=number) for number in range(50)]
+    busy = seen("busy.example", waiting=3, sessions=2, on_their_way=7, last_words="250 [b]ok[/b]")
+    rests = seen("resting.example", waiting=900, resting_until=clock.seconds + 90, last_words="x" * 500)
     with progress.shown(Relay(*hops, busy, rests)):
         pass
     lines = drawn(progress, console)
     assert [line.split() for line in lines[3:7]] == [
-        ["busy.example:25", "3", "2"],
-        ["resting.example:25", "900", "0", "rests", "for", "1:30"],
-        ["h49.example:25", "49", "0"],
+        ["busy.example:25", "3", "7", "2", "0", "250", "[b]ok[/b]"],
+        ["resting.example:25", "900", "0", "0", "0", "rests", "for", "1:30", lines[4].split()[-1]],
+        ["h49.example:25", "49", "0", "0", "0"],
         ["and", "49", "more"],
     ]
+    assert lines[4].endswith("xxx\u2026")
     assert len(lines) <= 10
+
+
+def test_each_destination_has_its_rate() -> None:
+    progress, console, clock = view()
+    relay = Relay(seen("a.example", answered=1000), seen("b.example"))
+    with progress.shown(relay):
+        pass
+    drawn(progress, console)
+    clock.seconds += 10
+    relay.destinations = (seen("a.example", answered=1050), seen("b.example", answered=20))
+    assert [line.split()[:5] for line in drawn(progress, console)[3:5]] == [
+        ["a.example:25", "0", "0", "0", "5"],
+        ["b.example:25", "0", "0", "0", "2"],
+    ]
+    clock.seconds += 1
+    relay.destinations = (seen("a.example", answered=3),)
+    assert drawn(progress, console)[3].split()[4] == "0"
+
+
+def test_a_look_that_takes_its_time_is_not_taken_often() -> None:
+    progress, console, clock = view()
+
+    class Slow:
+        looks = 0
+
+        @property
+        def destinations(self) -> tuple[DestinationView, ...]:
+            self.looks += 1
+            clock.seconds += 0.1
+            return ()
+
+    slow = Slow()
+    with progress.shown(slow):
+        pass
+    for _ in range(50):
+        drawn(progress, console)
+        clock.seconds += 0.25
+    assert slow.looks == 3
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal() -> None:
@@ -161,7 +206,7 @@ def test_the_view_lives_on_a_real_terminal(spool: Path) -> None:
         command = [sys.executable, "-c", PROGRAM, "relay", "--spool", str(spool), "--smarthost", address]
         status, seen, after = on_a_terminal(command, r"1 +0 +0 +1 +0 ")
     assert status == 0
-    assert re.search(rf"{address} +0 +1", seen + after)
+    assert re.search(rf"{address} +0 +0 +1 .*550 5.1.1", seen + after)
     assert "nobody@a.example: 550 5.1.1" in seen + after
     assert "level=info" not in seen + after
     assert re.search(SUMMARY.format(0) + r"\s*$", after)

@@ -4,6 +4,7 @@ What lives here: the public names, nothing else. A service that runs it is :mod:
 """
 
 from smtpcore.relay._bounces import compose_bounce, compose_delay_warning
+from smtpcore.relay._destination import DestinationView
 from smtpcore.relay._facts import (
     Action,
     Attempted,
@@ -63,6 +64,7 @@ __all__ = [
     "Continue",
     "DelayWarning",
     "Delivery",
+    "DestinationView",
     "DomainResolved",
     "DomainsLoaded",
     "Durable",

@@ -7,18 +7,37 @@ destinations.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smtpcore._errors import SmtpError
+from smtpcore._events import Outcome
 from smtpcore.relay._facts import Delivery, Host, Job, NextHop, StoredMail
 from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._settings import RelaySettings
 
-__all__ = ["Destination", "Session"]
+__all__ = ["Destination", "DestinationView", "Session"]
 
 #: Deliveries that must succeed before a destination that was overrun is given one more session.
 _SUCCESSES_TO_GROW = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationView:
+    """What a relay shows of one next hop."""
+
+    next_hop: NextHop
+    #: Jobs that wait in memory.
+    waiting: int
+    #: Deliveries that sessions were given and have not reported.
+    on_their_way: int
+    sessions: int
+    #: On the relay's clock; ``None`` where it does not rest.
+    resting_until: float | None
+    #: Recipients that the peer has answered for, since the relay has known the destination.
+    answered: int
+    #: What the peer said last, or why it could not be reached.
+    last_words: str
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +83,9 @@ class Destination:
     #: Whether what falls due while it rests is put off with what the last failure said.
     gone: bool = False
     allowed_sessions: int = 0
+    #: Recipients that the peer has answered for, and its last answer.
+    answered: int = 0
+    last_answer: Outcome | None = None
     _domains: dict[str, int] = field(default_factory=dict[str, int])
     _successes: int = 0
 
@@ -164,8 +186,10 @@ class Destination:
 
     # --- how it fares -----------------------------------------------------------------------------------------------
 
-    def succeeded(self) -> None:
-        """A delivery got through to the host."""
+    def succeeded(self, outcomes: Sequence[Outcome]) -> None:
+        """A delivery got through to the host, which has answered for its recipients."""
+        self.answered += len(outcomes)
+        self.last_answer = outcomes[-1]
         self.failures = 0
         self.gone = False
         if self.allowed_sessions < self.settings.sessions_per_next_hop:
@@ -189,6 +213,27 @@ class Destination:
         self.allowed_sessions = self.settings.sessions_per_next_hop
         self.resting_until = now + self.settings.rest_after(self.failures)
         return self.resting_until
+
+    @property
+    def view(self) -> DestinationView:
+        """What there is to see."""
+        return DestinationView(
+            next_hop=self.next_hop,
+            waiting=self.waiting_jobs,
+            on_their_way=sum(len(session.deliveries) for session in self.sessions.values()),
+            sessions=len(self.sessions),
+            resting_until=self.resting_until,
+            answered=self.answered,
+            last_words=self._last_words(),
+        )
+
+    def _last_words(self) -> str:
+        if self.failures:
+            return str(self.error)
+        if self.last_answer is None:
+            return ""
+        said = self.last_answer.error if self.last_answer.reply is None else self.last_answer.reply
+        return str(said)
 
     def delivery(self, delivery_id: int, mail: StoredMail, jobs: Iterable[Job]) -> Delivery:
         """A delivery of these jobs, which are of one mail."""

@@ -49,7 +49,7 @@ from typing import Any
 
 from smtpcore._errors import ConnectionLost, SmtpError
 from smtpcore._events import Outcome, Report, Stage, Verdict
-from smtpcore.relay._destination import Destination, Session
+from smtpcore.relay._destination import Destination, DestinationView, Session
 from smtpcore.relay._destinations import Destinations
 from smtpcore.relay._directory import Directory
 from smtpcore.relay._facts import (
@@ -71,7 +71,6 @@ from smtpcore.relay._facts import (
     JobsLoaded,
     JobsRemoved,
     MailAccepted,
-    NextHop,
     OpenSession,
     Operate,
     Orders,
@@ -167,12 +166,9 @@ class Relay:
         return not self._sessions.table
 
     @property
-    def destinations(self) -> tuple[tuple[NextHop, int, int, float | None], ...]:
-        """For a live view: ``(next hop, jobs waiting in memory, sessions, resting until)`` of each destination."""
-        return tuple(
-            (next_hop, destination.waiting_jobs, len(destination.sessions), destination.resting_until)
-            for next_hop, destination in self._destinations.table.items()
-        )
+    def destinations(self) -> tuple[DestinationView, ...]:
+        """Every destination, for a live view."""
+        return tuple(destination.view for destination in self._destinations.table.values())
 
     @property
     def jobs_in_memory(self) -> int:
@@ -262,7 +258,7 @@ class Relay:
         if not session.completed:
             self._aside.take_back(session.host)
         session.completed += 1
-        destination.succeeded()
+        destination.succeeded(fact.report.outcomes)
         self._end_rest(destination)
         self._sessions.reported(session, now)
         self._apply(delivery.mail, delivery.jobs, fact.report.outcomes, now, remote_host=session.host.name)
