@@ -307,7 +307,10 @@ def test_what_is_removed_while_it_is_on_its_way_is_there_until_it_is_forgotten(s
     spool.lock()
     (job,) = jobs(spool)
     execute(spool, Claim(job))
-    execute(spool, Operate(Action.REMOVE, (mail,)))
+    other = add(spool)
+    (fact,) = execute(spool, Operate(Action.REMOVE, (mail, other, 77))).facts
+    assert isinstance(fact, JobsRemoved)
+    assert [job.mail_id for job in fact.jobs] == [other]
     assert list(entries(spool)) == [mail]
     execute(spool, Forget(job))
     assert len(spool) == 0

@@ -322,7 +322,8 @@ class World:
             raise Crash
         made = self.spool.commit(orders, self.now)
         for fact in made:
-            self._note_accepted(fact)  # type: ignore[arg-type]
+            if isinstance(fact, MailAccepted):
+                self._note_accepted(fact)
         self._inbox += made
         for fact in facts:
             if isinstance(fact, Reported):

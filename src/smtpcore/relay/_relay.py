@@ -111,6 +111,8 @@ class Relay:
         #: Jobs that were loaded and put off in this batch: another load may have brought them as well.
         self._just_put_off: set[int] = set()
         self._now = 0.0
+        #: Domains that an operator wants tried at once, as soon as it is known where they go.
+        self._urgent: set[str] = set()
         self._stopping = False
         self._durable: list[Durable] = []
         self._effects: list[Effect] = []
@@ -239,6 +241,9 @@ class Relay:
     def _resolved(self, fact: DomainResolved, now: float) -> None:
         if self._directory.resolved(fact, now):
             self._supply.resolved(fact.domain, now)
+            if fact.domain in self._urgent:
+                self._urgent.remove(fact.domain)
+                self._try_at_once(self._supply.place(fact.domain, now))
 
     # --- facts: sessions --------------------------------------------------------------------------------------------
 
@@ -337,18 +342,23 @@ class Relay:
                 if self._memory.wish_for(mail_id) is Action.HOLD:
                     self._memory.wish(mail_id, None)
         for domain in fact.domains if fact.action is Action.RETRY else ():
-            self._try_at_once(domain, now)
+            place = self._supply.place(domain, now)
+            self._try_at_once(place)
+            if not isinstance(place, Destination):
+                # Where it goes is looked up anew, and may turn out to be a destination that rests; or it waits for one
+                # since before its answer from the DNS grew old.
+                self._directory.forget(domain)
+                self._urgent.add(domain)
+                for destination in [each for each in self._destinations.table.values() if domain in each.due]:
+                    self._try_at_once(destination)
         self._supply.look_again(now, now)
 
-    def _try_at_once(self, domain: str, now: float) -> None:
-        """Forget what speaks against trying a domain now."""
-        place = self._supply.place(domain, now)
+    def _try_at_once(self, place: Place | None) -> None:
+        """Forget what speaks against trying a destination now."""
         if isinstance(place, Destination):
             self._end_rest(place)
             for host in place.hosts.candidates(0):
                 self._aside.take_back(host)
-        else:
-            self._directory.forget(domain)
 
     def _removed(self, fact: JobsRemoved, now: float) -> None:
         self._tell_removed(fact.jobs)
