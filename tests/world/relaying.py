@@ -22,13 +22,14 @@ from smtpcore.drivers.resolver import AsyncResolver, Resolver, ResolverSettings
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, Mx, RelaySettings, Route, Schedule
 
-__all__ = ["Relaying", "World"]
+__all__ = ["SOON", "Relaying", "World"]
 
 #: How long a test waits for what it expects; none comes near it unless something is wrong.
 PATIENCE = 40.0
 BODY = b"Subject: to the world\r\n\r\nHello.\r\n"
-#: Hosts that say nothing are given up soon.
-LIMITS = Limits(deadlines=Deadlines(connect=5.0, greeting=0.5))
+#: Seconds until a host or a name server that says nothing is given up, for tests that have such: long enough for the
+#: others to answer on a busy machine.
+SOON = 1.5
 
 
 class World:
@@ -38,6 +39,9 @@ class World:
         self.names = NameServer()
         self.hosts = Hosts()
         self.folder = folder
+        #: Seconds until a name server, or a host, is given up.
+        self.lookup_seconds = PATIENCE
+        self.greeting_seconds = PATIENCE
 
     def __enter__(self) -> World:
         self.names.__enter__()
@@ -67,9 +71,15 @@ class World:
 
     def resolver_settings(self) -> ResolverSettings:
         return ResolverSettings(
-            name_servers=[self.names.address], port=self.names.port, query_seconds=0.3, lookup_seconds=0.7,
+            name_servers=[self.names.address],
+            port=self.names.port,
+            query_seconds=self.lookup_seconds / 2,
+            lookup_seconds=self.lookup_seconds,
             shortest=0.01,
-        )  # fmt: skip
+        )
+
+    def options(self) -> dict[str, Any]:
+        return {"limits": Limits(deadlines=Deadlines(greeting=self.greeting_seconds))}
 
 
 class Relaying:
@@ -103,7 +113,7 @@ class Relaying:
 
     def _relay_on_threads(self, spool: Spool) -> None:
         self._relay = relay = threads.RelayService(
-            spool, self._route, self._settings, {"limits": LIMITS}, notice=self.notes.append,
+            spool, self._route, self._settings, self._world.options(), notice=self.notes.append,
             resolver=Resolver(self._world.resolver_settings()),
         )  # fmt: skip
         self._ready.set()
@@ -111,7 +121,7 @@ class Relaying:
 
     async def _relay_on_a_loop(self, spool: Spool) -> None:
         self._relay = relay = service.RelayService(
-            spool, self._route, self._settings, {"limits": LIMITS}, notice=self.notes.append,
+            spool, self._route, self._settings, self._world.options(), notice=self.notes.append,
             resolver=AsyncResolver(self._world.resolver_settings()),
         )  # fmt: skip
         self._ready.set()

@@ -17,7 +17,7 @@ import pytest
 from hosts import Host, Mood
 from name_server import Fault
 from peers import server_context
-from relaying import Relaying, World
+from relaying import SOON, Relaying, World
 
 from smtpcore.relay import FateKind, Mx, Route, RoutingTable, SmartHost, Unroutable
 
@@ -73,6 +73,8 @@ def test_hosts_of_equal_preference_share_the_load(world: World, relay: Relay) ->
 def test_the_next_host_is_tried_in_the_same_attempt(world: World, relay: Relay, mood: Mood | None) -> None:
     if mood is not None:
         world.hosts.add(A, mood=mood)
+    if mood is Mood.SILENT:
+        world.greeting_seconds = SOON
     (b,) = world.hosts.add(B)
     world.mx("one.example", A, B)
     world.queue("u@one.example")
@@ -87,6 +89,7 @@ def test_host_after_host_is_tried_in_the_same_attempt(world: World, relay: Relay
         *world.hosts.add(B, mood=Mood.REFUSING), *world.hosts.add(C, mood=Mood.BUSY),
         *world.hosts.add(D, mood=Mood.SILENT), *world.hosts.add(E),
     )  # fmt: skip
+    world.greeting_seconds = SOON
     world.mx("one.example", A, B, C, D, E)
     world.queue("u@one.example")
     with relay() as running:
@@ -179,6 +182,7 @@ def test_mail_does_not_go_in_a_circle(world: World, relay: Relay) -> None:
 
 
 def test_whatever_hosts_and_names_do_every_mail_arrives_once(world: World, relay: Relay) -> None:
+    world.greeting_seconds = world.lookup_seconds = SOON / 3
     dice = random.Random(3)
     addresses = [A, B, C, D, E]
     hosts = world.hosts.add(*addresses)
@@ -306,6 +310,7 @@ def test_mail_waits_for_names_to_be_mended(world: World, relay: Relay, fault: Fa
     (a,) = world.hosts.add(A)
     world.mx("one.example", A)
     world.names.faults["one.example"] = fault
+    world.lookup_seconds = SOON
     world.queue("u@one.example")
     with relay() as running:
         running.until(lambda: running.deferrals, "a deferral")
@@ -326,6 +331,7 @@ def test_aliases_in_a_circle_defer(world: World, relay: Relay) -> None:
 
 def test_names_that_cannot_be_looked_up_hold_nobody_else_up(world: World, relay: Relay) -> None:
     (a,) = world.hosts.add(A)
+    world.lookup_seconds = SOON
     recipients = [f"u@d{number}.example" for number in range(20)]
     for number, recipient in enumerate(recipients):
         world.mx(f"d{number}.example", A)
