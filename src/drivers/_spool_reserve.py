@@ -8,6 +8,7 @@ written.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import Final
@@ -29,14 +30,14 @@ class Reserve:
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_size >= OCTETS:
                 return
-        # Under a name of its own, so that two processes never hold each other's half-made file for the reserve.
-        temporary = self._path.with_name(f"reserve.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, OCTETS)
-            temporary.rename(self._path)
+            # Whoever else makes it is waited for; one that they could not finish is shorter.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_size < OCTETS:
+                os.posix_fallocate(descriptor, 0, OCTETS)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)

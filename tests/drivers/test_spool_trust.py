@@ -5,11 +5,13 @@ What lives here: what a spool does with what it cannot trust, and with what it i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -534,3 +536,12 @@ except Exception as error:
 def test_without_room_for_the_reserve_nothing_is_accepted(directory: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _LIMITED, str(directory)], capture_output=True, text=True, check=True)
     assert done.stdout == "SpoolFull 0\n"
+
+
+def test_many_who_make_the_reserve_at_once_do_not_hinder_each_other(directory: Path) -> None:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        spools = [stack.enter_context(Spool(directory)) for _ in range(8)]
+        for _ in range(20):
+            (directory / "reserve").unlink(missing_ok=True)
+            list(threads.map(add, spools))
+        assert len(spools[0]) == 160
