@@ -25,8 +25,8 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
-from smtpcore.drivers._bodies import AsyncSource, make_body
-from smtpcore.drivers._options import Options
+from smtpcore.drivers._session.bodies import AsyncSource, make_body
+from smtpcore.drivers._session.options import Options
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
 

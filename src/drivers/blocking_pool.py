@@ -33,9 +33,7 @@ from smtpcore import (
     SmtpError,
     Verdict,
 )
-from smtpcore.drivers._bodies import Source
-from smtpcore.drivers._interruptible import Interruptible
-from smtpcore.drivers._options import Options, make_envelope
+from smtpcore.drivers._connecting.interruptible import Interruptible
 from smtpcore.drivers._pooling import (
     PoolOptions,
     answers_of,
@@ -46,6 +44,8 @@ from smtpcore.drivers._pooling import (
     rewindable,
     session_options,
 )
+from smtpcore.drivers._session.bodies import Source
+from smtpcore.drivers._session.options import Options, make_envelope
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (
     Answer,

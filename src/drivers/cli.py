@@ -12,11 +12,11 @@ from typing import NoReturn
 
 import click
 
-from smtpcore.drivers._cli_queue import queue
-from smtpcore.drivers._cli_relay import config, relay
-from smtpcore.drivers._cli_send import send
-from smtpcore.drivers._cli_shared import Stop
-from smtpcore.drivers._exit_status import ExitStatus
+from smtpcore.drivers._cli.exit_status import ExitStatus
+from smtpcore.drivers._cli.queue import queue
+from smtpcore.drivers._cli.relay import config, relay
+from smtpcore.drivers._cli.send import send
+from smtpcore.drivers._cli.shared import Stop
 
 __all__ = ["main", "run"]
 

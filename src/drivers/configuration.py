@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smtpcore import LocalProtocolError, check_host_name
-from smtpcore.drivers._options import Options
-from smtpcore.drivers._routes import Routing, read_routing
-from smtpcore.drivers._session_settings import security_options, session_options
-from smtpcore.drivers._settings import ROUTE_SETTINGS, SETTINGS
-from smtpcore.drivers._settings_reader import ConfigurationError, Origin, Problem, Reader, read_file
+from smtpcore.drivers._configuration.reader import ConfigurationError, Origin, Problem, Reader, read_file
+from smtpcore.drivers._configuration.routes import Routing, read_routing
+from smtpcore.drivers._configuration.sessions import security_options, session_options
+from smtpcore.drivers._configuration.settings import ROUTE_SETTINGS, SETTINGS
+from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.resolver import ResolverSettings
 from smtpcore.relay import Host, RelaySettings, Schedule
 

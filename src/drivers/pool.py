@@ -34,8 +34,6 @@ from smtpcore import (
     SmtpError,
     Verdict,
 )
-from smtpcore.drivers._bodies import AsyncSource
-from smtpcore.drivers._options import Options, make_envelope
 from smtpcore.drivers._pooling import (
     CutShort,
     PoolOptions,
@@ -47,6 +45,8 @@ from smtpcore.drivers._pooling import (
     rewindable,
     session_options,
 )
+from smtpcore.drivers._session.bodies import AsyncSource
+from smtpcore.drivers._session.options import Options, make_envelope
 from smtpcore.pool import (
     Answer,
     CloseSession,

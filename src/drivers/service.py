@@ -23,12 +23,10 @@ import sniffio
 from anyio.abc import TaskGroup
 
 from smtpcore import Disconnect, Envelope, LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
-from smtpcore.drivers._bodies import Source
-from smtpcore.drivers._fates import RelayStopped, Tally, Watched
-from smtpcore.drivers._options import Options
-from smtpcore.drivers._owner import LOOKUPS, Bodies, Owner
-from smtpcore.drivers._performing import Notice, Performing
-from smtpcore.drivers._work import (
+from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
+from smtpcore.drivers._relaying.owner import LOOKUPS, Bodies, Owner
+from smtpcore.drivers._relaying.performing import Notice, Performing
+from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
     broken_off,
@@ -40,6 +38,8 @@ from smtpcore.drivers._work import (
     unforeseen,
     way_to,
 )
+from smtpcore.drivers._session.bodies import Source
+from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     Delivery,

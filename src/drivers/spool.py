@@ -1,7 +1,7 @@
 """The durable spool: a directory with a SQLite database and the bodies that are too large for it.
 
 What lives here: storing mails and jobs, executing the relay's orders in one transaction, operators' commands, the lock.
-What does not: any decision about mail; tables and versions (``_spool_schema``), columns (``_spool_rows``).
+What does not: any decision about mail; tables and versions, columns, taking bodies in (``_spool``).
 
 A mail is accepted when :meth:`Spool.add` returns: it is on disk then, whole. Any process may add; only the holder of
 the lock relays. SQLite runs with a write-ahead log and full synchronisation, so a transaction that was committed
@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from smtpcore import DEFAULT_LIMITS, Envelope
-from smtpcore.drivers._intake import Intake, IntakeFailed, sync_folder
-from smtpcore.drivers._spool_errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
-from smtpcore.drivers._spool_reserve import Reserve
-from smtpcore.drivers._spool_rows import (
+from smtpcore.drivers._spool.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
+from smtpcore.drivers._spool.intake import Intake, IntakeFailed, sync_folder
+from smtpcore.drivers._spool.reserve import Reserve
+from smtpcore.drivers._spool.rows import (
     JOB_COLUMNS,
     MAIL_COLUMNS,
     NO_MAIL,
@@ -44,7 +44,7 @@ from smtpcore.drivers._spool_rows import (
     mail_of,
     readable,
 )
-from smtpcore.drivers._spool_schema import HELD, NOBODY, REMOVED, SET_ASIDE, open_database, transaction
+from smtpcore.drivers._spool.schema import HELD, NOBODY, REMOVED, SET_ASIDE, open_database, transaction
 from smtpcore.relay import (
     Action,
     Bounce,

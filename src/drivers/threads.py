@@ -16,13 +16,11 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from smtpcore import LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
-from smtpcore.drivers._bodies import Source
-from smtpcore.drivers._fates import RelayStopped, Tally, Watched
-from smtpcore.drivers._interruptible import Interruptible
-from smtpcore.drivers._options import Options
-from smtpcore.drivers._owner import LOOKUPS, Owner
-from smtpcore.drivers._performing import Notice, Performing
-from smtpcore.drivers._work import (
+from smtpcore.drivers._connecting.interruptible import Interruptible
+from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
+from smtpcore.drivers._relaying.owner import LOOKUPS, Owner
+from smtpcore.drivers._relaying.performing import Notice, Performing
+from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
     broken_off,
@@ -34,6 +32,8 @@ from smtpcore.drivers._work import (
     unforeseen,
     way_to,
 )
+from smtpcore.drivers._session.bodies import Source
+from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (

@@ -39,7 +39,7 @@ from smtpcore import (
     TlsInfo,
     Verb,
 )
-from smtpcore.drivers._wire import Wire
+from smtpcore.drivers._session.floor import Wire
 
 __all__ = ["TlsAtOnce", "TlsFloor", "client_context", "default_context"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smtpcore import BeginTls, Event, SendBody, SendLine, printable
-from smtpcore.drivers._wire import Wire
+from smtpcore.drivers._session.floor import Wire
 
 __all__ = ["Traced"]
 

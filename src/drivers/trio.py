@@ -39,10 +39,10 @@ from smtpcore import (
     TlsFailed,
     TlsInfo,
 )
-from smtpcore.drivers._bodies import AsyncBody, AsyncSource, make_async_body
-from smtpcore.drivers._connecting import Way, prepare
-from smtpcore.drivers._dial_trio import dial
-from smtpcore.drivers._options import (
+from smtpcore.drivers._connecting.dial_trio import dial
+from smtpcore.drivers._connecting.race import Way, prepare
+from smtpcore.drivers._session.bodies import AsyncBody, AsyncSource, make_async_body
+from smtpcore.drivers._session.options import (
     Machine,
     Options,
     explained,
@@ -52,7 +52,7 @@ from smtpcore.drivers._options import (
     remember_tls_failure,
     settled,
 )
-from smtpcore.drivers._supply import Supply
+from smtpcore.drivers._session.supply import Supply
 
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from smtpcore import BodyFacts, DataEncoder, LocalProtocolError
-from smtpcore.drivers._bodies import make_async_body, make_body
+from smtpcore.drivers._session.bodies import make_async_body, make_body
 
 
 def read(body: Any) -> list[bytes]:

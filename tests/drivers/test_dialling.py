@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import ConnectFailed, LocalProtocolError
-from smtpcore.drivers._connecting import Address, Dialling, Way, check_socket, in_order, prepare, source_addresses
+from smtpcore.drivers._connecting.race import Address, Dialling, Way, check_socket, in_order, prepare, source_addresses
 
 from .peers import silent_port
 

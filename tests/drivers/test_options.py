@@ -32,8 +32,8 @@ from smtpcore import (
     TlsPolicy,
 )
 from smtpcore.drivers import tls
-from smtpcore.drivers._connecting import Ends, Way
-from smtpcore.drivers._options import Machine, Options, fallback_in_clear, make_envelope, make_machine, settled
+from smtpcore.drivers._connecting.race import Ends, Way
+from smtpcore.drivers._session.options import Machine, Options, fallback_in_clear, make_envelope, make_machine, settled
 from smtpcore.drivers.memory import HostMemory
 from smtpcore.drivers.tls import client_context, default_context
 from smtpcore.sasl import Plain

@@ -78,7 +78,9 @@ def test_the_pump_is_the_same(name: str, part: str) -> None:
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
 def test_connecting_is_the_same(name: str) -> None:
     """But for looking names up and for waiting."""
-    assert pump(source_of("_dial_blocking"), ["dial"]) == pump(source_of(f"_dial_{name}"), ["dial"])
+    assert pump(source_of("_connecting.dial_blocking"), ["dial"]) == pump(
+        source_of(f"_connecting.dial_{name}"), ["dial"]
+    )
 
 
 def test_the_async_drivers_are_the_same_but_for_their_streams() -> None:

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy, Verdict
-from smtpcore.drivers._configuration_text import reference, sample
-from smtpcore.drivers._setting_kinds import DURATION, OCTETS
-from smtpcore.drivers._settings import ROUTE_SETTINGS, SECTIONS, SETTINGS
+from smtpcore.drivers._configuration.kinds import DURATION, OCTETS
+from smtpcore.drivers._configuration.settings import ROUTE_SETTINGS, SECTIONS, SETTINGS
+from smtpcore.drivers._configuration.texts import reference, sample
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.configuration import Configuration, ConfigurationError, load
 from smtpcore.drivers.resolver import ResolverSettings

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpcore.drivers._intake import INLINE_OCTETS, Intake, IntakeFailed, sync_folder
+from smtpcore.drivers._spool.intake import INLINE_OCTETS, Intake, IntakeFailed, sync_folder
 
 LARGE = b"x" * (2 * INLINE_OCTETS)
 
@@ -98,7 +98,7 @@ def test_any_octets_in_any_chunks_become_what_the_oracle_says(
 ) -> None:
     folder = tmp_path_factory.mktemp("bodies")
     expected = oracle(b"".join(chunks))
-    with mock.patch("smtpcore.drivers._intake.INLINE_OCTETS", inline):
+    with mock.patch("smtpcore.drivers._spool.intake.INLINE_OCTETS", inline):
         intake = Intake(folder).read(chunks)
     try:
         assert found(intake, folder) == expected

@@ -11,7 +11,7 @@ import logging
 
 import pytest
 
-from smtpcore.drivers._log_lines import logging_to
+from smtpcore.drivers._relaying.log_lines import logging_to
 
 LOG = logging.getLogger("smtpcore.drivers.test")
 

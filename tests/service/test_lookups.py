@@ -13,7 +13,7 @@ from collections.abc import Callable
 from relays import Kind, wait_until
 from servers import Server
 
-from smtpcore.drivers._owner import LOOKUPS
+from smtpcore.drivers._relaying.owner import LOOKUPS
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     AddressAnswer,

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpcore.drivers._toml_lines import KeyPath, lines_of
+from smtpcore.drivers._configuration.toml_lines import KeyPath, lines_of
 
 NAMES = ("a", "b-1", "2", "C_d", "key with blanks", "dot.ted", 'quo"te', "it's", "é\n", "", "#no", "[x]", "=")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from smtpcore import Outcome, Verdict
-from smtpcore.drivers._log_lines import plain
+from smtpcore.drivers._relaying.log_lines import plain
 from smtpcore.relay import Attempted, Continue, Delivery, Effect, Fact, Fate, Host, OpenSession, Reported, SessionEnded
 
 __all__ = ["RelayLog"]

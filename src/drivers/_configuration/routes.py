@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from smtpcore import LocalProtocolError, TlsPolicy, Verdict
-from smtpcore.drivers._options import Options
-from smtpcore.drivers._session_settings import security_options
-from smtpcore.drivers._settings_reader import Origin, Reader
+from smtpcore.drivers._configuration.reader import Origin, Reader
+from smtpcore.drivers._configuration.sessions import security_options
+from smtpcore.drivers._session.options import Options
 from smtpcore.relay import FixedHosts, Mx, RoutingTable, SmartHost, Unroutable, Way
 
 __all__ = ["Routing", "read_routing"]

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from smtpcore import LocalProtocolError, Outcome
-from smtpcore.drivers._cli_shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
-from smtpcore.drivers._exit_status import ExitStatus, exit_status
-from smtpcore.drivers._sending import DRIVERS, deliver
+from smtpcore.drivers._cli.exit_status import ExitStatus, exit_status
+from smtpcore.drivers._cli.sending import DRIVERS, deliver
+from smtpcore.drivers._cli.shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
 from smtpcore.drivers.configuration import ConfigurationError, read_session
 
 __all__ = ["send"]

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smtpcore import LocalProtocolError, SmtpError
-from smtpcore.drivers._setting_kinds import BadElement, is_list, is_table
-from smtpcore.drivers._settings import Setting
-from smtpcore.drivers._toml_lines import KeyPath, lines_of
+from smtpcore.drivers._configuration.kinds import BadElement, is_list, is_table
+from smtpcore.drivers._configuration.settings import Setting
+from smtpcore.drivers._configuration.toml_lines import KeyPath, lines_of
 
 __all__ = ["ConfigurationError", "Document", "Given", "Origin", "Problem", "Reader", "read_file"]
 

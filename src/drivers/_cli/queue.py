@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import click
 
 from smtpcore import LocalProtocolError, printable
-from smtpcore.drivers._cli_shared import SPOOL, Stop, make_envelope, open_message
-from smtpcore.drivers._exit_status import ExitStatus
-from smtpcore.drivers._queue_selection import JobState, Selection, state_of
-from smtpcore.drivers._session_settings import os_reason
-from smtpcore.drivers._setting_kinds import DURATION
+from smtpcore.drivers._cli.exit_status import ExitStatus
+from smtpcore.drivers._cli.selection import JobState, Selection, state_of
+from smtpcore.drivers._cli.shared import SPOOL, Stop, make_envelope, open_message
+from smtpcore.drivers._configuration.kinds import DURATION
+from smtpcore.drivers._configuration.sessions import os_reason
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError, SpoolUnusable
 from smtpcore.relay import Action, PendingRecipient
 

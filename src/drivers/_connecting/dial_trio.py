@@ -14,7 +14,7 @@ from collections.abc import Callable
 import trio
 
 from smtpcore import SmtpError
-from smtpcore.drivers._connecting import (
+from smtpcore.drivers._connecting.race import (
     WHOLE,
     Address,
     Dialling,
@@ -24,7 +24,7 @@ from smtpcore.drivers._connecting import (
     in_order,
     source_addresses,
 )
-from smtpcore.drivers._options import Options, connect_seconds
+from smtpcore.drivers._session.options import Options, connect_seconds
 
 __all__ = ["dial"]
 

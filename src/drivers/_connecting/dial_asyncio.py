@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 
 from smtpcore import SmtpError
-from smtpcore.drivers._connecting import (
+from smtpcore.drivers._connecting.race import (
     WHOLE,
     Address,
     Dialling,
@@ -23,7 +23,7 @@ from smtpcore.drivers._connecting import (
     in_order,
     source_addresses,
 )
-from smtpcore.drivers._options import Options, connect_seconds
+from smtpcore.drivers._session.options import Options, connect_seconds
 
 __all__ = ["dial"]
 

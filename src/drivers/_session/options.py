@@ -33,10 +33,10 @@ from smtpcore import (
     TlsPolicy,
     check_host_name,
 )
-from smtpcore.drivers._bodies import AsyncSource
-from smtpcore.drivers._connecting import Ends, Way, source_addresses
-from smtpcore.drivers._journal import Journal, make_journal
-from smtpcore.drivers._wire import Wire
+from smtpcore.drivers._connecting.race import Ends, Way, source_addresses
+from smtpcore.drivers._session.bodies import AsyncSource
+from smtpcore.drivers._session.floor import Wire
+from smtpcore.drivers._session.journal import Journal, make_journal
 from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES, HostMemory
 from smtpcore.drivers.tls import TlsAtOnce, TlsFloor, default_context
 from smtpcore.drivers.trace import Traced

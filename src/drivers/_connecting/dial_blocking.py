@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from smtpcore import SmtpError
-from smtpcore.drivers._connecting import (
+from smtpcore.drivers._connecting.race import (
     Address,
     Dialling,
     Way,
@@ -21,7 +21,7 @@ from smtpcore.drivers._connecting import (
     in_order,
     source_addresses,
 )
-from smtpcore.drivers._options import Options, connect_seconds
+from smtpcore.drivers._session.options import Options, connect_seconds
 
 __all__ = ["dial"]
 

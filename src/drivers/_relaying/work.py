@@ -25,8 +25,8 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
-from smtpcore.drivers._bodies import Body, Source, make_body
-from smtpcore.drivers._options import Options, make_envelope
+from smtpcore.drivers._session.bodies import Body, Source, make_body
+from smtpcore.drivers._session.options import Options, make_envelope
 from smtpcore.drivers.spool import Prepared, Spool
 from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer
 

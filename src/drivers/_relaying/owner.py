@@ -22,8 +22,8 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO, Generic, Protocol, TypeAlias, TypeVar
 
 from smtpcore import LocalProtocolError
-from smtpcore.drivers._fates import RelayStopped, Tally, Watched
-from smtpcore.drivers._relay_log import RelayLog
+from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
+from smtpcore.drivers._relaying.log import RelayLog
 from smtpcore.drivers.spool import Executed, Prepared, Spool, SpoolError
 from smtpcore.relay import (
     DestinationView,

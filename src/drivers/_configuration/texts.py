@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from smtpcore.drivers._settings import Setting, settings_by_section
+from smtpcore.drivers._configuration.settings import Setting, settings_by_section
 
 __all__ = ["reference", "sample"]
 

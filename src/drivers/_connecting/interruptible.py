@@ -14,8 +14,8 @@ import threading
 import time
 
 from smtpcore import SessionAborted
-from smtpcore.drivers._connecting import Dialling, Way, check_socket, in_order, source_addresses
-from smtpcore.drivers._options import Options
+from smtpcore.drivers._connecting.race import Dialling, Way, check_socket, in_order, source_addresses
+from smtpcore.drivers._session.options import Options
 
 __all__ = ["Interruptible"]
 

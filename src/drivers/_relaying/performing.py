@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from smtpcore.drivers._fates import Tally, Watched
-from smtpcore.drivers._owner import Bodies
-from smtpcore.drivers._work import Work, close_body
+from smtpcore.drivers._relaying.fates import Tally, Watched
+from smtpcore.drivers._relaying.owner import Bodies
+from smtpcore.drivers._relaying.work import Work, close_body
 from smtpcore.relay import Attempted, CloseSession, Continue, Effect, Fate, OpenSession, Resolve
 
 __all__ = ["Inbox", "Notice", "Performing"]

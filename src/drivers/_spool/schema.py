@@ -13,8 +13,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from smtpcore.drivers._intake import sync_folder
-from smtpcore.drivers._spool_errors import SpoolUnusable
+from smtpcore.drivers._spool.errors import SpoolUnusable
+from smtpcore.drivers._spool.intake import sync_folder
 
 __all__ = ["DATABASE", "HELD", "NOBODY", "REMOVED", "SET_ASIDE", "open_database", "transaction"]
 

@@ -19,13 +19,13 @@ import click
 
 from smtpcore import LocalProtocolError
 from smtpcore.drivers import threads
-from smtpcore.drivers._cli_shared import SPOOL_VARIABLE, Stop, flags_of, session_flags, stop_for
-from smtpcore.drivers._configuration_text import reference, sample
-from smtpcore.drivers._exit_status import ExitStatus
-from smtpcore.drivers._log_lines import logging_to
-from smtpcore.drivers._session_settings import os_reason
-from smtpcore.drivers._setting_kinds import host_and_port
-from smtpcore.drivers._settings import BACKENDS, LEVELS
+from smtpcore.drivers._cli.exit_status import ExitStatus
+from smtpcore.drivers._cli.shared import SPOOL_VARIABLE, Stop, flags_of, session_flags, stop_for
+from smtpcore.drivers._configuration.kinds import host_and_port
+from smtpcore.drivers._configuration.sessions import os_reason
+from smtpcore.drivers._configuration.settings import BACKENDS, LEVELS
+from smtpcore.drivers._configuration.texts import reference, sample
+from smtpcore.drivers._relaying.log_lines import logging_to
 from smtpcore.drivers.configuration import Configuration, ConfigurationError, LogSettings, load
 from smtpcore.drivers.progress import Progress, Relaying
 from smtpcore.drivers.resolver import AsyncResolver, Resolver

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
-from smtpcore.drivers._setting_kinds import (
+from smtpcore.drivers._configuration.kinds import (
     ADDRESS,
     DURATION,
     FACTOR,

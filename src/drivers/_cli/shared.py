@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, TypeVar
 import click
 
 from smtpcore import BodyFacts, Envelope
-from smtpcore.drivers._exit_status import ExitStatus
-from smtpcore.drivers._session_settings import os_reason
+from smtpcore.drivers._cli.exit_status import ExitStatus
+from smtpcore.drivers._configuration.sessions import os_reason
 from smtpcore.drivers.configuration import ConfigurationError, Problem
 from smtpcore.mime import sender_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from smtpcore import Deadlines, Limits, LocalProtocolError, TlsPolicy
-from smtpcore.drivers._options import Options
-from smtpcore.drivers._settings_reader import Reader
+from smtpcore.drivers._configuration.reader import Reader
+from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.tls import client_context
 from smtpcore.sasl import mechanisms_for
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from smtpcore import Disconnect, Envelope, Outcome, Report, SessionError, SmtpError, Verdict
-from smtpcore.drivers._options import Options
+from smtpcore.drivers._session.options import Options
 
 __all__ = ["DRIVERS", "Sent", "deliver"]
 
