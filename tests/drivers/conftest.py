@@ -11,6 +11,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def _only_on_loops_that_are_there(request: pytest.FixtureRequest) -> None:
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    loop = getattr(parameters.get("driver"), "loop", "")
+    loop = getattr(parameters.get("driver", parameters.get("kind")), "loop", "")
     if loop and importlib.util.find_spec(loop) is None:
         pytest.skip(f"{loop} is not installed")

@@ -6,8 +6,10 @@ What lives here: the host and its threads, and the few words that a play needs. 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
+import importlib.util
 import os
 import socket
 import threading
@@ -171,6 +173,11 @@ class Kind:
         return self.name
 
     @property
+    def loop(self) -> str:
+        """The event loop's module, if it is another than the standard library's."""
+        return self.name.partition("+")[2]
+
+    @property
     def is_async(self) -> bool:
         return self.name != "threads"
 
@@ -185,7 +192,8 @@ class Kind:
         async def awaited() -> Any:
             return await play
 
-        return anyio.run(awaited, backend=self.name)
+        uvloop = {"use_uvloop": True} if self.loop else {}
+        return anyio.run(awaited, backend=self.name.partition("+")[0], backend_options=uvloop)
 
     async def together(self, *plays: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run plays at once; what each came to, errors too."""
@@ -231,16 +239,24 @@ def _caught(play: Coroutine[Any, Any, Any]) -> Any:
         return error
 
 
-KINDS = [Kind("asyncio"), Kind("trio"), Kind("threads")]
+KINDS = [Kind("asyncio"), Kind("asyncio+uvloop"), Kind("trio"), Kind("threads")]
 
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@functools.cache
+def _open_what_stays() -> None:
+    """The first loop of uvloop opens a pipe for the whole process."""
+    if importlib.util.find_spec("uvloop"):
+        importlib.import_module("uvloop").new_event_loop().close()
+
+
 @contextlib.contextmanager
 def nothing_left() -> Any:
     """Whatever happens inside leaves no descriptor and no thread of a pool behind."""
+    _open_what_stays()
     gc.collect()
     before = descriptors()
     yield
