@@ -10,6 +10,7 @@ many servers lock an account after a few wrong passwords.
 from __future__ import annotations
 
 import base64
+import copy
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -51,10 +52,13 @@ class Authentication:
         Raises ``AuthRequired`` if there is none, ``AuthExchangeFailed`` if the mechanism cannot begin.
         """
         self._offered = offered
-        mechanism = self._mechanism = self._next()
-        if mechanism is None:
+        chosen = self._next()
+        if chosen is None:
             ours = ", ".join(mechanism.name for mechanism in self._untried)
             raise AuthRequired(f"no common mechanism: we have {ours}; the peer offers {', '.join(offered) or 'none'}")
+        self._mechanism = chosen
+        # Sessions share the caller's object, and their exchanges may run at the same time.
+        mechanism = self._mechanism = self._asked(lambda: copy.copy(chosen))
         name = mechanism.name.upper()
         self._untried = [other for other in self._untried if other.name.upper() != name]
         self._steps = 0

@@ -17,7 +17,8 @@ __all__ = ["CramMd5", "Login", "Mechanism", "Plain", "mechanisms_for"]
 class Mechanism(Protocol):
     """One mechanism with its credentials.
 
-    One object serves any number of exchanges, one after the other: ``start`` begins a new one.
+    One object serves any number of exchanges, one after the other: ``start`` begins a new one. Sessions may share it:
+    each works on a shallow copy (``copy.copy``), so ``start`` makes anew whatever an exchange changes.
     """
 
     @property

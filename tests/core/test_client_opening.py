@@ -472,6 +472,19 @@ def test_a_mechanism_that_cannot_begin_ends_the_session_politely():
     assert "hunter2" not in str(error)
 
 
+def test_a_mechanism_that_cannot_be_copied_ends_the_session_politely():
+    class Lonely(Eager):
+        def __copy__(self) -> Lonely:
+            raise TypeError("cannot copy hunter2")
+
+    driver, said = before_auth(Lonely(b"x"))
+    assert said == b"QUIT\r\n"
+    driver.hear(b"221 bye\r\n")
+    error = ended(driver).error
+    assert isinstance(error, AuthExchangeFailed)
+    assert "hunter2" not in str(error)
+
+
 def test_a_mechanism_that_breaks_in_the_middle_cancels_the_exchange():
     driver, _ = before_auth(Broken("answer"), offered=b"250-mx\r\n250 AUTH BROKEN\r\n")
     assert driver.hear(b"334 \r\n") == b"*\r\n"

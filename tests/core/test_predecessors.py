@@ -1,6 +1,7 @@
 """One test for each defect of the libraries before this one, named after its cause: none of them may come back.
 
-What lives here: the defects that a client's core can have. What does not: those of drivers, queues and relays.
+What lives here: the defects that a client's core can have. What does not: those of drivers and pools
+(``tests/drivers/test_predecessors.py``), of queues and of relays.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from smtpcore import (
     RemoteProtocolError,
     SendBody,
     ServiceRefused,
+    TlsFailed,
     TlsInfo,
     TlsPolicy,
     TlsRequired,
     Verdict,
 )
-from smtpcore.sasl import Plain
+from smtpcore._grammar import decode_xtext, encode_xtext
+from smtpcore.sasl import CramMd5, Login, Mechanism, Plain
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
 D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
@@ -238,6 +241,15 @@ def test_t12_the_old_form_of_auth_is_ignored():
 
 
 @pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
+def test_t14_after_a_handshake_that_failed_the_session_goes_on_in_clear(policy):
+    driver = session(b"220 hi\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"220 go\r\n", tls=policy)
+    assert isinstance(driver.last, BeginTls)
+    driver.client.tls_failed(ValueError("no such cipher"))
+    assert driver.run() == b""
+    assert isinstance(disconnect(driver).error, TlsFailed)
+
+
+@pytest.mark.parametrize("policy", [TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
 def test_t13_p4_an_injected_reply_survives_the_switch_to_tls(policy):
     hi, offer, go = b"220 hi\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"220 go\r\n"
     injected = b"250-mx\r\n250 AUTH PLAIN\r\n"
@@ -309,18 +321,43 @@ def test_t17_a3_p14_credentials_are_said_in_clear_when_starttls_is_stripped():
     assert isinstance(events[-1].error, TlsRequired)
 
 
-def test_t18_a_mechanism_that_served_once_is_out_of_step_the_second_time():
-    plain = Plain("user", "hunter2")
-    for _ in range(2):
-        server = ScriptedServer(extensions=["STARTTLS"], users={"user": "hunter2"})
-        converse(Client("client.example", credentials=[plain]), server)
-        assert server.user == "user"
+@pytest.mark.parametrize("mechanism", [Plain("user", "hunter2"), Login("user", "hunter2"), CramMd5("user", "hunter2")])
+def test_t18_a_mechanism_that_served_once_is_out_of_step_the_second_time(mechanism: Mechanism):
+    challenges = {"LOGIN": [b"Username:", b"Password:"], "CRAM-MD5": [b"<1@b.example>"], "PLAIN": []}[mechanism.name]
+
+    def answers(driver: PureDriver) -> list[bytes]:
+        return [driver.hear(b"334 " + base64.b64encode(challenge) + b"\r\n") for challenge in challenges]
+
+    first, second, third = (in_clear(f"AUTH {mechanism.name}", credentials=[mechanism]) for _ in range(3))
+    # An exchange that breaks off half way, and two at the same time, as the sessions of a pool have them.
+    broken_off = first.hear(b"334 " + base64.b64encode(challenges[0]) + b"\r\n") if challenges else b""
+    interleaved = [
+        (second.hear(octets), third.hear(octets))
+        for octets in (b"334 " + base64.b64encode(challenge) + b"\r\n" for challenge in challenges)
+    ]
+    alone = answers(in_clear(f"AUTH {mechanism.name}", credentials=[mechanism]))
+    assert interleaved == [(answer, answer) for answer in alone]
+    assert broken_off == (alone[0] if alone else b"")
+    assert b"*\r\n" not in alone
 
 
 @pytest.mark.parametrize("challenge", ["!!!!", "YQ", "Y Q==", "YQ==YQ==", "Y\u00e9=="])
 def test_t19_a_challenge_is_decoded_though_it_is_garbage(challenge):
     driver = in_clear("AUTH PLAIN", credentials=[Plain("user", "hunter2")])
     assert driver.hear(f"334 {challenge}\r\n".encode()) == b"*\r\n"
+
+
+def test_t20_xtext_leaves_plus_and_equals_sign_as_they_are():
+    assert encode_xtext("a+b=c") == "a+2Bb+3Dc"
+    assert decode_xtext("a+2Bb+3Dc") == "a+b=c"
+    with pytest.raises(LocalProtocolError):
+        decode_xtext("a+ZZ")
+
+
+def test_t24_an_address_without_a_domain_is_given_one():
+    for make in (lambda: Envelope("root", [A]), lambda: Envelope("alice@a.example", ["root"])):
+        with pytest.raises(LocalProtocolError):
+            make()
 
 
 # --- smtpproto ------------------------------------------------------------------------------------------------------
