@@ -1,6 +1,6 @@
 """The command line: ``smtpcore send``, ``smtpcore queue``, ``smtpcore relay``, ``smtpcore config``.
 
-What lives here: the entry, and how every command ends. What does not: the commands, which have a file each.
+What lives here: the entry. What does not: the commands, and what they need to be installed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import click
-
 from smtpcore.drivers._cli.exit_status import ExitStatus
-from smtpcore.drivers._cli.queue import queue
-from smtpcore.drivers._cli.relay import config, relay
-from smtpcore.drivers._cli.send import send
-from smtpcore.drivers._cli.shared import Stop
 
 __all__ = ["main", "run"]
 
@@ -35,30 +29,9 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     try:
-        # Not through click's own entry, which has its own mind about pipes that break.
-        with _commands.make_context("smtpcore", list(arguments)) as context:
-            return int(_commands.invoke(context) or 0)
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.UsageError as error:
-        error.show()
-        return ExitStatus.USAGE
-    except Stop as stop:
-        for line in str(stop).splitlines():
-            click.echo(f"smtpcore: {line}", err=True)
-        return stop.status
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("smtpcore: interrupted", err=True)
-        return 130
-    except BrokenPipeError:
-        return ExitStatus.OK
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="smtpcore")
-def _commands() -> None:
-    """Send mail over SMTP, and relay it from a durable queue."""
-
-
-for _command in (send, queue, relay, config):
-    _commands.add_command(_command)
+        # The package is installed without the libraries of its extras, and its command all the same.
+        from smtpcore.drivers._cli.commands import run_command
+    except ModuleNotFoundError as error:
+        print(f"smtpcore: {error.name} is missing; the command line needs pip install 'smtpcore[cli]'", file=sys.stderr)
+        return ExitStatus.CONFIG
+    return run_command(arguments)

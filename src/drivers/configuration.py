@@ -6,6 +6,7 @@ where they stand, and the texts that document them.
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Configuration:
 
     spool: Path
     backend: str
+    #: Seconds that what is on its way may take when the relay is told to stop.
+    grace: float
     settings: RelaySettings
     routing: Routing
     resolver: ResolverSettings
@@ -78,6 +81,8 @@ def read_session(flags: Mapping[str, tuple[str, object]]) -> Options:
 def _build(reader: Reader, routes: Sequence[Reader]) -> Configuration:
     if not reader.has("spool"):
         reader.wrong("spool", "this must be given, or --spool")
+    if reader["backend"] == "trio" and importlib.util.find_spec("trio") is None:
+        reader.wrong("backend", "trio is not installed: pip install 'smtpcore[trio]'")
     options = session_options(reader)
     schedule = reader.build(Schedule)
     name = options.get("helo_name") or _host_name()
@@ -88,6 +93,7 @@ def _build(reader: Reader, routes: Sequence[Reader]) -> Configuration:
     return Configuration(
         spool=Path(reader["spool"] or ""),
         backend=reader["backend"],
+        grace=reader["grace"],
         settings=settings,
         routing=read_routing(reader, routes),
         resolver=reader.build(ResolverSettings),

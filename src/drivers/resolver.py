@@ -246,7 +246,9 @@ class _Lookup:
         name = self._chain[-1]
         if isinstance(error, dns.resolver.NXDOMAIN):
             seconds = min(self._seconds, self._cache.negative_seconds(name))
-            self.found = _Found(AnswerKind.NO_NAME, seconds, problem=f"{_text(name)} does not exist")
+            # That the name which was asked for does not exist is the answer; an alias that leads nowhere is news.
+            alias = "" if name == self._chain[0] else f"its alias {_text(name)} leads nowhere"
+            self.found = _Found(AnswerKind.NO_NAME, seconds, problem=alias)
             return
         errors = _errors(error)
         if self.edns and any(words in _NO_EDNS for _, words, _ in errors):

@@ -28,6 +28,7 @@ What lives here: the exception types and the facts they carry. What does not: th
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class LocalProtocolError(SmtpError):
     """
 
     def __init__(self, rule: str, value: object = None) -> None:
-        super().__init__(rule if value is None else f"{value!r}: {rule}")
+        shown = value.value if isinstance(value, enum.Enum) else value
+        super().__init__(rule if value is None else f"{shown!r}: {rule}")
         self.rule = rule
         self.value = value
 

@@ -161,4 +161,4 @@ def test_the_examples_for_operators(tmp_path: Path) -> None:
     assert check == "The configuration is sound.\n"
     assert json.loads(listed)["recipient"] == "boris@north.example"
     assert "    Subject: hi\n" in shown
-    assert changed == ["1 held\n", "1 released\n", "", "1 removed\n"]
+    assert changed == ["1 held\n", "1 released\n", "no mail in the queue fits\n", "1 removed\n"]

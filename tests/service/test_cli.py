@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -200,6 +200,8 @@ def test_a_file_that_is_not_there(driver: list[str], tmp_path: Path, capsys) -> 
         [*SEND, "--to", "u@a.example", "--ca", "x", "-"],
         [*SEND, "--to", "u@a.example", "--timeout-scale", "0", "-"],
         [*SEND, "--to", "u@a.example", "--helo", "not a name", "-"],
+        ["send", "--host", "localhost:2525", "--to", "u@a.example", "-"],
+        ["relay"],
         ["relay", "--spool", "x", "--smarthost", "host:99999"],
         ["relay", "--spool", "x", "--smarthost", "host:port"],
         ["relay", "--spool", "x", "--smarthost", "no host"],
@@ -334,8 +336,44 @@ def test_a_relay_runs_until_it_is_told_to_stop(backend: str, tmp_path: Path, ser
             assert relay.stderr is not None
             printed = relay.stderr.read()
             (line,) = [line for line in printed.splitlines() if "logger=smtpcore.relay " in line]
-            assert " queue_id=1 recipient=u@a.example kind=delivered " in line
-            assert line.endswith('words="250 2.0.0 taken" message=fate')
+            assert " event=fate queue_id=1 recipient=u@a.example kind=delivered " in line
+            assert line.endswith(' words="250 2.0.0 taken"')
+            # What the session would say of it again is for those who look for faults.
+            assert "logger=smtpcore.drivers.asyncio" not in printed
             assert "1 delivered" in printed
         finally:
             relay.kill()
+
+
+# --- what is not installed --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a library one that is not installed, for what is imported from now on."""
+
+    def hide(library: str) -> None:
+        for name in list(sys.modules):
+            if name.split(".")[0] == library or name.startswith("smtpcore.drivers._cli"):
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, library, None)
+
+    return hide
+
+
+def test_without_the_libraries_of_the_command_line_they_are_named(without: Callable[[str], None], capsys) -> None:
+    without("click")
+    assert run(["queue", "list"]) == 78
+    assert capsys.readouterr().err == (
+        "smtpcore: click is missing; the command line needs pip install 'smtpcore[cli]'\n"
+    )
+
+
+def test_trio_that_is_not_installed_is_no_driver_and_no_backend(
+    without: Callable[[str], None], tmp_path: Path, capsys
+) -> None:
+    without("trio")
+    assert run([*SEND, "--to", "u@a.example", "--driver", "trio", "-"]) == 64
+    assert "trio is not installed: pip install 'smtpcore[trio]'" in capsys.readouterr().err
+    assert run(["relay", "--spool", str(tmp_path / "spool"), "--smarthost", "localhost", "--backend", "trio"]) == 64
+    assert "--backend: trio is not installed: pip install 'smtpcore[trio]'" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_filters(arguments: list[str], expected: list[tuple[int, str]], spool: P
 
 def test_lines_for_people_and_for_scripts(spool: Path, capsys: Any) -> None:
     first, *_ = out(capsys, "list", "--spool", spool)
-    assert first == "1 <anna@home.example> -> <u@a.example> 44 octets, 0 attempts, due in 0s"
+    assert first == "1 <anna@home.example> -> <u@a.example> 44 octets, 0 attempts, due now"
     row = json.loads(out(capsys, "list", "--json", "--spool", spool, 2)[0])
     assert 7300 <= row.pop("age") < 7400
     assert row.pop("due_in") < 0
@@ -145,6 +145,19 @@ def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pyt
 def test_what_makes_no_sense(arguments: list[str], status: int, words: str, spool: Path, capsys: Any) -> None:
     assert run(["queue", *arguments, "--spool", str(spool)]) == status
     assert words in capsys.readouterr().err
+
+
+def test_a_spool_that_may_not_be_looked_into(tmp_path: Path, capsys: Any) -> None:
+    # A name that is too long is refused by the system whoever asks, as a directory of others is for most.
+    assert run(["queue", "list", "--spool", str(tmp_path / ("x" * 300))]) == 66
+    assert capsys.readouterr().err.endswith("x: File name too long\n")
+
+
+@pytest.mark.parametrize("command", ["list", "show", "hold", "release", "retry", "remove"])
+def test_a_filter_that_nothing_fits_is_said_and_is_no_error(command: str, spool: Path, capsys: Any) -> None:
+    assert run(["queue", command, "--spool", str(spool), "--sender", "nobody@*"]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "no mail in the queue fits\n")
 
 
 def states(capsys: Any, spool: Path) -> list[tuple[int, str]]:

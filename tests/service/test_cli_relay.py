@@ -12,6 +12,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def test_every_attempt_and_fate_is_a_line_with_the_queue_id(spool: Path, tmp_pat
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     events = {line["recipient"].partition("-")[0]: line for line in lines if "queue_id" in line}
     assert {line["queue_id"] for line in events.values()} == {1}
-    assert {name: (line["message"], line.get("kind"), line["code"]) for name, line in events.items()} == {
+    assert {name: (line["event"], line.get("kind"), line["code"]) for name, line in events.items()} == {
         "u@a.example": ("fate", "delivered", 250),
         "nobody@a.example": ("fate", "discarded", 550),
         "later": ("attempt", None, 450),
@@ -70,7 +71,7 @@ def test_the_log_goes_to_standard_error_where_no_file_is_named(spool: Path, tmp_
         )
     lines = [line for line in done.stderr.splitlines() if "queue_id=1" in line]
     assert len(lines) == 3
-    (later,) = (line for line in lines if "message=attempt" in line)
+    (later,) = (line for line in lines if " event=attempt " in line)
     assert 'words="450 4.7.1 come back later"' in later
     assert " next_in=999." in later or " next_in=1000.0" in later
 
@@ -121,3 +122,21 @@ def test_a_log_that_cannot_be_written_is_said_at_once(spool: Path, tmp_path: Pat
     path = configure(tmp_path, 25, f'[logging]\nfile = "{tmp_path}"\n')
     assert run(["relay", "--config", path, "--once"]) == 66
     assert capsys.readouterr().err == f"smtpcore: {tmp_path}: Is a directory\n"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
+def test_a_second_signal_breaks_off_what_is_on_its_way(backend: str, spool: Path, tmp_path: Path) -> None:
+    with Server() as server:
+        server.hold = threading.Event()
+        path = configure(tmp_path, server.port, f'backend = "{backend}"\ngrace = "1h"\n')
+        with subprocess.Popen([*PROGRAM, "relay", "--config", path, "--quiet"]) as relay:
+            try:
+                assert server.holding.wait(60)
+                os.kill(relay.pid, signal.SIGTERM)
+                os.kill(relay.pid, signal.SIGINT)
+                assert relay.wait(timeout=60) == 0
+            finally:
+                relay.kill()
+                server.hold.set()
+    with Spool(spool) as left:
+        assert "u@a.example" in {recipient.address for entry in left.list() for recipient in entry.job.recipients}

@@ -341,7 +341,10 @@ def test_what_is_wrong_with_a_route_is_said_with_its_line(write: Write, text: st
             "[identity]\nhelo_name = 'a b'\n",
             "5: identity.helo_name: 'a b' is not a domain or address literal (RFC 5321 §4.1.2)",
         ),
-        ("default = 'a'\n", "4: not TOML: Cannot overwrite a value"),
+        ("default = 'a'\n", "4: not TOML: Cannot overwrite a value (it is given twice)"),
+        ("x = word\n", "4: not TOML: Invalid value (text stands in quotes)"),
+        ("[logging]\nspool = 'x'\n", "5: there is no logging.spool; did you mean spool, before all sections?"),
+        ("[logging]\nlevle = 'info'\n", "5: there is no logging.levle; did you mean logging.level?"),
         ("x = \n", "4: not TOML: Invalid value"),
         ("[x]\ny = [1,\n", "6: not TOML: Invalid value"),
         (

@@ -81,7 +81,11 @@ def _selection(states: Sequence[str], queue_ids: Sequence[int], **patterns: Any)
 @contextmanager
 def _open(directory: str) -> Generator[Spool]:
     """A spool that exists; its errors end the command."""
-    if not (Path(directory) / "spool.db").exists():
+    try:
+        there = (Path(directory) / "spool.db").exists()
+    except OSError as error:
+        raise Stop(ExitStatus.NO_INPUT, f"{directory}: {os_reason(error)}") from None
+    if not there:
         raise Stop(ExitStatus.NO_INPUT, f"{directory}: there is no spool")
     try:
         with Spool(directory) as spool:
@@ -104,7 +108,13 @@ def queue() -> None:
     """Look at what is in a spool, and say what is to become of it."""
 
 
-@queue.command("add")
+def _say_if_none(found: object) -> None:
+    """For people: silence could mean anything. What scripts read is standard output."""
+    if not found:
+        click.echo("no mail in the queue fits", err=True)
+
+
+@queue.command("add", short_help="Put one message into a spool and print its queue id.")
 @SPOOL
 @click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
 @click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
@@ -134,7 +144,9 @@ def queue_list(directory: str, as_json: bool, **selected: Any) -> int:
     """Show what is queued: one line for each recipient."""
     now = time.time()
     with _open(directory) as spool:
-        for entry in _selected(spool, _selection(**selected), now):
+        entries = _selected(spool, _selection(**selected), now)
+        _say_if_none(entries)
+        for entry in entries:
             for shown in _list_json(entry, now) if as_json else _list_text(entry, now):
                 click.echo(shown)
     return ExitStatus.OK
@@ -143,12 +155,12 @@ def queue_list(directory: str, as_json: bool, **selected: Any) -> int:
 def _list_text(entry: QueueEntry, now: float) -> Iterable[str]:
     mail, job = entry.mail, entry.job
     state = state_of(entry)
-    due = f"due in {_duration(job.due_at - now)}" if state.dispatched else state.value
+    due = _due(job.due_at - now) if state.dispatched else state.value
     for recipient in job.recipients or (PendingRecipient("?"),):
         words = "".join(f": {words}" for words in (entry.problem, recipient.last_words) if words)
         yield (
             f"{mail.mail_id} <{mail.reverse_path}> -> <{recipient.address}> {mail.size} octets, "
-            f"{job.attempts} attempts, {due}{words}"
+            f"{_attempts(job.attempts)}, {due}{words}"
         )
 
 
@@ -178,7 +190,7 @@ def _job_json(entry: QueueEntry, now: float) -> dict[str, object]:
     }
 
 
-@queue.command("show")
+@queue.command("show", short_help="Show mails whole: envelope, attempts, last words, header.")
 @SPOOL
 @_JSON
 @_selection_flags
@@ -189,7 +201,9 @@ def queue_show(directory: str, as_json: bool, **selected: Any) -> int:
         raise click.UsageError("say which mails: give queue ids or a filter")
     now = time.time()
     with _open(directory) as spool:
-        for mail_id, entries in groupby(_selected(spool, selection, now), key=lambda entry: entry.mail.mail_id):
+        found = _selected(spool, selection, now)
+        _say_if_none(found)
+        for mail_id, entries in groupby(found, key=lambda entry: entry.mail.mail_id):
             header = _header(spool, mail_id)
             if header is not None:
                 click.echo((_show_json if as_json else _show_text)(list(entries), header, now))
@@ -225,11 +239,11 @@ def _show_text(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
     ]
     for entry in entries:
         job, state = entry.job, state_of(entry)
-        lines.append(f"  to {job.domain or 'this host'}: {state.value}, {job.attempts} attempts")
+        lines.append(f"  to {job.domain or 'this host'}: {state.value}, {_attempts(job.attempts)}")
         if entry.problem is not None:
             lines.append(f"    {entry.problem}")
         if state.dispatched:
-            lines.append(f"    due {_moment(job.due_at)}, in {_duration(job.due_at - now)}")
+            lines.append(f"    {_due(job.due_at - now)}, {_moment(job.due_at)}")
         for recipient in job.recipients:
             warned = " (the sender was told of the delay)" if recipient.warned else ""
             lines.append(f"    <{recipient.address}>: {recipient.last_words or 'not tried yet'}{warned}")
@@ -258,6 +272,14 @@ def _show_json(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
             "header": header,
         }
     )
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"
+
+
+def _due(seconds: float) -> str:
+    return f"due in {_duration(seconds)}" if seconds >= 0.5 else "due now"
 
 
 def _moment(seconds: float) -> str:
@@ -291,6 +313,7 @@ _ACTIONS: dict[Action, tuple[str, str]] = {
 def _add_action(action: Action, about: str, done: str) -> None:
     @queue.command(
         action.value,
+        short_help=about.partition(";")[0].rstrip(".") + ".",
         help=f"{about}\n\nA mail is meant as a whole, also where only some of its recipients fit. A relay that works on"
         " the spool takes the wish in at once; else the next one does.",
     )
@@ -304,6 +327,7 @@ def _add_action(action: Action, about: str, done: str) -> None:
             raise click.UsageError("say which mails: queue ids or a filter, or --all")
         with _open(directory) as spool:
             entries = _selected(spool, selection, time.time())
+            _say_if_none(entries)
             queue_ids = list(dict.fromkeys(entry.mail.mail_id for entry in entries))
             spool.command(action, queue_ids)
         for queue_id in queue_ids:

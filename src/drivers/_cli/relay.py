@@ -56,7 +56,7 @@ def _print_and_end(context: click.Context, _parameter: click.Parameter, wanted: 
         context.exit()
 
 
-@click.command()
+@click.command(short_help="Relay what is in a spool.")
 @click.option("--config", "path", metavar="FILE", help="Settings in TOML; flags override them.")
 @click.option("--check", is_flag=True, help="Only say what is wrong with the configuration.")
 @click.option(
@@ -66,13 +66,21 @@ def _print_and_end(context: click.Context, _parameter: click.Parameter, wanted: 
 @click.option(
     "--spool", "directory", metavar="DIR", envvar=SPOOL_VARIABLE, show_envvar=True, help="The spool directory."
 )
-@click.option("--smarthost", type=_HostAndPort(), help="The host that takes all mail.")
+@click.option("--smarthost", type=_HostAndPort(), help="The host that takes all mail. Default: by MX records.")
 @session_flags
 @click.option("--once", is_flag=True, help="Drain what is due and exit.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), help="What runs the sessions. Default: asyncio.")
 @click.option("--quiet", is_flag=True, help="Show neither the live view nor counts, and log warnings only.")
 def relay(path: str | None, check: bool, once: bool, quiet: bool, **typed: Any) -> int:
-    """Relay what is in a spool until SIGTERM, or with --once until nothing that is due is left to do."""
+    """Relay what is in a spool until SIGTERM, or with --once until nothing that is due is left to do.
+
+    Without --config and --smarthost mail goes straight to the hosts that the MX records of its domain name.
+
+    Exit status: 0 it ended as it was told to, 64 bad usage, 66 a file cannot be read, 75 the spool cannot be used or
+    another relay works on it, 78 the configuration makes no sense.
+    """
+    if path is None and typed["directory"] is None:
+        raise click.UsageError(f"Missing option '--spool' (env var: '{SPOOL_VARIABLE}'), or '--config'.")
     try:
         configuration = load(path, flags_of(typed))
     except OSError as error:
@@ -122,7 +130,7 @@ def _first(group: BaseExceptionGroup[SpoolError]) -> Exception:
 class _Service(Relaying, Protocol):
     """What all services have."""
 
-    def stop(self) -> None: ...
+    def stop(self, grace: float | None = None) -> None: ...
 
 
 _Notice = Callable[[Fate | Attempted], None]
@@ -136,6 +144,7 @@ def _on_anyio(configuration: Configuration, spool: Spool, notice: _Notice, once:
         configuration.settings,
         configuration.options_for,
         notice=notice,
+        grace=configuration.grace,
         resolver=AsyncResolver(configuration.resolver) if configuration.routing.asks_the_dns else None,
     )
     return service, lambda: anyio.run(partial(service.run, once=once), backend=configuration.backend)
@@ -148,6 +157,7 @@ def _on_threads(configuration: Configuration, spool: Spool, notice: _Notice, onc
         configuration.settings,
         configuration.options_for,
         notice=notice,
+        grace=configuration.grace,
         resolver=Resolver(configuration.resolver) if configuration.routing.asks_the_dns else None,
     )
     return service, lambda: service.run(once=once)
@@ -162,10 +172,13 @@ _BACKENDS: Mapping[str, Callable[[Configuration, Spool, _Notice, bool], _Made]] 
 
 @contextmanager
 def _stopped_by_signals(service: _Service) -> Generator[None]:
-    """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way."""
+    """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way; a second one breaks it off."""
+    told = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        service.stop()
+        nonlocal told
+        service.stop(0.0 if told else None)
+        told = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -214,7 +227,7 @@ def config() -> None:
     """Show what can be configured."""
 
 
-@config.command("sample")
+@config.command("sample", short_help="Print a configuration with every setting.")
 def config_sample() -> None:
     """Print a commented configuration with every setting at its default."""
     click.echo(sample(), nl=False)

@@ -5,6 +5,8 @@ What lives here: its arguments, and what it prints. What does not: the sending.
 
 from __future__ import annotations
 
+import importlib.util
+import ipaddress
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +22,32 @@ from smtpcore.drivers.configuration import ConfigurationError, read_session
 __all__ = ["send"]
 
 
-@click.command()
-@click.option("--host", required=True, help="The server's name or address.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=25, show_default=True)
+def _host(_context: click.Context, _parameter: click.Parameter, host: str) -> str:
+    """A host and a port in one word is the slip that would otherwise end in a name that nobody knows."""
+    if ":" in host:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise click.BadParameter(f"{host!r} is not a host; the port is given with --port") from None
+    return host
+
+
+def _driver(_context: click.Context, _parameter: click.Parameter, driver: str) -> str:
+    if driver == "trio" and importlib.util.find_spec("trio") is None:
+        raise click.BadParameter("trio is not installed: pip install 'smtpcore[trio]'")
+    return driver
+
+
+@click.command(short_help="Send one message and say what happened to each recipient.")
+@click.option("--host", required=True, callback=_host, help="The server's name or address.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=25, show_default=True, help="The server's port.")
 @session_flags
 @click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
 @click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
-@click.option("--driver", type=click.Choice(list(DRIVERS)), default="blocking", show_default=True)
+@click.option(
+    "--driver", type=click.Choice(list(DRIVERS)), default="blocking", show_default=True, callback=_driver,
+    help="What sends it; the outcome is the same.",
+)  # fmt: skip
 @click.option("--trace", is_flag=True, help="Show the dialogue, secrets masked.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("file", metavar="FILE|-")

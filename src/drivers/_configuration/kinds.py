@@ -18,6 +18,7 @@ from smtpcore.relay import SmartHost
 
 __all__ = [
     "ADDRESS",
+    "DIRECTORY",
     "DURATION",
     "FACTOR",
     "FILE",
@@ -270,6 +271,7 @@ def or_word(kind: Kind, word: str, meaning: Any = None) -> Kind:
 
 TEXT: Final = Kind("text", _text, _quoted, "...")
 FILE: Final = Kind("file", _text, _quoted, "/path/to/file")
+DIRECTORY: Final = Kind("directory", _text, _quoted, "/path/to/directory")
 FLAG: Final = Kind("true or false", _flag, lambda value: str(value).lower())
 NUMBER: Final = Kind("number", _number, str)
 FACTOR: Final = Kind("number", _factor, lambda value: f"{value:g}")

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from smtpcore import LocalProtocolError, SmtpError
 from smtpcore.drivers._configuration.kinds import BadElement, is_list, is_table
@@ -24,6 +24,12 @@ from smtpcore.drivers._configuration.toml_lines import KeyPath, lines_of
 __all__ = ["ConfigurationError", "Document", "Given", "Origin", "Problem", "Reader", "read_file"]
 
 _Built = TypeVar("_Built")
+
+#: What ``tomllib`` says in words that help few, whether a letter stands there, and what it means then.
+_HINTS: Final = {
+    ("Invalid value", True): "text stands in quotes",
+    ("Cannot overwrite a value", False): "it is given twice",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +209,12 @@ def _read_rows(
 
 def _syntax(name: str, text: str, words: str) -> Problem:
     """What ``tomllib`` said, with the line out of its words."""
-    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", words, re.DOTALL)
-    reason, line = (found[1], found[2]) if found else (words, None)
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", words, re.DOTALL)
+    reason, line, column = found.groups() if found else (words, None, None)
     number = int(line) if line else text.count("\n") + 1
-    return Problem(Origin(name, number, in_file=True), f"not TOML: {reason}")
+    letter = column is not None and text.split("\n")[number - 1][int(column) - 1 : int(column)].isalpha()
+    hint = _HINTS.get((reason, letter))
+    return Problem(Origin(name, number, in_file=True), f"not TOML: {reason}{f' ({hint})' if hint else ''}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +246,12 @@ class Document:
 
     def _unknown(self, path: tuple[str, ...], known: Collection[tuple[str, ...]]) -> None:
         """A key that nothing has: perhaps another was meant, of this table or of another."""
-        beside = {".".join(other[: len(path)]) for other in known if other[: len(path) - 1] == path[:-1]}
-        elsewhere = {".".join(other) for other in known if f".{'.'.join(other)}".endswith(f".{path[-1]}")}
-        meant = difflib.get_close_matches(".".join(path), beside, 1, 0.7) or sorted(elsewhere)[:1]
-        self.note(path, f"there is no {'.'.join(path)}" + (f"; did you mean {meant[0]}?" if meant else ""))
+        name, table = path[-1], path[:-1]
+        beside = {other[len(table)] for other in known if other[: len(table)] == table}
+        alike = [".".join((*table, close)) for close in difflib.get_close_matches(name, beside, 1)]
+        meant = alike or sorted(full for other in known if f".{(full := '.'.join(other))}".endswith(f".{name}"))
+        where = ", before all sections" if (name,) in known else ""
+        self.note(path, f"there is no {'.'.join(path)}" + (f"; did you mean {meant[0]}{where}?" if meant else ""))
 
     def note(self, path: KeyPath, words: str) -> None:
         self.reader.problems.append(Problem(self.origin(path), words))

@@ -16,6 +16,7 @@ from typing import Any, Final
 from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
 from smtpcore.drivers._configuration.kinds import (
     ADDRESS,
+    DIRECTORY,
     DURATION,
     FACTOR,
     FILE,
@@ -126,8 +127,14 @@ ROUTE_SETTINGS: Final = (
 
 #: Every setting but those of routes, in the order in which they are shown.
 SETTINGS: Final[tuple[Setting, ...]] = (
-    Setting("spool", FILE, "The spool directory; it is made if it does not exist. Required."),
-    Setting("backend", choice(*BACKENDS), "What runs the sessions.", BACKENDS[0]),
+    Setting("spool", DIRECTORY, "The spool directory; it is made if it does not exist. Required."),
+    Setting("backend", choice(*BACKENDS), "What runs the sessions; trio needs the extra smtpcore[trio].", BACKENDS[0]),
+    Setting(
+        "grace",
+        DURATION,
+        "How long what is on its way may take when the relay is told to stop; a second signal breaks it off at once.",
+        10.0,
+    ),
     Setting("identity.helo_name", HOST_NAME, "The name to greet with. Default: the host's name, or its address."),
     _of(
         RelaySettings,
@@ -264,7 +271,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of(Deadlines, "deadlines.quit", DURATION, "The reply to QUIT."),
     _of(Deadlines, "deadlines.last_words", DURATION, "Reading on after a failed write."),
     Setting("deadlines.scale", FACTOR, "Multiply all deadlines by this.", 1.0),
-    Setting("logging.level", choice(*LEVELS), "The least that is written.", "info"),
+    Setting(
+        "logging.level",
+        choice(*LEVELS),
+        "The least that is written: info has every attempt and fate, debug the dialogue with every host, too.",
+        "info",
+    ),
     Setting("logging.file", FILE, "Append to this file. Default: standard error."),
     Setting("logging.format", choice("text", "json"), "text is key=value, json is one object a line.", "text"),
     Setting(

@@ -18,6 +18,10 @@ __all__ = ["FORMATS", "JsonLines", "TextLines", "logging_to", "plain"]
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
+#: The loggers of the wire drivers.
+_SESSIONS: Final = ("smtpcore.drivers.blocking", "smtpcore.drivers.asyncio", "smtpcore.drivers.trio")
+
+
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """Everything about a record, in the order in which it is written."""
     moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
@@ -26,9 +30,13 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname.lower(),
         "logger": record.name,
     }
-    fields |= {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
     # An event whose text repeats its fields says what it is in one word.
-    fields["message"] = getattr(record.msg, "word", None) or record.getMessage()
+    word = getattr(record.msg, "word", None)
+    if word is not None:
+        fields["event"] = word
+    fields |= {name: value for name, value in record.__dict__.items() if name not in _OWN and value is not None}
+    if word is None:
+        fields["message"] = record.getMessage()
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields
@@ -62,15 +70,21 @@ FORMATS: Final[Mapping[str, type[logging.Formatter]]] = {"text": TextLines, "jso
 
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler, level: str, form: str) -> Generator[None]:
-    """Write what smtpcore logs from ``level`` on, and what others warn of, to ``handler`` while the block runs."""
+    """Write what smtpcore logs from ``level`` on, and what others warn of, to ``handler`` while the block runs.
+
+    Sessions are written from debug on: what they say of each mail at info, its fates and attempts say as well.
+    """
     handler.setFormatter(FORMATS[form]())
     everything, ours = logging.getLogger(), logging.getLogger("smtpcore")
-    before = ours.level
+    levels = {ours: level, **{logging.getLogger(name): "warning" for name in _SESSIONS if level == "info"}}
+    before = {logger: logger.level for logger in levels}
     everything.addHandler(handler)
-    ours.setLevel(level.upper())
+    for logger, least in levels.items():
+        logger.setLevel(least.upper())
     try:
         yield
     finally:
-        ours.setLevel(before)
+        for logger, least_before in before.items():
+            logger.setLevel(least_before)
         everything.removeHandler(handler)
         handler.close()
