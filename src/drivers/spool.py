@@ -244,9 +244,7 @@ class Spool:
         """Close the database and give up the lock."""
         with self._mutex:
             self._database.close()
-            if self._lock_file >= 0:
-                os.close(self._lock_file)
-                self._lock_file = -1
+            self._release_lock()
 
     def __enter__(self) -> Self:
         return self
@@ -289,6 +287,7 @@ class Spool:
     def add(self, prepared: Sequence[Prepared], now: float) -> tuple[MailAccepted, ...]:
         """Accept mails: when this returns they are safe. One transaction for all.
 
+        A relay notices what other objects add, not what is added through its own: its ``submit`` is for that.
         Raises :class:`SpoolFull` when there is no room, also where there is only the room that is kept for results.
         """
         try:
@@ -351,21 +350,41 @@ class Spool:
     # --- relaying ---------------------------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Become the one relay of this spool, and sweep up what a crash may have left.
+        """Become the one relay of this spool, and sweep up what a crash may have left; until :meth:`unlock`.
 
-        Raises :class:`SpoolLocked` if another process is.
+        Raises :class:`SpoolLocked` if there is one, in another process or in this one.
         """
         with self._guard():
-            if self._lock_file < 0:
-                self._take_lock()
-            self._reserve.keep()
-            with transaction(self._database):
-                self._database.execute("UPDATE incarnation SET number = number + 1")
-                forgotten = self._forget_removed()
-            self._remove_files(forgotten)
-            self._owner = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
-            self._sweep()
-            self.changed()
+            if self._lock_file >= 0:
+                raise SpoolLocked(self.directory, "another relay of this process works on it")
+            self._take_lock()
+            try:
+                self._become_the_relay()
+            except BaseException:
+                self._release_lock()
+                raise
+
+    def _become_the_relay(self) -> None:
+        self._reserve.keep()
+        with transaction(self._database):
+            self._database.execute("UPDATE incarnation SET number = number + 1")
+            forgotten = self._forget_removed()
+        self._remove_files(forgotten)
+        self._owner = self._database.execute("SELECT number FROM incarnation").fetchone()[0]
+        self._command = 0
+        self._sweep()
+        self.changed()
+
+    def unlock(self) -> None:
+        """Be the relay no more: what it had in hand is free for the next one."""
+        with self._guard():
+            self._release_lock()
+
+    def _release_lock(self) -> None:
+        self._owner = 0
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
 
     def _take_lock(self) -> None:
         lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -745,7 +764,9 @@ class Spool:
         values = {"mails": ids, "owner": self._owner or NOBODY, "now": now}
         removed: list[Job] = []
         if action is Action.REMOVE:
-            rows = self._database.execute(f"SELECT {_JOB} FROM job WHERE {_AMONG} AND owner <> :owner", values)
+            rows = self._database.execute(
+                f"SELECT {_JOB} FROM job WHERE {_AMONG} AND owner <> :owner AND owner <> {REMOVED}", values
+            )
             removed = self._jobs_of(rows, {})
         for statement in _OPERATE[action]:
             self._database.execute(statement, values)

@@ -254,7 +254,6 @@ def test_domains_come_the_longest_due_first_and_without_those_that_are_known(spo
 
 @pytest.mark.parametrize("known", [(), ("busy.example",)])
 def test_domains_behind_a_long_queue_are_found(spool: Spool, known: tuple[str, ...]) -> None:
-    spool.lock()
     busy = Envelope("me@near.example", ("you@busy.example",))
     spool.add([spool.prepare(busy, [b"hello"]) for _ in range(3000)], NOW - 10.0)
     for number, domain in enumerate(("c.example", "a.example", "b.example")):

@@ -101,6 +101,9 @@ def meddle(directory: Path, statement: str) -> None:
         ("UPDATE job SET recipients = x'00ff' WHERE mail_id = 2", "list of recipients"),
         ("UPDATE job SET due_at = 'tomorrow' WHERE mail_id = 2", "due time"),
         ("UPDATE job SET attempts = 'many' WHERE mail_id = 2", "number of attempts"),
+        ("UPDATE job SET attempts = -50 WHERE mail_id = 2", "number of attempts"),
+        ("UPDATE job SET due_at = 9e999 WHERE mail_id = 2", "due time"),
+        ("UPDATE mail SET accepted_at = -9e999 WHERE mail_id = 2", "time of acceptance"),
         ("UPDATE job SET domain = x'00' WHERE mail_id = 2", "domain"),
         ("UPDATE mail SET reverse_path = 'a b' WHERE mail_id = 2", "reverse-path"),
         ("UPDATE mail SET reverse_path = x'ff' WHERE mail_id = 2", "reverse-path"),
@@ -344,6 +347,8 @@ def test_what_is_removed_while_it_is_on_its_way_is_forgotten_when_it_is_saved(
     spool.lock()
     found = jobs(spool)
     execute(spool, *map(Claim, found))
+    assert execute(spool, Operate(Action.REMOVE, (mail,))).facts == ()
+    # Wished for twice, it is no more gone than before.
     assert execute(spool, Operate(Action.REMOVE, (mail,))).facts == ()
     assert entries(spool)[mail].active
     # An operator who changes his mind comes too late.

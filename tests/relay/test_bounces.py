@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import email.policy
+import math
+from dataclasses import replace
 from email.message import EmailMessage, MIMEPart
 from email.utils import parsedate_to_datetime
 from typing import cast
@@ -125,6 +127,15 @@ def test_a_delay_says_until_when() -> None:
     assert block["Action"] == "delayed"
     assert parsedate_to_datetime(block["Will-Retry-Until"]).timestamp() == UNTIL
     assert [part.get_content_type() for part in parts(report)][1] == "message/delivery-status"
+
+
+@pytest.mark.parametrize("moment", [math.inf, 1e300, -1e300])
+def test_a_time_beyond_all_dates_is_no_reason_to_send_no_report(moment: float) -> None:
+    old = replace(mail(), accepted_at=moment)
+    about, block = fields(compose_delay_warning(DelayWarning(old, (failure(),), moment), ORIGINAL, SETTINGS, NOW))
+    expected = 9999 if moment > 0 else 1970
+    assert parsedate_to_datetime(about["Arrival-Date"]).year == expected
+    assert parsedate_to_datetime(block["Will-Retry-Until"]).year == expected
 
 
 def test_people_read_the_recipient_and_the_peers_own_words() -> None:

@@ -47,6 +47,7 @@ def test_without_spread_the_rows_are_exact_and_the_last_repeats() -> None:
         ("delays", ()),
         ("delays", (0.0,)),
         ("delays", (float("nan"),)),
+        ("delays", (600.0, float("inf"))),
         ("delays", (600.0, 300.0)),
         ("give_up_after", 0.0),
         ("give_up_after", float("nan")),

@@ -19,9 +19,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smtpcore.drivers import service, threads
 from smtpcore.drivers.spool import Spool, SpoolUnusable
-from smtpcore.relay import Fate, Forget, Orders, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Durable, Fate, Orders, RelaySettings, Schedule, SmartHost
 
-__all__ = ["KINDS", "Background", "Kind", "failing_to_forget", "wait_until"]
+__all__ = ["KINDS", "Background", "Kind", "failing_to", "wait_until"]
 
 
 class Background:
@@ -169,12 +169,12 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def failing_to_forget() -> Callable[..., Any]:
-    """``Spool.execute`` on a disk that is full as soon as a delivery is to be recorded."""
+def failing_to(kind: type[Durable]) -> Callable[..., Any]:
+    """``Spool.execute`` on a disk that is full as soon as an order of this kind is to be recorded."""
     execute = Spool.execute
 
     def failing(self: Spool, orders: Orders, *arguments: Any) -> Any:
-        if any(isinstance(order, Forget) for order in orders.durable):
+        if any(isinstance(order, kind) for order in orders.durable):
             raise SpoolUnusable(self.directory, "the disk is full")
         return execute(self, orders, *arguments)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import anyio
 import pytest
 import sniffio
-from relays import Kind, failing_to_forget, wait_until
+from relays import Kind, failing_to, wait_until
 from servers import Server
 
 from smtpcore.drivers.service import RelayService, RelayStopped
 from smtpcore.drivers.spool import Spool, SpoolUnusable
-from smtpcore.relay import Fate, FateKind, RelaySettings, SmartHost
+from smtpcore.relay import Fate, FateKind, Forget, RelaySettings, SmartHost
 
 
 def submit(relay, *recipients: str, sender: str = ""):
@@ -236,7 +236,7 @@ def test_after_the_block_nothing_is_accepted(kind: Kind, server: Server, spool: 
 def test_what_stops_the_relay_reaches_the_user_of_the_block(
     kind: Kind, server: Server, spool: Spool, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Spool, "execute", failing_to_forget())
+    monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     done: list = []
     with pytest.raises(SpoolUnusable, match="full"), kind.make(spool, server.port) as relay:  # noqa: PT012
         submission = submit(relay)
@@ -253,7 +253,7 @@ def test_what_stops_the_relay_reaches_the_user_of_the_block(
 def test_an_error_of_the_block_comes_before_that_of_the_relay(
     kind: Kind, server: Server, spool: Spool, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Spool, "execute", failing_to_forget())
+    monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012
         with pytest.raises(SpoolUnusable):
             submit(relay).fates(30)

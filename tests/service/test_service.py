@@ -16,13 +16,13 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from relays import Kind, failing_to_forget, wait_until
+from relays import Kind, failing_to, wait_until
 from servers import Server
 
 from smtpcore import Envelope, LocalProtocolError, TlsPolicy
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolLocked, SpoolUnusable
-from smtpcore.relay import Action, Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Action, Attempted, Fate, FateKind, Forget, Operate, RelaySettings, Schedule, SmartHost
 from smtpcore.sasl import Plain
 
 
@@ -212,6 +212,47 @@ def test_a_second_relay_is_refused(kind: Kind, server: Server, spool: Spool) -> 
             pytest.fail("the block was entered")
 
 
+def test_a_second_relay_over_one_spool_object_is_refused_until_the_first_has_ended(
+    kind: Kind, server: Server, spool: Spool
+) -> None:
+    with kind.make(spool, server.port) as first:
+        with pytest.raises(SpoolLocked, match="another relay of this process"):
+            kind.make(spool, server.port).run(once=True)
+        assert len(first.submit(b"hi\n", sender="", recipients="u@a.example").fates(30)) == 1
+    kind.make(spool, server.port).run(once=True)
+    with Spool(spool.directory) as other:
+        kind.make(other, server.port).run(once=True)
+
+
+def test_what_another_relay_did_before_this_one_ran_is_not_done_again(kind: Kind, server: Server, spool: Spool) -> None:
+    relay = kind.make(spool, server.port)
+    relay.submit(b"hi\n", sender="", recipients=["u@a.example", "later@a.example"])
+    gone = relay.submit(b"hi\n", sender="", recipients="w@a.example")
+    with Spool(spool.directory) as other:
+        other.command(Action.REMOVE, [gone.queue_id])
+        kind.make(other, server.port, schedule=Schedule()).run(once=True)
+    spool.command(Action.RETRY, [entry.mail.mail_id for entry in spool.list()])
+    relay.run(once=True)
+    assert [recipients for _, recipients, _ in server.taken] == [["u@a.example"], ["later@a.example"]]
+    assert len(spool) == 0
+
+
+def test_a_wish_that_could_not_be_recorded_is_heeded_by_the_next_relay_over_the_same_spool_object(
+    kind: Kind, server: Server, spool: Spool, monkeypatch
+) -> None:
+    held = kind.make(spool, server.port).submit(b"hi\n", sender="", recipients="u@a.example")
+    with Spool(spool.directory) as last:
+        last.lock()
+        spool.command(Action.HOLD, [held.queue_id])
+    with monkeypatch.context() as broken:
+        broken.setattr(Spool, "execute", failing_to(Operate))
+        with pytest.raises(SpoolUnusable, match="full"):
+            kind.make(spool, server.port).run()
+    kind.make(spool, server.port).run(once=True)
+    assert [entry.held for entry in spool.list()] == [True]
+    assert not server.taken
+
+
 def test_a_service_works_once(kind: Kind, server: Server, spool: Spool) -> None:
     relay = kind.make(spool, server.port)
     relay.run(once=True)
@@ -222,7 +263,7 @@ def test_a_service_works_once(kind: Kind, server: Server, spool: Spool) -> None:
 def test_what_cannot_be_recorded_stops_the_relay(kind: Kind, server: Server, spool: Spool, monkeypatch) -> None:
     relay = kind.make(spool, server.port)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
-    monkeypatch.setattr(Spool, "execute", failing_to_forget())
+    monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     with pytest.raises(SpoolUnusable, match="full"):
         relay.run()
     assert len(spool) == 1
@@ -230,13 +271,21 @@ def test_what_cannot_be_recorded_stops_the_relay(kind: Kind, server: Server, spo
 
 def test_a_lost_body_keeps_nobody_else(kind: Kind, server: Server, spool: Spool) -> None:
     notes: list = []
-    relay = kind.make(spool, server.port, notes=notes, schedule=Schedule())
+    server.hold = threading.Event()
+    relay = kind.make(spool, server.port, notes=notes, schedule=Schedule(), sessions=1)
+    background = relay.start()
+    # While one mail is on its way the others wait in memory.
+    relay.submit(b"first\r\n", sender="", recipients="t@a.example")
+    assert server.holding.wait(30)
     relay.submit(b"lost\r\n" * 20_000, sender="", recipients="u@a.example")
-    relay.submit(b"found\r\n", sender="", recipients="v@a.example")
+    found = relay.submit(b"found\r\n", sender="", recipients="v@a.example")
     (body,) = (spool.directory / "bodies").iterdir()
     body.unlink()
-    relay.run(once=True)
-    assert [recipients for _, recipients, _ in server.taken] == [["v@a.example"]]
+    server.hold.set()
+    assert len(found.fates(30)) == 1
+    relay.stop()
+    assert background.ended() is None
+    assert [recipients for _, recipients, _ in server.taken] == [["t@a.example"], ["v@a.example"]]
     (attempt,) = [note for note in notes if isinstance(note, Attempted)]
     assert "could not be read" in attempt.words
     assert len(spool) == 1

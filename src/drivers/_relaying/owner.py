@@ -146,6 +146,9 @@ class Owner(Generic[_T]):
         batch: list[_Submitted[_T]] = []
         while self._arriving:
             batch.append(self._arriving.popleft())
+        # What is accepted while this is not yet the relay of the spool may be in another's hands before it is: like all
+        # that such a one leaves, it is found by looking.
+        ours = self._opened
         try:
             accepted = self._add([submitted.prepared for submitted in batch])
         except BaseException as error:
@@ -158,7 +161,7 @@ class Owner(Generic[_T]):
             return
         for submitted, fact in zip(batch, accepted, strict=True):
             submitted.submission = self._watched.watch(fact.mail.mail_id, _recipients(fact))
-            self._inbox.put(fact)
+            self._inbox.put(fact if ours else SpoolChanged())
 
     def _add(self, prepared: Sequence[Prepared]) -> tuple[MailAccepted, ...]:
         if not self._ended:
@@ -187,6 +190,14 @@ class Owner(Generic[_T]):
             self._give_up(hands)
         with self._order:
             self._ended = True
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let others relay. A spool that cannot be left properly is left all the same, when it is closed."""
+        try:
+            self._spool.unlock()
+        except SpoolError as error:
+            _log.error("the spool was not given free: %s", error)
 
     def _decide(self, hands: Hands, *, once: bool) -> None:
         while True:
@@ -225,20 +236,20 @@ class Owner(Generic[_T]):
             seconds = self._seconds_to_wait()
             with contextlib.suppress(Empty):
                 facts.append(self._inbox.get(timeout=seconds))
+        wishes = self._look_around() if time.monotonic() >= self._watch_at else ()
+        # After the wishes, so that of every mail that they are about all is known.
         while not self._inbox.empty():
             facts.append(self._inbox.get())
-        if time.monotonic() >= self._watch_at:
-            facts += self._look_around()
-            facts += self._spool.commands()
+        facts += wishes
         self._open -= {fact.session_id for fact in facts if isinstance(fact, SessionEnded)}
         return facts
 
     def _look_around(self) -> Sequence[Fact]:
         """What other processes have done to the spool since the last look; at first, since there was a relay."""
         first, self._watch_at = self._watch_at == 0.0, time.monotonic() + _WATCH
-        if not self._spool.changed() and not first:
-            return ()
-        return (SpoolChanged(), *self._spool.commands())
+        with self._order:
+            changed = self._spool.changed() or first
+            return (*((SpoolChanged(),) if changed else ()), *self._spool.commands())
 
     def _seconds_to_wait(self) -> float:
         """The wall clock may jump while we wait on another one, so no wait is long."""

@@ -44,7 +44,11 @@ class Damaged(Exception):
 
 
 def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, bool)
+        or (isinstance(value, float) and not math.isfinite(value))
+    ):
         raise Damaged(f"its {what} is {value!r}")
     return value
 
@@ -90,12 +94,14 @@ def check_body(octets: object, name: object, size: int, bodies: Path) -> None:
 def job_of(row: Sequence[Any]) -> Job:
     """A job out of ``JOB_COLUMNS``; raises :class:`Damaged`."""
     job_id, mail_id, domain, due_at, attempts, recipients = row
+    if _is(int, "number of attempts", attempts) < 0:
+        raise Damaged(f"its number of attempts is {attempts}")
     return Job(
         job_id=job_id,
         mail_id=_is(int, "mail", mail_id),
         domain=_is(str, "domain", domain),
         due_at=float(_is((int, float), "due time", due_at)),
-        attempts=_is(int, "number of attempts", attempts),
+        attempts=attempts,
         recipients=_recipients_of(recipients),
     )
 

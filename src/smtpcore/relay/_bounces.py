@@ -21,6 +21,8 @@ from smtpcore.relay._settings import RelaySettings
 __all__ = ["compose_bounce", "compose_delay_warning"]
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+#: The last second of the year 9999: whoever never gives up tries until then.
+_LAST_MOMENT = 253_402_300_799.0
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -153,6 +155,6 @@ def _boundary(base: str, parts: Iterable[bytes]) -> str:
 
 
 def _date(moment: float) -> str:
-    """A date of RFC 5322 §3.3, in UTC."""
-    at = datetime.fromtimestamp(moment, UTC)
+    """A date of RFC 5322 §3.3, in UTC; what lies beyond all dates is the last one, or the first."""
+    at = datetime.fromtimestamp(min(max(moment, 0.0), _LAST_MOMENT), UTC)
     return f"{_DAYS[at.weekday()]}, {at.day} {_MONTHS[at.month - 1]} {at.year} {at:%H:%M:%S} +0000"

@@ -70,8 +70,10 @@ class Destinations:
             over.append(heapq.heappop(self._rests)[2])
         return over
 
-    def rests_out_of_reach(self, now: float) -> list[Destination]:
-        """Those that a clock which was set back would let rest for longer than any rest is."""
+    def set_back(self, now: float) -> list[Destination]:
+        """The clock was set back: nobody fails since the future. Returns those that would rest longer than any rest."""
+        for destination in self.table.values():
+            destination.failing_since = min(destination.failing_since, now)
         latest = now + self._settings.longest_rest
         return [d for until, _, d in self._rests if until > latest and until == d.resting_until]
 

@@ -13,6 +13,7 @@ from smtpcore._events import Verdict
 from smtpcore.relay._facts import DomainResolved, Resolve
 from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._mx import hosts_of_domain, hosts_of_literal, listed_hosts
+from smtpcore.relay._names import AnswerKind, MxAnswer
 from smtpcore.relay._routing import FixedHosts, Mx, Route, SmartHost, Unroutable
 from smtpcore.relay._settings import RelaySettings
 
@@ -20,6 +21,11 @@ __all__ = ["Directory"]
 
 #: Lookups on their way at a time.
 _LOOKUPS = 100
+#: Seconds after which a lookup counts as failed that nobody answers. A resolver has shorter deadlines of its own: this
+#: is for one that has hung, so that mail does not wait for it without end, and its sender is told.
+_PATIENCE = 900.0
+#: Seconds after the end of a lookup's time that can only have passed in a jump.
+_LATE = 60.0
 #: The shortest time in seconds for which an answer is used: at least for what it was asked for.
 _LEAST_SECONDS = 1.0
 
@@ -36,9 +42,9 @@ class Directory:
         self._found: dict[str, tuple[HostSet | Unroutable, float]] = {}
         #: The same times, the earliest first; some are of answers that were forgotten since.
         self._ends: list[tuple[float, str]] = []
-        #: Domains to look up, and those that are being looked up.
+        #: Domains to look up, and those that are being looked up, the longest asked for first, each with its deadline.
         self._wanted: OrderedDict[str, None] = OrderedDict()
-        self._asked: set[str] = set()
+        self._asked: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
@@ -68,12 +74,12 @@ class Directory:
         if domain not in self._asked:
             self._wanted[domain] = None
 
-    def next_lookups(self) -> list[Resolve]:
+    def next_lookups(self, now: float) -> list[Resolve]:
         """The lookups to be made now."""
         lookups: list[Resolve] = []
         while self._wanted and len(self._asked) < _LOOKUPS:
             domain, _ = self._wanted.popitem(last=False)
-            self._asked.add(domain)
+            self._asked[domain] = now + _PATIENCE
             lookups.append(Resolve(domain))
         return lookups
 
@@ -82,7 +88,7 @@ class Directory:
         way = self._route.way(answer.domain)
         if answer.domain not in self._asked or not isinstance(way, Mx):
             return False
-        self._asked.discard(answer.domain)
+        del self._asked[answer.domain]
         found = hosts_of_domain(answer, way, self._own_names)
         # Whoever asks again and again about what is out of order does not mend it.
         least = self._settings.rest if isinstance(found, Unroutable) else _LEAST_SECONDS
@@ -91,14 +97,28 @@ class Directory:
         heapq.heappush(self._ends, (until, answer.domain))
         return True
 
+    def overdue(self, now: float) -> list[DomainResolved]:
+        """What stands for the answers that have not come in all this time."""
+        if self.next_overdue is not None and now - self.next_overdue > _LATE:
+            # The clock jumped, or this machine slept: there was no time to answer in.
+            self._asked = dict.fromkeys(self._asked, now + _PATIENCE)
+        problem = MxAnswer(AnswerKind.FAILURE, problem="the resolver does not answer")
+        return [DomainResolved(domain, problem, (), 0.0) for domain, until in self._asked.items() if until <= now]
+
+    @property
+    def next_overdue(self) -> float | None:
+        """When the next lookup counts as failed."""
+        return next(iter(self._asked.values()), None)
+
     def forget(self, domain: str) -> None:
         """Ask anew when the domain is needed next."""
         self._found.pop(domain, None)
 
-    def forget_all(self) -> None:
-        """Ask anew about everything."""
+    def set_back(self, now: float) -> None:
+        """The clock was set back: ask anew about everything, and wait for no answer longer than usual."""
         self._found.clear()
         self._ends.clear()
+        self._asked = {domain: min(until, now + _PATIENCE) for domain, until in self._asked.items()}
 
     def mind_the_clock(self, now: float) -> None:
         """Forget answers that may be used no longer."""

@@ -31,13 +31,15 @@ class HostSet:
 
     next_hop: NextHop
     groups: tuple[tuple[HostAddresses, ...], ...]
+    #: How many of the groups, the last ones, are no hosts of the domain but what is left when none of those will do.
+    fallback: int = 0
 
-    def candidates(self, number: int) -> Iterator[Host]:
+    def candidates(self, number: int, *, fallback_only: bool = False) -> Iterator[Host]:
         """Every address of every host, in the order in which session ``number`` tries them.
 
         Hosts of one preference are spread evenly over the numbers (RFC 5321 §5.1), the same for the same number.
         """
-        for group in self.groups:
+        for group in self.groups[len(self.groups) - self.fallback if fallback_only else 0 :]:
             for host in sorted(group, key=lambda host: self._place(host, number)) if len(group) > 1 else group:
                 for address in host.addresses:
                     yield Host(host.name, address, host.port)
@@ -81,11 +83,10 @@ class HostsAside:
         """The host that session ``number`` tries next, when it has tried some.
 
         It is the first that is not set aside. If there is none, and none has been tried, it is the one that was set
-        aside longest ago: so all are tried in turn.
+        aside longest ago: so all are tried in turn. ``most`` bounds the hosts that are tried before those of the
+        fallback, which always have their chance.
         """
-        if len(tried) >= most:
-            return None
-        candidates = list(hosts.candidates(number))
+        candidates = list(hosts.candidates(number, fallback_only=len(tried) >= most))
         for host in candidates:
             if host not in tried and host not in self._since:
                 return host

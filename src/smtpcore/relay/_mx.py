@@ -42,7 +42,7 @@ def hosts_of_literal(domain: str, way: Mx) -> HostSet | Unroutable:
     except ValueError:
         return Unroutable(f"{domain} is not the literal of an address", Verdict.NEVER, "5.1.2")
     host = HostAddresses(str(address), way.port, (str(address),))
-    return _host_set([[host], *([_listed(fallback)] for fallback in way.fallback)])
+    return _host_set([[host]], way.fallback)
 
 
 def hosts_of_domain(answer: DomainResolved, way: Mx, own_names: frozenset[str]) -> HostSet | Unroutable:
@@ -57,7 +57,7 @@ def hosts_of_domain(answer: DomainResolved, way: Mx, own_names: frozenset[str]) 
         if problem.why.verdict is Verdict.NEVER or not way.fallback:
             return problem.why
         groups = []
-    return _host_set([*groups, *([_listed(host)] for host in way.fallback)])
+    return _host_set(groups, way.fallback)
 
 
 def _reachable(answer: DomainResolved, port: int, own_names: frozenset[str]) -> list[list[HostAddresses]]:
@@ -159,9 +159,10 @@ def _listed(host: SmartHost) -> HostAddresses:
     return HostAddresses(name, host.port, (_address(name),))
 
 
-def _host_set(groups: Sequence[Sequence[HostAddresses]]) -> HostSet:
+def _host_set(own: Sequence[Sequence[HostAddresses]], fallback: Sequence[SmartHost] = ()) -> HostSet:
     """Groups of hosts with the name of their set: the order of preferences counts, the numbers do not."""
+    groups = [*own, *([_listed(host)] for host in fallback)]
     listed = [(rank, host) for rank, group in enumerate(groups) for host in group]
     _, first = listed[0]
     others = tuple(f"{rank} {host.name}:{host.port}" for rank, host in listed[1:])
-    return HostSet(NextHop(first.name, first.port, others), tuple(tuple(group) for group in groups))
+    return HostSet(NextHop(first.name, first.port, others), tuple(tuple(group) for group in groups), len(fallback))

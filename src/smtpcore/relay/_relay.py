@@ -141,7 +141,7 @@ class Relay:
             self._assign()
             self._effects += self._supply.loads(now)
             self._effects += self._supply.looks(now)
-            self._effects += self._directory.next_lookups()
+            self._effects += self._directory.next_lookups(now)
         self._sessions.close_idle(now)
         self._destinations.tidy()
         orders = Orders(tuple(self._durable), (*self._effects, *self._sessions.closings))
@@ -154,7 +154,14 @@ class Relay:
     @property
     def wake_at(self) -> float | None:
         """When to call ``handle`` though nothing happened; ``None`` for never."""
-        times = (self._supply.look_at, self._destinations.next_end, self._sessions.next_idle_end)
+        if self._stopping:
+            return None
+        times = (
+            self._supply.look_at,
+            self._destinations.next_end,
+            self._sessions.next_idle_end,
+            self._directory.next_overdue,
+        )
         return min((time for time in times if time is not None), default=None)
 
     def drained(self, now: float) -> bool:
@@ -315,8 +322,10 @@ class Relay:
     def _fail(self, session: Session, error: SmtpError, now: float) -> None:
         """A destination failed as a whole: it rests, and everything that is here for it is put off."""
         destination = session.destination
-        self._destinations.rest(destination, error, now)
-        self._supply.began_to_rest(destination)
+        if destination.resting_until is None:
+            # Sessions that fail together are one failure.
+            self._destinations.rest(destination, error, now)
+            self._supply.began_to_rest(destination)
         problem = Undelivered(Verdict.LATER, error)
         for delivery in session.deliveries.values():
             outcomes = problem.outcomes(delivery.jobs)
@@ -335,7 +344,8 @@ class Relay:
                 for destination in destinations:
                     self._memory.drop(destination.take_mail(mail_id))
                     self._destinations.touch(destination)
-                self._memory.wish(mail_id, fact.action)
+                if self._memory.wish_for(mail_id) is not Action.REMOVE:
+                    self._memory.wish(mail_id, fact.action)
             return
         if fact.action is Action.RELEASE:
             for mail_id in fact.mail_ids:
@@ -408,7 +418,15 @@ class Relay:
     ) -> None:
         schedule = self._settings.schedule
         results = results_of(
-            mail, jobs, outcomes, now, schedule, remote_host=remote_host, status=status, removed=removed
+            mail,
+            jobs,
+            outcomes,
+            now,
+            schedule,
+            remote_host=remote_host,
+            status=status,
+            removed=removed,
+            stopping=self._stopping,
         )
         self._durable += results.durable
         self._effects += results.effects
@@ -421,16 +439,18 @@ class Relay:
         """End what is over, and mend times that a clock which was set back has put out of reach."""
         over = self._destinations.rests_over(now)
         if now < self._now:
-            over += self._destinations.rests_out_of_reach(now)
+            over += self._destinations.set_back(now)
             self._supply.mind_the_clock(now)
             self._sessions.set_back(now)
-            self._directory.forget_all()
+            self._directory.set_back(now)
             self._aside.clear()
         self._now = now
         for destination in over:
             self._end_rest(destination)
             self._supply.look_again(now, now)
         self._directory.mind_the_clock(now)
+        for unanswered in self._directory.overdue(now):
+            self._resolved(unanswered, now)
         self._aside.mind_the_clock(now)
 
     def _end_rest(self, destination: Destination) -> None:

@@ -67,12 +67,14 @@ def results_of(
     remote_host: str = "",
     status: str | None = None,
     removed: bool = False,
+    stopping: bool = False,
 ) -> Results:
     """Apply one outcome per recipient to the jobs of a mail, in their order; ``job.attempts`` counts the attempt.
 
-    ``status`` stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left.
+    ``status`` stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left. What
+    was broken off because the relay is ``stopping`` does not expire, and is due at once.
     """
-    collected = _Collector(mail, now, schedule, remote_host, status, removed)
+    collected = _Collector(mail, now, schedule, remote_host, status, removed, stopping)
     remaining = iter(outcomes)
     for job in jobs:
         collected.add_job(job, [next(remaining) for _ in job.recipients])
@@ -88,12 +90,20 @@ class _Collector:
     """The results while they come together."""
 
     def __init__(
-        self, mail: StoredMail, now: float, schedule: Schedule, remote_host: str, status: str | None, removed: bool
+        self,
+        mail: StoredMail,
+        now: float,
+        schedule: Schedule,
+        remote_host: str,
+        status: str | None,
+        removed: bool,
+        stopping: bool,
     ) -> None:
         self._mail = mail
         self._remote_host = remote_host
         self._status = status
         self._removed = removed
+        self._stopping = stopping
         self._now = now
         self._schedule = schedule
         self._age = max(0.0, now - mail.accepted_at)
@@ -117,10 +127,13 @@ class _Collector:
             self._jobs.append(Forget(job))
 
     def _due_at(self, job: Job, outcomes: Sequence[Outcome]) -> float:
-        if any(isinstance(outcome.error, SessionAborted) and not outcome.in_doubt for outcome in outcomes):
-            # The application itself broke it off, as it shuts down: that is no reason to wait.
+        if any(self._broken_off(outcome) for outcome in outcomes):
             return self._now
         return self._now + self._schedule.delay(job.job_id, job.attempts)
+
+    def _broken_off(self, outcome: Outcome) -> bool:
+        """Whether it was the relay's own end that left a recipient undone: no reason to wait, or to give up."""
+        return self._stopping and isinstance(outcome.error, SessionAborted) and not outcome.in_doubt
 
     def _add_recipient(
         self, job: Job, recipient: PendingRecipient, outcome: Outcome, due_at: float
@@ -133,7 +146,8 @@ class _Collector:
         if self._removed:
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.REMOVED, words))
             return None
-        expired = outcome.verdict is Verdict.LATER and self._age >= self._schedule.give_up_after
+        too_old = self._age >= self._schedule.give_up_after and not self._broken_off(outcome)
+        expired = outcome.verdict is Verdict.LATER and too_old
         if outcome.verdict is Verdict.NEVER or expired:
             self._settle(recipient, outcome, expired=expired)
             return None

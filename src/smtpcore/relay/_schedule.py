@@ -5,6 +5,7 @@ What lives here: one value. What does not: clocks; and no dice, for the spread t
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 
@@ -35,8 +36,10 @@ class Schedule:
     spread: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.delays or any(not delay > 0 for delay in self.delays):
-            raise LocalProtocolError("a schedule needs delays, each of more than 0 seconds", self.delays)
+        if not self.delays or any(not 0 < delay < math.inf for delay in self.delays):
+            raise LocalProtocolError(
+                "a schedule needs delays, each of more than 0 seconds and not endless", self.delays
+            )
         if list(self.delays) != sorted(self.delays):
             raise LocalProtocolError("the delays of a schedule may not shrink", self.delays)
         if not self.give_up_after > 0:

@@ -39,7 +39,7 @@ class RelaySettings:
     #: Seconds that a next hop rests after it failed as a whole; doubled at each failure, up to ``longest_rest``.
     rest: float = 60.0
     longest_rest: float = 1800.0
-    #: Hosts and addresses tried in one attempt before the next hop counts as failed.
+    #: Hosts and addresses tried in one attempt before the next hop counts as failed, or its fallback is tried.
     hosts_per_attempt: int = 5
     #: Seconds for which a host that could not be reached is set aside while there are others.
     set_aside: float = 3600.0
