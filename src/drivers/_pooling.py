@@ -6,10 +6,10 @@ What lives here: pure helpers. What does not: anything that waits, and any decis
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from dataclasses import replace
 from email.message import Message
-from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
+from typing import BinaryIO, TypedDict, TypeVar, cast
 
 from smtpcore import (
     BodyFacts,
@@ -20,7 +20,6 @@ from smtpcore import (
     Outcome,
     Pipelining,
     Report,
-    SessionAborted,
     Stage,
     Transcript,
     Verdict,
@@ -31,9 +30,7 @@ from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
 
 __all__ = [
-    "CutShort",
     "PoolOptions",
-    "answers_of",
     "body_facts",
     "checked_window",
     "make_settings",
@@ -118,32 +115,3 @@ def refused_here(envelope: Envelope, error: LocalProtocolError) -> Report:
     """The report of a mail that may not go out: nothing reached the wire."""
     outcomes = tuple(Outcome(recipient, Verdict.NEVER, None, error) for recipient in envelope.recipients)
     return MailRefused(Mail(envelope), outcomes, Stage.NOT_STARTED, Transcript())
-
-
-class CutShort(Protocol):
-    """What a session that was given up can say of the mails that were on their way."""
-
-    last_report: Report | None
-    broken_off: tuple[Report, ...]
-
-
-def answers_of(session: CutShort | None, begun: Sequence[Envelope], before: Report | None) -> Sequence[Report]:
-    """The answers to the mails that a session had begun when it was given up; none if they were not begun either.
-
-    ``before`` is what its last report was before it began them.
-    """
-    if session is None or not begun:
-        return ()
-    if len(session.broken_off) == len(begun):
-        return session.broken_off
-    last = session.last_report
-    if len(begun) == 1 and last is not None and last is not before:
-        return (last,)
-    # Some were lost on their way here, and nobody can say which.
-    return tuple(_in_doubt(envelope) for envelope in begun) if session.broken_off else ()
-
-
-def _in_doubt(envelope: Envelope) -> Report:
-    error = SessionAborted("the session was dropped while the mail was on its way")
-    outcomes = tuple(Outcome(recipient, Verdict.LATER, None, error, True) for recipient in envelope.recipients)
-    return MailRefused(Mail(envelope), outcomes, Stage.STARTED, Transcript())

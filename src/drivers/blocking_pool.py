@@ -36,7 +36,6 @@ from smtpcore import (
 from smtpcore.drivers._connecting.interruptible import Interruptible
 from smtpcore.drivers._pooling import (
     PoolOptions,
-    answers_of,
     body_facts,
     checked_window,
     make_settings,
@@ -45,6 +44,7 @@ from smtpcore.drivers._pooling import (
     session_options,
 )
 from smtpcore.drivers._session.bodies import Source
+from smtpcore.drivers._session.cut_short import answers_of
 from smtpcore.drivers._session.options import Options, make_envelope
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (

@@ -35,9 +35,7 @@ from smtpcore import (
     Verdict,
 )
 from smtpcore.drivers._pooling import (
-    CutShort,
     PoolOptions,
-    answers_of,
     body_facts,
     checked_window,
     make_settings,
@@ -46,6 +44,7 @@ from smtpcore.drivers._pooling import (
     session_options,
 )
 from smtpcore.drivers._session.bodies import AsyncSource
+from smtpcore.drivers._session.cut_short import CutShort, answers_of
 from smtpcore.drivers._session.options import Options, make_envelope
 from smtpcore.pool import (
     Answer,

@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
@@ -22,18 +22,17 @@ import anyio.to_thread
 import sniffio
 from anyio.abc import TaskGroup
 
-from smtpcore import Disconnect, Envelope, LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
+from smtpcore import Envelope, Report, SessionAborted, SessionError
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._relaying.owner import LOOKUPS, Bodies, Owner
 from smtpcore.drivers._relaying.performing import Notice, Performing
+from smtpcore.drivers._relaying.under_way import UnderWay, Wire
 from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
-    broken_off,
     close_body,
     lookup_failed,
     prepare,
-    refused,
     shutting_down,
     unforeseen,
     way_to,
@@ -42,7 +41,6 @@ from smtpcore.drivers._session.bodies import Source
 from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
-    Delivery,
     DestinationView,
     DomainResolved,
     Effect,
@@ -50,7 +48,6 @@ from smtpcore.relay import (
     Host,
     OpenSession,
     RelaySettings,
-    Reported,
     Route,
     SessionEnded,
 )
@@ -257,15 +254,44 @@ class _Inbox(Generic[_T]):
         return True
 
     async def get(self) -> _T:
+        await self.wait()
+        return self.pop()
+
+    async def wait(self) -> None:
+        """Wait until there is something."""
         while not self._items:
             self._more = anyio.Event()
             await self._more.wait()
         self._more = None
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    @property
+    def first(self) -> _T:
+        """What comes next."""
+        return self._items[0]
+
+    def pop(self) -> _T:
+        """Take what comes next."""
         return self._items.popleft()
 
     def rest(self) -> Sequence[_T]:
         """What nobody will ask for any more."""
         return tuple(self._items)
+
+
+class _Ahead(_Inbox[Work | None]):
+    """What lies ahead of a session: deliveries in their order; ``None`` ends it."""
+
+    async def has_work(self) -> bool:
+        """Wait for a delivery; false when the session is to end."""
+        await self.wait()
+        return self.first is not None
+
+    def take(self) -> Work | None:
+        """The next delivery, if it has come."""
+        return self.pop() if self and self.first is not None else None
 
 
 class _Session:
@@ -274,19 +300,14 @@ class _Session:
     def __init__(self, session_id: int, host: Host) -> None:
         self.session_id = session_id
         self.host = host
-        self.inbox: _Inbox[Work | None] = _Inbox()
+        self.inbox = _Ahead()
         self.scope = anyio.CancelScope()
 
 
-class _Wire(Protocol):
+class _Wire(Wire, Protocol):
     """What the service asks of a wire driver's session."""
 
-    last_report: Report | None
-
-    @property
-    def end(self) -> Disconnect | None: ...
-
-    async def deliver(self, envelope: Envelope, message: bytes | BinaryIO) -> Report: ...
+    def send_many(self, mails: Iterable[tuple[Envelope, bytes | BinaryIO]]) -> AsyncGenerator[Report, None]: ...
 
 
 class _Sessions(Performing[_Session]):
@@ -342,8 +363,8 @@ class _Sessions(Performing[_Session]):
         try:
             async with await self._driver.connect(where, session.host.port, **options) as connected:
                 wire: _Wire = connected
-                while (work := await session.inbox.get()) is not None:
-                    await self._deliver(session.session_id, wire, *work)
+                while await session.inbox.has_work():
+                    await self._deliver(session, wire)
                     if wire.end is not None:
                         return wire.end.error
         except Exception:
@@ -353,28 +374,21 @@ class _Sessions(Performing[_Session]):
             raise
         return None
 
-    async def _deliver(self, session_id: int, wire: _Wire, delivery: Delivery, body: bytes | BinaryIO) -> None:
-        report: Report | None = None
-        envelope = delivery.envelope
+    async def _deliver(self, session: _Session, wire: _Wire) -> None:
+        """Make the deliveries that lie ahead, and those that come meanwhile."""
+        under_way = UnderWay(session.session_id, wire, self._owner.put)
         try:
-            report = await wire.deliver(envelope, body)
-        except LocalProtocolError as error:
-            report = refused(envelope, error)
-        except SmtpError:
-            # The session had ended while it was parked: the delivery was not begun, and the machine knows it.
-            pass
+            async with contextlib.aclosing(wire.send_many(under_way.supply(session.inbox.take))) as reports:
+                async for report in reports:
+                    under_way.reported(report)
         except Exception as error:
-            report = refused(envelope, SmtpError(unforeseen(f"delivery of mail {delivery.mail.mail_id}", error)))
+            under_way.failed(error)
         except BaseException:
             self._cancelled()
-            # If the mail had been begun, the driver has the answer.
-            last = wire.last_report
-            report = broken_off(last) if last is not None and last.mail.envelope is envelope else None
+            under_way.given_up()
             raise
         finally:
-            close_body(body)
-            if report is not None:
-                self._owner.put(Reported(session_id, delivery.delivery_id, report))
+            under_way.close()
 
     def _cancelled(self) -> None:
         """Sessions are broken off only when all ends: the machine must know it before it hears of them."""

@@ -13,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol, Self
 
-from smtpcore import LocalProtocolError, Report, SessionAborted, SessionError, SmtpError
+from smtpcore import SessionAborted, SessionError
 from smtpcore.drivers._connecting.interruptible import Interruptible
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._relaying.owner import LOOKUPS, Owner
 from smtpcore.drivers._relaying.performing import Notice, Performing
+from smtpcore.drivers._relaying.under_way import UnderWay
 from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
@@ -27,7 +28,6 @@ from smtpcore.drivers._relaying.work import (
     close_body,
     lookup_failed,
     prepare,
-    refused,
     shutting_down,
     unforeseen,
     way_to,
@@ -37,14 +37,12 @@ from smtpcore.drivers._session.options import Options
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
-    Delivery,
     DestinationView,
     DomainResolved,
     Fate,
     Host,
     OpenSession,
     RelaySettings,
-    Reported,
     Route,
     SessionEnded,
 )
@@ -233,12 +231,17 @@ class _Inbox:
                 self._more.notify()
             return not self._closed
 
-    def get(self) -> Work | None:
-        """What is next, as soon as there is something; ``None`` once the inbox is closed."""
+    def has_work(self) -> bool:
+        """Wait for a delivery; false when the session is to end."""
         with self._more:
             while not self._items and not self._closed:
                 self._more.wait()
-            return self._items.popleft() if not self._closed else None
+            return not self._closed and self._items[0] is not None
+
+    def take(self) -> Work | None:
+        """The next delivery, if it has come and the inbox is open."""
+        with self._more:
+            return self._items.popleft() if self._items and self._items[0] is not None else None
 
     def close(self) -> None:
         """Take nothing more, and hand out nothing more."""
@@ -344,30 +347,22 @@ class _Sessions(Performing[_Session]):
         """Make the deliveries that come, until none will; returns what ended the session early, if anything did."""
         with connect(session.where, session.port, **session.connection.options) as wire:
             session.connected = True
-            while (work := session.inbox.get()) is not None:
-                self._deliver(session, wire, *work)
+            while session.inbox.has_work():
+                self._deliver(session, wire)
                 if wire.end is not None:
                     return wire.end.error
         return None
 
-    def _deliver(self, session: _Session, wire: Session, delivery: Delivery, body: bytes | BinaryIO) -> None:
-        report: Report | None = None
-        envelope = delivery.envelope
+    def _deliver(self, session: _Session, wire: Session) -> None:
+        """Make the deliveries that lie ahead, and those that come meanwhile."""
+        under_way = UnderWay(session.session_id, wire, self._owner.put)
         try:
-            report = wire.deliver(envelope, body)
-        except LocalProtocolError as error:
-            report = refused(envelope, error)
-        except SmtpError:
-            # The session had ended while it was parked: the delivery was not begun, and the machine knows it.
-            pass
+            for report in wire.send_many(under_way.supply(session.inbox.take)):
+                under_way.reported(broken_off(report) if session.broken_off else report)
         except Exception as error:
-            report = refused(envelope, SmtpError(unforeseen(f"delivery of mail {delivery.mail.mail_id}", error)))
+            under_way.failed(error)
         finally:
-            close_body(body)
-            if report is not None:
-                if session.broken_off:
-                    report = broken_off(report)
-                self._owner.put(Reported(session.session_id, delivery.delivery_id, report))
+            under_way.close()
 
     def _resolve(self, domain: str) -> None:
         self._lookups.put(domain)
