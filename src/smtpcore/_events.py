@@ -178,8 +178,8 @@ class Envelope:
     body: BodyFacts = field(default=_UNKNOWN_BODY, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.recipients, str):  # type: ignore[unreachable]  # callers without a type checker
-            raise LocalProtocolError("recipients must be a sequence of mailboxes, not one str", self.recipients)
+        if isinstance(self.recipients, (str, bytes)):  # type: ignore[unreachable]  # callers without a type checker
+            raise LocalProtocolError("recipients must be a sequence of mailboxes, not one", self.recipients)
         object.__setattr__(self, "recipients", tuple(self.recipients))
         if not self.recipients:
             raise LocalProtocolError("a mail needs at least one recipient")

@@ -1,7 +1,8 @@
 """What needs the standard library's email package: an envelope out of a message's header, octets out of a message.
 
-What lives here: the way from ``email.message.Message`` objects to what the core takes. What does not: anything that
-``import smtpcore`` loads.
+What lives here: the way from ``email.message.Message`` objects, and from addresses as people write them, to what the
+core takes. What does not: anything that ``import smtpcore`` loads; dates, message identifiers and the quoting of local
+parts, which the standard library has (``email.utils``, ``email.headerregistry.Address``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 from email.errors import HeaderParseError, InvalidHeaderDefect
 from email.generator import BytesGenerator
 from email.header import Header
+from email.headerregistry import Address
 from email.message import Message
 from email.policy import EmailPolicy, Policy, default
 from typing import Any
@@ -18,7 +20,25 @@ from typing import Any
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_mailbox
 
-__all__ = ["flatten", "recipients_of", "sender_of", "without_blind_copies"]
+__all__ = ["flatten", "mailbox_of", "recipients_of", "sender_of", "without_blind_copies"]
+
+
+def mailbox_of(address: str | Address) -> str:
+    """The mailbox out of an address as people write it, such as ``Anna <anna@home.example>``, or as an object.
+
+    For the sender and the recipients of an envelope. A display name, comments and a source route (RFC 5321 Appendix C)
+    are left out; nothing is added, so a name without a domain is no address. Raises ``LocalProtocolError`` for whatever
+    is not one address, and for one that cannot be used.
+    """
+    if isinstance(address, Address):
+        check_mailbox(address.addr_spec)
+        return address.addr_spec
+    if not isinstance(address, str) or not address.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError("an address must be a printable str, or an email.headerregistry.Address", address)
+    header = _parsed("address", address)
+    if len(header.addresses) != 1 or header.groups[0].display_name is not None:
+        raise LocalProtocolError("not one address", address)
+    return _mailboxes("address", address, header)[0]
 
 
 def sender_of(message: Message[Any, Any]) -> str:
@@ -59,20 +79,24 @@ def _prefix(message: Message[Any, Any]) -> str:
 def _addresses(message: Message[Any, Any], name: str) -> list[str]:
     found: list[str] = []
     for field, value in message.raw_items():
-        if field.lower() != name.lower():
-            continue
-        header = _parsed(name, value)
-        unreadable = [d for d in header.defects if isinstance(d, InvalidHeaderDefect) and "encoded" not in str(d)]
-        if unreadable:
-            # The parser goes on behind what it cannot read, and recipients are lost on the way.
-            raise LocalProtocolError(f"{name} cannot be read: {unreadable[0]}", str(value))
-        for spec in (address.addr_spec for address in header.addresses):
-            try:
-                check_mailbox(spec)
-            except LocalProtocolError as error:
-                raise LocalProtocolError(f"{name} holds an address that cannot be used: {error}", str(value)) from None
-            found.append(spec)
+        if field.lower() == name.lower():
+            found += _mailboxes(name, value, _parsed(name, value))
     return found
+
+
+def _mailboxes(name: str, value: Any, header: Any) -> list[str]:
+    """The checked mailboxes of a field that was parsed."""
+    unreadable = [d for d in header.defects if isinstance(d, InvalidHeaderDefect) and "encoded" not in str(d)]
+    if unreadable:
+        # The parser goes on behind what it cannot read, and recipients are lost on the way.
+        raise LocalProtocolError(f"{name} cannot be read: {unreadable[0]}", str(value))
+    mailboxes = [address.addr_spec for address in header.addresses]
+    for mailbox in mailboxes:
+        try:
+            check_mailbox(mailbox)
+        except LocalProtocolError as error:
+            raise LocalProtocolError(f"{name} holds an address that cannot be used: {error}", str(value)) from None
+    return mailboxes
 
 
 def _parsed(name: str, value: Any) -> Any:
@@ -84,7 +108,8 @@ def _parsed(name: str, value: Any) -> Any:
         # As it will stand in the message: an encoded name is a name, whatever commas and addresses are in it.
         text = value.encode()
     try:
-        return default.header_factory(name, "".join(text.splitlines()))
+        # Every field of addresses has the grammar of To.
+        return default.header_factory("To", "".join(text.splitlines()))
     except (HeaderParseError, IndexError, ValueError) as error:
         # The parser stumbles over some texts, such as a mailbox that ends with "@".
         raise LocalProtocolError(f"{name} cannot be read: {error}", text) from None

@@ -38,6 +38,8 @@ class Mechanism(Protocol):
 def _checked(mechanism: str, user: str, password: str, *others: str) -> None:
     """Raise ``LocalProtocolError`` for credentials that no peer could be told; the error shows none of them."""
     for what, value in (("user", user), ("password", password), *(("authorization", other) for other in others)):
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError(f"the {what} of {mechanism} must be a str; UTF-8 is what the peer is told")
         if "\0" in value:
             raise LocalProtocolError(f"the {what} of {mechanism} may not hold NUL")
         if not value and what != "authorization":

@@ -97,7 +97,8 @@ def test_deadlines_are_those_of_the_rfc() -> None:
     ("sender", "recipients", "named"),
     [
         ("a@b.example", (), "at least one"),
-        ("a@b.example", "c@d.example", "not one str"),
+        ("a@b.example", "c@d.example", "'c@d.example': recipients must be a sequence of mailboxes"),
+        ("a@b.example", b"c@d.example", "b'c@d.example': recipients must be a sequence of mailboxes"),
         ("a b", ("c@d.example",), "a b"),
         ("", ("c@d.example", "bad"), "bad"),
         ("", ("",), "local-part@domain"),

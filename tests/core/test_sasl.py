@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pickle
 import traceback
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,14 @@ def test_cram_md5_answers_no_empty_challenge() -> None:
 @pytest.mark.parametrize("words", [("hunter2", ""), ("", "hunter2"), ("hunter2\0", "x"), ("x", "hunter2\udc80")])
 def test_credentials_that_cannot_be_said(make: type[Login] | type[CramMd5], words: tuple[str, str]) -> None:
     with pytest.raises(LocalProtocolError) as caught:
+        make(*words)
+    assert "hunter2" not in str(caught.value) + repr(vars(caught.value))
+
+
+@pytest.mark.parametrize("make", [Plain, Login, CramMd5])
+@pytest.mark.parametrize("words", [(b"user", "hunter2"), ("user", b"hunter2"), ("user", None)])
+def test_credentials_that_are_no_text(make: Callable[..., Mechanism], words: tuple[object, object]) -> None:
+    with pytest.raises(LocalProtocolError, match="must be a str") as caught:
         make(*words)
     assert "hunter2" not in str(caught.value) + repr(vars(caught.value))
 

@@ -1475,7 +1475,7 @@ async def text_file_then_good(stage: Stage) -> None:
 TOO_MANY = [f"r{number}@there.example" for number in range(5)]
 NO_MESSAGE = "not a message: give bytes, a pathlib.Path, a binary file, an iterable of bytes, or an email object"
 for _name, _message, _envelope, _words in (
-    ("a str", "Hello.", {}, f"'Hello.': {NO_MESSAGE}"),
+    ("a str", "Hello.", {}, "'Hello.': a str may be text or the name of a file; give bytes or a pathlib.Path"),
     ("a file in memory of text", io.StringIO("Hello."), {}, "the file was opened as text; open it in binary mode"),
     ("nothing", None, {}, NO_MESSAGE),
     ("a number", 5, {}, f"5: {NO_MESSAGE}"),

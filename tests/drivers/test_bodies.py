@@ -210,7 +210,7 @@ def test_what_blocks_is_read_in_a_thread() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("text", "'text': not a message"),
+        ("text", "'text': a str may be text or the name of a file"),
         (None, "not a message"),
         (5, "5: not a message"),
         (io.StringIO("text"), "opened as text"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from email.header import Header
+from email.headerregistry import Address
 from email.message import EmailMessage, Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from smtpcore import LocalProtocolError
-from smtpcore.mime import flatten, recipients_of, sender_of, without_blind_copies
+from smtpcore.mime import flatten, mailbox_of, recipients_of, sender_of, without_blind_copies
 
 POLICIES = [policy.compat32, policy.default, policy.SMTP, policy.SMTPUTF8]
 
@@ -34,6 +35,58 @@ def parse(request: pytest.FixtureRequest) -> Callable[..., Message[Any, Any]]:
 
 
 Parse = Callable[..., Any]
+
+
+# --- addresses as people write them --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "mailbox"),
+    [
+        ("a@x.example", "a@x.example"),
+        ("<a@x.example>", "a@x.example"),
+        ("Anna <a@x.example>", "a@x.example"),
+        ("Grüße <a@x.example>", "a@x.example"),
+        ('"Doe, Jane" <jane@x.example>', "jane@x.example"),
+        ("=?utf-8?q?=2C_b=40x?= <a@x.example>", "a@x.example"),
+        ("a@x.example (Anna)", "a@x.example"),
+        ('"a b"@x.example', '"a b"@x.example'),
+        ("a@[192.0.2.1]", "a@[192.0.2.1]"),
+        ("<@r.example,@s.example:a@x.example>", "a@x.example"),
+        (Address("Anna", "anna", "x.example"), "anna@x.example"),
+        (Address("The desk", 'front "desk"', "x.example"), r'"front \"desk\""@x.example'),
+        (Address(addr_spec='"a b"@x.example'), '"a b"@x.example'),
+    ],
+)
+def test_the_mailbox_of_an_address(address: str | Address, mailbox: str) -> None:
+    assert mailbox_of(address) == mailbox
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "<>",
+        "root",
+        "Anna",
+        "a@x.example, b@x.example",
+        "friends: a@x.example;",
+        "Anna <a@x.example> b",
+        "alice@example.org)bob@x.example",
+        "a@x.example\r\nRSET",
+        "a@x.example>\r\nRCPT TO:<evil@x.example",
+        "a@x.example\0",
+        "a@bücher.example",
+        b"a@x.example",
+        None,
+        Address(),
+        Address("Anna", "anna"),
+        Address("Anna", "jürgen", "x.example"),
+    ],
+)
+def test_what_is_not_one_address(address: Any) -> None:
+    with pytest.raises(LocalProtocolError):
+        mailbox_of(address)
 
 
 # --- the sender ----------------------------------------------------------------------------------------------------

@@ -172,7 +172,9 @@ def make_body(source: object, piece: int) -> Body:
         return FileBody(source, piece)
     if hasattr(source, "read"):
         return FileBody(cast("BinaryIO", source), piece)
-    if isinstance(source, Iterable) and not isinstance(source, str):
+    if isinstance(source, str):
+        raise LocalProtocolError("a str may be text or the name of a file; give bytes or a pathlib.Path", source)
+    if isinstance(source, Iterable):
         return IterableBody(cast("Iterable[bytes]", source))
     raise LocalProtocolError(
         "not a message: give bytes, a pathlib.Path, a binary file, an iterable of bytes, or an email object", source

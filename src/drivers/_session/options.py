@@ -238,7 +238,7 @@ def make_envelope(
 
     Raises ``LocalProtocolError`` when neither says it.
     """
-    given = (recipients,) if isinstance(recipients, str) else recipients
+    given = (recipients,) if isinstance(recipients, (str, bytes)) else recipients
     if sender is None:
         sender = sender_of(_with_header(message, "sender"))
     if given is None:
