@@ -61,7 +61,9 @@ from smtpcore._grammar import (
     check_host_name,
     check_mailbox,
     check_reverse_path,
+    decode_xtext,
     domain_of,
+    encode_xtext,
     printable,
 )
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
@@ -134,6 +136,8 @@ __all__ = [
     "check_host_name",
     "check_mailbox",
     "check_reverse_path",
+    "decode_xtext",
     "domain_of",
+    "encode_xtext",
     "printable",
 ]

@@ -87,13 +87,25 @@ class SessionError(SmtpError):
     """The session with the peer failed.
 
     ``reply`` is the reply that ended it, when there was one. ``transcript`` holds the last lines of the dialogue, with
-    secrets masked; it is ``None`` where no dialogue was kept.
+    secrets masked; it is ``None`` where no dialogue was kept. No such error says anything about a mail: what became of
+    those, and which of their recipients may be tried again, say their outcomes.
     """
+
+    _lasting = False
 
     def __init__(self, message: str, *, reply: Reply | None = None, transcript: Transcript | None = None) -> None:
         super().__init__(message)
         self.reply = reply
         self.transcript = transcript
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another session may fare better without anybody's help.
+
+        False where credentials, or what the peer offers of TLS and AUTH, do not fit; unless the peer said that it is
+        for now (a 4yz reply).
+        """
+        return not self._lasting or (self.reply is not None and 400 <= self.reply.code < 500)
 
 
 class ConnectFailed(SessionError):
@@ -131,9 +143,13 @@ class SessionAborted(SessionError):
 class EhloRequired(SessionError):
     """TLS or authentication is wanted, and the peer refused EHLO."""
 
+    _lasting = True
+
 
 class TlsRequired(SessionError):
     """TLS is required, and the peer does not offer STARTTLS or refused it (RFC 3207 §4.1)."""
+
+    _lasting = True
 
 
 class TlsFailed(SessionError):
@@ -143,13 +159,19 @@ class TlsFailed(SessionError):
 class AuthRequired(SessionError):
     """Authentication is wanted, and the peer offers no mechanism that the caller has (RFC 4954 §4)."""
 
+    _lasting = True
+
 
 class AuthExchangeFailed(SessionError):
     """A challenge was not base64, or the mechanism cannot answer it; the exchange was cancelled."""
 
+    _lasting = True
+
 
 class AuthDeclined(SessionError):
     """The peer refused the credentials or the mechanism (RFC 4954 §6)."""
+
+    _lasting = True
 
 
 class DeliveryFailed(SmtpError):

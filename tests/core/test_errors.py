@@ -10,7 +10,11 @@ import pytest
 
 import smtpcore
 from smtpcore import (
+    AuthDeclined,
+    AuthExchangeFailed,
+    AuthRequired,
     DeliveryFailed,
+    EhloRequired,
     Envelope,
     ExtensionRequired,
     LocalProtocolError,
@@ -21,6 +25,7 @@ from smtpcore import (
     SessionError,
     SmtpError,
     Stage,
+    TlsRequired,
     Transcript,
     Verdict,
 )
@@ -48,6 +53,18 @@ def test_a_session_error_carries_the_dialogue(kind: type[SessionError]) -> None:
     error = kind("gone", reply=reply, transcript=transcript)
     assert (str(error), error.reply, error.transcript) == ("gone", reply, transcript)
     assert "554" not in str(error)
+
+
+HOPELESS = {AuthDeclined, AuthExchangeFailed, AuthRequired, EhloRequired, TlsRequired}
+
+
+@pytest.mark.parametrize("kind", SESSION)
+def test_what_does_not_pass_by_waiting(kind: type[SessionError]) -> None:
+    """Unless the peer said that it is for now."""
+    assert kind("gone").retryable == (kind not in HOPELESS)
+    assert kind("gone", reply=Reply(535, ("no",))).retryable == (kind not in HOPELESS)
+    assert kind("gone", reply=Reply(334, ("what",))).retryable == (kind not in HOPELESS)
+    assert kind("gone", reply=Reply(454, ("later",))).retryable
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ from smtpcore import (
     TlsPolicy,
     TlsRequired,
     Verdict,
+    decode_xtext,
+    encode_xtext,
 )
-from smtpcore._grammar import decode_xtext, encode_xtext
 from smtpcore.sasl import CramMd5, Login, Mechanism, Plain
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 

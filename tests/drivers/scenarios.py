@@ -798,6 +798,41 @@ for _act in (one_large_mail, one_large_mail_in_pieces):
     )
 
 
+async def one_mail_without_end(stage: Stage) -> None:
+    """What is read of a source is bounded by what the peer reads; at the end of all, the source is closed."""
+    read = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal read
+        try:
+            while read < 1000:
+                read += 1
+                yield LARGE[:100_000]
+        finally:
+            stage.note(f"closed {'early' if read < 1000 else 'late'}")
+
+    session = await stage.open()
+    await stage.deliver(session, pieces())
+    stage.tell_end(session)
+
+
+for _name, _then, _told in (
+    (
+        "a peer that reads no more",
+        Line.stall,
+        ("the peer was silent beyond the deadline for end of data", "timeout PeerTimeout"),
+    ),
+    ("a peer that resets", Line.reset, ("[Errno 104] Connection reset by peer", "lost ConnectionLost")),
+):
+    scenario(
+        f"{_name} of a body without end",
+        lambda line, then=_then: [line.serve("BODY"), line.octets(10_000), then(line)],
+        act=one_mail_without_end,
+        options=within(data_block=SOON, last_words=SOON),
+        story=BROKEN_OFF.format(_told[0], _told[1], _told[0]).replace("    refused", "    closed early\n    refused"),
+    )
+
+
 async def refused_while_reading(stage: Stage) -> None:
     """The refusal is there before the octets that nobody will read."""
 

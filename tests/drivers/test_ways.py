@@ -85,6 +85,35 @@ async def failure(driver: Driver, *where: Any, by: str = "connect", **options: A
     return str(caught.value)
 
 
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_name_beyond_ascii_is_looked_up_as_its_a_labels(driver: Driver) -> None:
+    """These letters are wider than those of ASCII, and mean the same (RFC 3491)."""
+    with Peer(lambda line: line.serve()) as peer:
+        driver.run(one_mail(driver, "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", peer.port))
+
+
+def test_a_certificate_for_a_host_name_beyond_ascii(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("xn--bcher-kva.example").configure_cert(context)
+    named: list[str | None] = []
+    context.sni_callback = lambda _, name, __: named.append(name)
+
+    def script(line: Line) -> None:
+        line.serve("STARTTLS", extensions=("STARTTLS",))
+        line.say("220 go on")
+        assert line.tls(context)
+        line.serve(greet=False)
+
+    with Peer(script) as peer:
+        resolve_to(monkeypatch, (socket.AF_INET, *STREAM, ("127.0.0.1", peer.port)))
+        options = {"tls": TlsPolicy.REQUIRED, "tls_context": trusting_context()}
+        session = driver.run(one_mail(driver, "bücher.example", 25, **options))
+    assert session.tls.verified
+    assert named == ["xn--bcher-kva.example"]
+
+
 # --- racing --------------------------------------------------------------------------------------------------------
 
 

@@ -39,16 +39,13 @@ from dataclasses import dataclass, field
 
 from smtpcore._errors import (
     AuthDeclined,
-    AuthExchangeFailed,
-    AuthRequired,
     BodyError,
     ConnectionLost,
-    EhloRequired,
     LocalProtocolError,
     RemoteProtocolError,
     SessionAborted,
+    SessionError,
     SmtpError,
-    TlsRequired,
 )
 from smtpcore._events import Stage, Verdict
 from smtpcore.pool._facts import (
@@ -71,9 +68,6 @@ from smtpcore.pool._mail import PooledMail
 from smtpcore.pool._settings import PoolSettings
 
 __all__ = ["PoolMachine"]
-
-#: What another attempt would only meet again.
-_LASTING = (AuthDeclined, AuthExchangeFailed, AuthRequired, EhloRequired, TlsRequired)
 
 
 @dataclass(slots=True)
@@ -285,7 +279,8 @@ class PoolMachine:
         if self._resting_until is None:
             self._failures += 1
             self._resting_until = now + self._settings.retries.delay(self._seed, 0, self._failures)
-        if _lasting(error) and not isinstance(self._refusal, AuthDeclined):
+        lasting = isinstance(error, SessionError) and not error.retryable
+        if lasting and not isinstance(self._refusal, AuthDeclined):
             self._refusal = error
         elif not self._alive:
             self._queue = deque(mail for mail in self._queue if self._fail(mail, error))
@@ -400,13 +395,6 @@ class PoolMachine:
         for session in self._sessions.values():
             if session.opened_at is None and not session.closing:
                 self._drop(session)
-
-
-def _lasting(error: SmtpError) -> bool:
-    """Whether another attempt would only meet the same: not when the peer said that it is for now (a 4yz reply)."""
-    if not isinstance(error, _LASTING):
-        return False
-    return error.reply is None or not 400 <= error.reply.code < 500
 
 
 def _closed() -> SessionAborted:
