@@ -29,6 +29,7 @@ EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", READ
 #: What each example must print, as a pattern.
 PRINTS = {
     "blocking": r"boris@north\.example delivered 250 .*\nchen@south\.example delivered 250 ",
+    "addresses": r"bounces@home\.example \('\"front desk\"@north\.example',\) 250 ",
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
