@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 from wide_world import START, Names, WideWorld, moody_host, moody_names, moody_route
 
-from smtpcore.relay import Action
+from smtpcore import Verdict
+from smtpcore.relay import Action, FixedHosts, Mx, RoutingTable, SmartHost, Unroutable
 from world import DAY, HOUR, MINUTE, Host, with_settings
 
 
@@ -200,3 +201,119 @@ def test_retry_wakes_a_host_that_rests() -> None:
     world.run()
     assert sum(world.ledger.confirmed.values()) == 1
     assert world.now - start < 2 * HOUR
+
+
+def test_a_domain_that_never_resolves_warns_and_bounces_by_age() -> None:
+    names = Names()
+    names.failing["own0.example"] = [(0.0, 4e9)]
+    world = WideWorld(8, names)
+    world.arrive(world.now, "me@home.example", ["user@own0.example"])
+    names.mx["home.example"] = [(10, "mx.home.example")]
+    names.addresses["mx.home.example"] = ["192.0.2.1"]
+    start = world.now
+    while not world.spool.bounces:
+        world._step()
+    assert 2 * DAY <= world.now - start <= 2 * DAY + 4.5 * HOUR
+    assert sum(world.spool.warnings.values()) == 1
+    world.run()
+    check_accounts(world)
+
+
+def test_a_resolver_that_never_answers_keeps_no_mail_for_ever() -> None:
+    names = names_of("own1.example", (10, "mx.own1.example"))
+    world = WideWorld(9, names)
+    world.hung = {"own0.example"}
+    world.arrive(world.now, "me@own1.example", ["user@own0.example", "user@own1.example"])
+    world.run()
+    check_accounts(world)
+    assert [key[1] for key in world.spool.bounces] == ["user@own0.example"]
+    assert world.ledger.confirmed[next(iter(world.accepted))[0], "user@own1.example"] == 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_routes_that_change_between_restarts_strand_nothing(seed: int) -> None:
+    names = Names(addresses={"mx.provider.example": ["192.0.2.1"]})
+    for number in range(6):
+        names.mx[f"own{number}.example"] = [(10, "mx.provider.example")]
+    world = WideWorld(seed, names, hosts=moody_host, crash_share=0.05)
+    routes = [
+        Mx(),
+        SmartHost("smart.example"),
+        SmartHost("mx.provider.example"),
+        Unroutable("the way is closed for now", Verdict.LATER),
+        RoutingTable({".example": FixedHosts((SmartHost("one.example"), SmartHost("two.example")))}),
+    ]
+    traffic(world, 25)
+    for _ in range(20):
+        for _ in range(world.chance.randint(1, 30)):
+            world._step()
+        world.route = world.chance.choice(routes)
+        world.restart()
+    world.route = Mx()
+    world.restart()
+    world.run()
+    check_accounts(world)
+
+
+def test_a_route_that_is_opened_by_a_restart_gets_what_was_put_off() -> None:
+    world = WideWorld(10, names_of("own0.example", (10, "mx.own0.example")))
+    world.route = Unroutable("the way is closed for now", Verdict.LATER)
+    world.relay = world._start()
+    world.arrive(world.now, "me@home.example", ["user@own0.example"])
+    while not any(job.attempts for job in world.spool.jobs.values()):
+        world._step()
+    world.route = Mx()
+    world.restart()
+    world.run()
+    assert sum(world.ledger.confirmed.values()) == 1
+
+
+def test_domains_that_move_behind_one_provider_lose_nothing_and_share_its_limit() -> None:
+    names = Names(addresses={"mx.provider.example": ["192.0.2.1"]})
+    for number in range(6):
+        names.mx[f"own{number}.example"] = [(10, f"mx.own{number}.example")]
+        names.addresses[f"mx.own{number}.example"] = ["192.0.2.1"]
+    settings = with_settings(sessions=20, sessions_per_next_hop=2, idle_seconds=1.0)
+    world = WideWorld(11, names, settings=settings)
+    for number in range(300):
+        world.arrive(START + number * 10.0, "me@home.example", [f"grey{number}@own{number % 6}.example"])
+    while world.now < START + 20 * MINUTE:
+        world._step()
+    for number in range(6):
+        names.mx[f"own{number}.example"] = [(10, "mx.provider.example")]
+    world.run()
+    check_accounts(world)
+    assert sum(world.ledger.confirmed.values()) == 300
+    assert "mx.provider.example" in world.hosts
+    assert world.most_sessions_per_hop <= 2
+
+
+def test_what_is_held_beyond_its_age_is_tried_before_it_expires() -> None:
+    world = WideWorld(12, names_of("own0.example", (10, "mx.own0.example")))
+    world.arrive(world.now + 60.0, "me@home.example", ["user@own0.example", "never-quite@own0.example"])
+    world.wish(world.now + 60.0, Action.HOLD, [1])
+    world.wish(world.now + 10 * DAY, Action.RELEASE, [1])
+    names = world.names
+    names.failing["own0.example"] = [(START, START + HOUR)]
+    names.mx["home.example"] = [(10, "mx.own0.example")]
+    world.run()
+    check_accounts(world)
+    assert world.ledger.confirmed[1, "user@own0.example"] == 1
+    assert world.spool.bounces[1, "never-quite@own0.example"] == 1
+    assert world.ledger.attempts[1, "never-quite@own0.example"] == 1
+
+
+def test_a_fallback_that_is_dead_too_costs_time_and_nothing_else() -> None:
+    def hosts(name, chance):
+        return Host(name, chance, dead=[(START, START + (8 * HOUR if name == "last.example" else 30 * DAY))])
+
+    world = WideWorld(13, names_of("own0.example", (10, "mx.own0.example")), hosts=hosts)
+    world.route = Mx(fallback=(SmartHost("last.example"),))
+    world.relay = world._start()
+    for number in range(10):
+        world.arrive(world.now, "", [f"user{number}@own0.example"])
+    start = world.now
+    world.run()
+    check_accounts(world)
+    assert sum(world.ledger.confirmed.values()) == 10
+    assert world.now - start < 16 * HOUR

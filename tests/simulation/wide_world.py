@@ -140,6 +140,8 @@ class WideWorld(World):
         #: Mails that an operator ever wished to remove.
         self.removable: set[int] = set()
         self.wishes: list[tuple[float, Action, tuple[int, ...]]] = []
+        #: Domains about which the resolver never says anything.
+        self.hung: set[str] = set()
         super().__init__(seed, **options)  # type: ignore[arg-type]
 
     @property
@@ -179,6 +181,8 @@ class WideWorld(World):
             spans[:] = [(start + seconds, end + seconds) for start, end in spans]
 
     def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Resolve) and effect.domain in self.hung:
+            return
         if isinstance(effect, Resolve):
             self._later(self.chance.uniform(0.01, 2.0), self.names.resolve(effect.domain, self.now))
         else:
