@@ -1,13 +1,22 @@
 """What holds for every test.
 
-What lives here: that no test learns from another. What does not: anything that only some tests need.
+What lives here: that no test learns from another, nor from whoever started them all. What does not: anything that only
+some tests need.
 """
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heard() -> None:
+    """A shell has what it starts with ``&`` ignore them, and processes that tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

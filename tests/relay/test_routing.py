@@ -1,0 +1,201 @@
+"""Routes: which way a table gives a domain, what a fallback adds to it, and what is refused.
+
+What lives here: ways and tables as values, and what becomes of mail whose way leads nowhere. What does not: hosts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from relay_bench import DAY, Bench
+
+from smtpcore import LocalProtocolError, Verdict
+from smtpcore.relay import (
+    Attempted,
+    Bounce,
+    FixedHosts,
+    Forget,
+    Host,
+    JobsLoaded,
+    Load,
+    Mx,
+    NextHop,
+    OpenSession,
+    Resolve,
+    RoutingTable,
+    Save,
+    SmartHost,
+    Unroutable,
+    Way,
+)
+
+HUB, LAST, OTHER = SmartHost("hub.example"), SmartHost("last.example", 2525), SmartHost("other.example")
+
+
+# --- which row --------------------------------------------------------------------------------------------------------
+
+TABLE = RoutingTable(
+    {
+        "far.example": SmartHost("exact.example"),
+        ".far.example": SmartHost("longer.example"),
+        ".example": SmartHost("shorter.example"),
+        "UPPER.test": SmartHost("upper.example"),
+        "[192.0.2.1]": SmartHost("four.example"),
+        "[IPv6:2001:DB8::1]": SmartHost("six.example"),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("far.example", "exact.example"),
+        ("a.far.example", "longer.example"),
+        ("b.a.far.example", "longer.example"),
+        ("near.example", "shorter.example"),
+        ("upper.test", "upper.example"),
+        ("Far.Example", "exact.example"),
+        ("[192.0.2.1]", "four.example"),
+        ("[ipv6:2001:db8::1]", "six.example"),
+    ],
+)
+def test_the_closest_row_is_the_way(domain: str, host: str) -> None:
+    assert TABLE.way(domain) == SmartHost(host)
+
+
+@pytest.mark.parametrize("domain", ["example", "other.test", "", "[192.0.2.2]", "notfar.exampl"])
+def test_what_fits_no_row_goes_where_its_mx_records_say(domain: str) -> None:
+    assert TABLE.way(domain) == Mx()
+
+
+def test_a_row_for_everything_takes_the_rest_even_literals() -> None:
+    table = RoutingTable({"*": HUB, ".example": OTHER})
+    assert [table.way(domain) for domain in ("a.test", "", "[192.0.2.1]")] == [HUB] * 3
+    assert table.way("a.example") == OTHER
+
+
+def test_suffixes_do_not_reach_into_literals() -> None:
+    assert RoutingTable({".1": HUB}).way("[192.0.2.1]") == Mx()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", ".", "..example", "a..example", "*.example", "a b", "[192.0.2.1", "[300.0.2.1]", "[far.example]"]
+)
+def test_a_row_whose_key_is_no_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        RoutingTable({"good.example": HUB, pattern: HUB})
+    assert repr(pattern) in str(caught.value)
+
+
+# --- the fallback -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "with_fallback"),
+    [
+        (HUB, FixedHosts((HUB, LAST))),
+        (LAST, FixedHosts((LAST,))),
+        (FixedHosts((HUB, OTHER)), FixedHosts((HUB, OTHER, LAST))),
+        (FixedHosts((LAST, OTHER)), FixedHosts((LAST, OTHER))),
+        (Mx(), Mx(fallback=(LAST,))),
+        (Mx(26, (OTHER,)), Mx(26, (OTHER,))),
+        (Unroutable("closed"), Unroutable("closed")),
+    ],
+)
+def test_the_fallback_comes_after_the_hosts_of_every_way(way: Way, with_fallback: Way) -> None:
+    assert RoutingTable({"far.example": way}, fallback=(LAST,)).way("far.example") == with_fallback
+    assert RoutingTable({"far.example": way}).way("far.example") == way
+
+
+def test_what_fits_no_row_has_the_fallback_too() -> None:
+    assert RoutingTable({}, fallback=(LAST, HUB)).way("far.example") == Mx(fallback=(LAST, HUB))
+
+
+# --- ways by themselves -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [HUB, FixedHosts((HUB,)), Mx(), Unroutable("closed")])
+def test_a_way_is_the_route_that_has_no_other(way: Way) -> None:
+    assert way.way("a.example") is way.way("") is way
+
+
+def test_fixed_hosts_are_some() -> None:
+    with pytest.raises(LocalProtocolError, match="at least one"):
+        FixedHosts(())
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536])
+def test_mx_hosts_have_a_port(port: int) -> None:
+    with pytest.raises(LocalProtocolError, match="from 1 to 65535"):
+        Mx(port)
+
+
+@pytest.mark.parametrize(
+    ("way", "status"),
+    [
+        (Unroutable("closed"), "5.4.4"),
+        (Unroutable("closed", Verdict.LATER), "4.4.4"),
+        (Unroutable("closed", Verdict.NEVER, "5.1.2"), "5.1.2"),
+        (Unroutable("closed", Verdict.LATER, "4.3.2"), "4.3.2"),
+    ],
+)
+def test_no_way_has_a_status_that_fits_its_verdict(way: Unroutable, status: str) -> None:
+    assert way.status == status
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [(Verdict.NEVER, "4.4.4"), (Verdict.LATER, "5.4.4"), (Verdict.DELIVERED, "")]
+)
+def test_no_way_with_a_status_or_verdict_that_does_not_fit_is_refused(verdict: Verdict, status: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        Unroutable("closed", verdict, status)
+
+
+# --- what the machine makes of them -----------------------------------------------------------------------------------
+
+
+def test_each_domain_goes_its_own_way() -> None:
+    bench = Bench(RoutingTable({"far.example": HUB, ".near.example": FixedHosts((OTHER, LAST))}))
+    bench.accept("you@far.example", "you@a.near.example", "you@else.example")
+    assert [work.host.name for work in bench.effects(OpenSession)] == ["hub.example", "other.example"]
+    assert [effect.domain for effect in bench.effects(Resolve)] == ["else.example"]
+
+
+def test_mail_for_a_domain_that_leads_nowhere_bounces_with_the_words_of_the_row() -> None:
+    bench = Bench(RoutingTable({"gone.example": Unroutable("that company is no more", status="5.1.2")}))
+    accepted = bench.mail("you@gone.example")
+    bench.tell(accepted)
+    bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), accepted.jobs, True))
+    assert [type(order) for order in bench.orders.durable] == [Bounce, Forget]
+    (failure,) = bench.order(Bounce).failures
+    assert (failure.status, failure.reason, failure.remote_host) == ("5.1.2", "that company is no more", "")
+
+
+def test_mail_for_a_domain_that_leads_nowhere_for_now_waits_until_it_expires() -> None:
+    bench = Bench(Unroutable("closed for the holidays", Verdict.LATER))
+    for age, kinds in ((0.0, [Save]), (9 * DAY, [Bounce, Forget])):
+        accepted = bench.mail("you@gone.example", age=age)
+        bench.tell(accepted)
+        bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), accepted.jobs, True))
+        assert [type(order) for order in bench.orders.durable] == kinds
+        assert bench.effects(Attempted) == [] or bench.effect(Attempted).words == "closed for the holidays"
+
+
+@pytest.mark.parametrize("literal", ["[300.0.2.1]", "[far.example]", "[]", "[IPv6:]"])
+def test_a_literal_of_no_address_is_refused(literal: str) -> None:
+    bench = Bench(Mx())
+    accepted = bench.mail("you@far.example")
+    strange = replace(accepted.jobs[0], domain=literal)
+    bench.tell(replace(accepted, jobs=(strange,)))
+    bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), (strange,), True))
+    (failure,) = bench.order(Bounce).failures
+    assert (failure.status, failure.reason) == ("5.1.2", f"{literal} is not the literal of an address")
+    assert not bench.work
+
+
+def test_next_hops_and_hosts_are_shown_by_name_address_and_port() -> None:
+    assert str(NextHop("hub.example", 25, ("1 last.example:25",))) == "hub.example:25"
+    assert str(Host("hub.example", None, 25)) == "hub.example:25"
+    assert str(Host("hub.example", "192.0.2.7", 26)) == "hub.example (192.0.2.7):26"
+    assert str(Host("192.0.2.7", "192.0.2.7", 26)) == "192.0.2.7:26"
