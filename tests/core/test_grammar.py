@@ -226,6 +226,7 @@ def test_xtext_comes_back(text: str) -> None:
 
 def test_xtext_encodes_what_must_be() -> None:
     assert encode_xtext("a+b=c d") == "a+2Bb+3Dc+20d"
+    assert decode_xtext("a+2Bb+3Dc+20d") == "a+b=c d"
     for broken in ("a+ZZ", "a+2b", "a b", "+2"):
         with pytest.raises(LocalProtocolError):
             decode_xtext(broken)

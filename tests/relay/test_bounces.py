@@ -121,6 +121,20 @@ def test_a_peer_that_said_nothing_has_no_diagnostic_code() -> None:
     assert "the connection was lost" in parts(report)[0].get_content()
 
 
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("mx.far.example", "dns; mx.far.example"),
+        ("192.0.2.7", "dns; [192.0.2.7]"),
+        ("2001:db8::7", "dns; [IPv6:2001:db8::7]"),
+        ("", None),
+    ],
+)
+def test_the_peer_is_named_or_stands_in_brackets_or_was_not_reached(host: str, shown: str | None) -> None:
+    block = fields(bounce(replace(failure(), remote_host=host)))[1]
+    assert block["Remote-MTA"] == shown
+
+
 def test_a_delay_says_until_when() -> None:
     report = compose_delay_warning(DelayWarning(mail(), (failure(),), UNTIL), ORIGINAL, SETTINGS, NOW)
     block = fields(report)[1]

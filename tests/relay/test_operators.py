@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, failed, reported
 
-from smtpcore import ConnectFailed, Reply, ServiceRefused, SessionAborted, Stage
+from smtpcore import ConnectFailed, Reply, ServiceRefused, Stage
 from smtpcore.relay import (
     Action,
     AddressAnswer,
@@ -298,18 +298,3 @@ def test_a_retry_is_not_forgotten_while_the_domain_is_looked_up() -> None:
     bench.tell(resolved("mx.far.example"))
     load(bench, fact)
     assert bench.effect(OpenSession).host.name == "mx.far.example"
-
-
-def test_a_delivery_that_was_broken_off_here_is_due_at_once() -> None:
-    bench = Bench()
-    bench.accept("you@far.example")
-    bench.tell(failed(bench.effect(OpenSession), SessionAborted("shutting down"), Stage.STARTED))
-    assert bench.order(Save).job.due_at == bench.now
-
-
-def test_a_delivery_that_was_broken_off_here_and_is_in_doubt_waits() -> None:
-    bench = Bench()
-    bench.accept("you@far.example")
-    aborted = SessionAborted("shutting down")
-    bench.tell(failed(bench.effect(OpenSession), aborted, Stage.BODY_ENDED, in_doubt=True))
-    assert bench.order(Save).job.due_at > bench.now

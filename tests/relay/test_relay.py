@@ -320,7 +320,75 @@ def test_a_further_session_refused_while_others_live_puts_nothing_off() -> None:
     assert all(seen.resting_until is None for seen in bench.relay.destinations)
 
 
+def test_a_session_that_ends_without_a_word_before_its_first_mail_puts_it_off() -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, None))
+    assert bench.effect(Attempted).words == "the session ended before the mail was begun"
+    assert bench.order(Save).job.due_at > bench.now
+
+
+def test_a_destination_that_was_overrun_is_given_another_session_after_many_successes() -> None:
+    bench = Bench(sessions_per_next_hop=2)
+    bench.accept("first@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(40)))
+    (kept,) = bench.effects(Continue)
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ServiceRefused("too many sessions")))
+    for _ in range(19):
+        bench.tell(reported(kept, TAKEN))
+        assert not bench.effects(OpenSession)
+        (kept,) = bench.effects(Continue)
+    bench.tell(reported(kept, TAKEN))
+    assert len(bench.effects(OpenSession)) == 1
+
+
 # --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_recipients_beyond_what_one_delivery_bears_are_a_further_delivery_of_the_same_mail() -> None:
+    bench = Bench(sessions_per_next_hop=1, recipients_per_delivery=2)
+    accepted = bench.mail("a@one.example", "b@two.example", "c@three.example")
+    bench.tell(accepted)
+    work = bench.effect(OpenSession)
+    assert work.delivery.envelope.recipients == ("a@one.example", "b@two.example")
+    bench.tell(reported(work, TAKEN))
+    following = bench.effect(Continue)
+    assert following.delivery.mail == accepted.mail
+    assert following.delivery.envelope.recipients == ("c@three.example",)
+
+
+def test_a_session_that_has_something_in_store_is_not_without_work() -> None:
+    bench = Bench(sessions_per_next_hop=1, deliveries_ahead=2, idle_seconds=5.0)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(3)))
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    second, third = bench.effects(Continue)
+    bench.tell(reported(second, TAKEN))
+    bench.now += 60.0
+    bench.tell(TimePassed())
+    assert not bench.effects(CloseSession)
+    bench.tell(reported(third, TAKEN))
+    assert bench.relay.wake_at == bench.now + 5.0
+
+
+def test_a_session_that_has_had_its_mails_finishes_what_it_has_in_store() -> None:
+    bench = Bench(sessions_per_next_hop=1, deliveries_ahead=2, mails_per_session=3)
+    bench.tell(*(bench.mail(f"user{number}@far.example") for number in range(4)))
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    second, third = bench.effects(Continue)
+    bench.tell(reported(second, TAKEN))
+    assert not bench.orders.effects[1:], "the fate, and nothing to do"
+    bench.tell(reported(third, TAKEN))
+    assert bench.effect(CloseSession).session_id == third.session_id
+
+
+def test_a_clock_that_was_set_back_keeps_no_session_open_for_longer() -> None:
+    bench = Bench(idle_seconds=5.0)
+    bench.accept("you@far.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    bench.now = START - 300 * DAY
+    bench.tell(TimePassed())
+    assert bench.relay.wake_at == bench.now + 5.0
 
 
 def test_an_open_session_is_used_again_before_another_is_opened() -> None:
@@ -520,6 +588,21 @@ def test_shutting_down_begins_nothing_and_closes_every_session() -> None:
     assert (before, bench.relay.idle) == (False, True)
     assert bench.relay.jobs_in_memory == 0
     assert bench.relay.wake_at is None
+
+
+@pytest.mark.parametrize(
+    ("stopping", "in_doubt", "at_once"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_what_the_shutdown_broke_off_is_due_at_once_unless_it_is_in_doubt(
+    stopping: bool, in_doubt: bool, at_once: bool
+) -> None:
+    bench = Bench()
+    bench.accept("you@far.example")
+    work = bench.effect(OpenSession)
+    if stopping:
+        bench.tell(ShutDown())
+    bench.tell(failed(work, SessionAborted("closed here"), Stage.BODY_BEGUN, in_doubt=in_doubt))
+    assert (bench.order(Save).job.due_at <= bench.now) is at_once
 
 
 def test_a_delivery_that_finishes_during_the_shutdown_counts() -> None:

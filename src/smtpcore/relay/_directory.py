@@ -70,9 +70,8 @@ class Directory:
         return hosts
 
     def want(self, domain: str) -> None:
-        """Have a domain looked up."""
-        if domain not in self._asked:
-            self._wanted[domain] = None
+        """Have a domain looked up, which is not being looked up yet."""
+        self._wanted[domain] = None
 
     def next_lookups(self, now: float) -> list[Resolve]:
         """The lookups to be made now."""

@@ -61,7 +61,7 @@ class Sessions:
             return
         if session.leaving:
             self.close(session)
-        elif session.session_id in self.table:
+        else:
             session.idle_since = now
             self._idle[session.session_id] = session
 

@@ -51,9 +51,8 @@ class Supply:
         self._memory = memory
         self._directory = directory
         self._destinations = destinations
-        #: Domains with due jobs. Each is also unresolved, nowhere, among the due ones of its destination, or loading.
+        #: Domains with due jobs. Each is also being looked up, or nowhere, or loading, or due at its destination.
         self._domains: dict[str, None] = {}
-        self._unresolved: set[str] = set()
         self._nowhere: OrderedDict[str, Unroutable] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
         #: Destinations that have room for more, and those for which nothing that falls due is kept.
@@ -83,7 +82,6 @@ class Supply:
     def _sort(self, domain: str, now: float) -> None:
         place = self.place(domain, now)
         if place is None:
-            self._unresolved.add(domain)
             self._directory.want(domain)
         elif isinstance(place, Unroutable):
             self._nowhere[domain] = place
@@ -95,10 +93,8 @@ class Supply:
             self.review(place)
 
     def resolved(self, domain: str, now: float) -> None:
-        """It is known where a domain goes."""
-        if domain in self._unresolved:
-            self._unresolved.discard(domain)
-            self._sort(domain, now)
+        """It is known where a domain goes that was looked up."""
+        self._sort(domain, now)
 
     def began_to_rest(self, destination: Destination) -> None:
         """The domains of a destination wait until it has rested."""
@@ -125,7 +121,6 @@ class Supply:
     def clear(self) -> None:
         """Ask for nothing more."""
         self._domains.clear()
-        self._unresolved.clear()
         self._nowhere.clear()
         self._hungry.clear()
         self._gone.clear()
@@ -196,9 +191,9 @@ class Supply:
         if loading.bite:
             self._bites += sign
             return
+        assert isinstance(loading.place, Destination), "what leads nowhere is not kept"
         self._promised += sign * loading.limit
-        if isinstance(loading.place, Destination):
-            loading.place.promised += sign * loading.limit
+        loading.place.promised += sign * loading.limit
 
     def loaded(self, domain: str) -> Place | None:
         """Jobs of a domain have come: for whom; ``None`` if nobody asked for them."""
@@ -214,7 +209,7 @@ class Supply:
         """The jobs that came are where they belong; ``complete`` says that the domain has no others."""
         if complete:
             self._domains.pop(domain, None)
-        elif domain in self._domains:
+        else:
             self._sort(domain, now)
 
     # --- looks ------------------------------------------------------------------------------------------------------
