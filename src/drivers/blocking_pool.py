@@ -34,6 +34,7 @@ from smtpcore import (
     Verdict,
 )
 from smtpcore.drivers._connecting.interruptible import Interruptible
+from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
     body_facts,
@@ -44,8 +45,8 @@ from smtpcore.drivers._pooling import (
     session_options,
 )
 from smtpcore.drivers._session.bodies import Source
-from smtpcore.drivers._session.cut_short import answers_of
-from smtpcore.drivers._session.options import Options, make_envelope
+from smtpcore.drivers._session.cut_short import answers_of, in_doubt
+from smtpcore.drivers._session.options import Options, check_options, make_envelope
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (
     Answer,
@@ -79,8 +80,11 @@ Mails: TypeAlias = "Iterable[tuple[Envelope, Source]]"
 class _Mail:
     """A mail whose answer somebody waits for."""
 
-    def __init__(self, mail_id: int, message: Source, repeatable: bool, batch: _Batch | None) -> None:
+    def __init__(
+        self, mail_id: int, envelope: Envelope, message: Source, repeatable: bool, batch: _Batch | None
+    ) -> None:
         self.mail_id = mail_id
+        self.envelope = envelope
         self.message = message
         self.repeatable = repeatable
         self.batch = batch
@@ -217,6 +221,7 @@ class Pool:
         self._host = host
         self._port = port
         self._options: Options = options if options is not None else {}
+        check_options(self._options, Way(host, port))
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
         self._settings = make_settings(self._options, settings)
         self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
@@ -254,7 +259,7 @@ class Pool:
         """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
         mail = self._make_mail(envelope, message, None)
         try:
-            self._ask(envelope, mail)
+            self._ask(mail)
             mail.over.wait()
         finally:
             if mail.report is None and mail.mail_id in self._mails:
@@ -262,8 +267,7 @@ class Pool:
                 mail.over.wait()
         if mail.refusal is not None:
             raise mail.refusal
-        if mail.report is None:
-            raise SessionAborted("the pool broke down")
+        assert mail.report is not None
         return mail.report
 
     def send_many(self, mails: Mails, *, window: int | None = None) -> Generator[Report, None, None]:
@@ -302,21 +306,19 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._owner is not None
-        with self._gate:
-            self._closed = True
-            self._inbox.put((ShutDown(),))
         try:
-            if kind is not None:
-                self._drop_all()
+            self._shut(dropping=kind is not None)
             self._owner.join()
         except BaseException:
-            self._drop_all()
+            self._shut(dropping=True)
             self._owner.join()
             raise
 
-    def _drop_all(self) -> None:
-        self._dropping = True
-        self._inbox.put(())
+    def _shut(self, *, dropping: bool) -> None:
+        with self._gate:
+            self._closed = True
+            self._dropping = dropping
+            self._inbox.put((ShutDown(),))
 
     # --- the owner of the machine -----------------------------------------------------------------------------------
 
@@ -333,11 +335,14 @@ class Pool:
                     for line in self._lines.values():
                         line.drop()
         finally:
-            self._closed = True
+            with self._gate:
+                self._closed = True
             for line in self._lines.values():
                 line.drop()
-            for mail in list(self._mails.values()):
-                mail.over.set()
+                for mail_id in list(line.hand):
+                    line.release(mail_id)
+            for mail in self._mails.values():
+                mail.answer(in_doubt(mail.envelope, "the pool broke down"))
             for thread in self._threads:
                 thread.join()
 
@@ -375,8 +380,12 @@ class Pool:
         elif isinstance(order, OpenSession):
             line = _Line(order, self._options, self._hold_session)
             self._lines[order.session_id] = line
-            self._threads = [thread for thread in self._threads if thread.is_alive()] + [line.thread]
-            line.thread.start()
+            try:
+                line.thread.start()
+            except RuntimeError as error:
+                self._inbox.put((SessionEnded(order.session_id, SessionAborted(f"no thread for it: {error}")),))
+            else:
+                self._threads = [thread for thread in self._threads if thread.is_alive()] + [line.thread]
         elif order.session_id in self._lines:
             # Or else the session has ended meanwhile, and the machine knows it.
             self._direct(self._lines[order.session_id], order)
@@ -396,13 +405,13 @@ class Pool:
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
         facts = body_facts(message, self._limits.body_chunk)
-        return _Mail(next(self._numbers), message, facts.repeatable, batch)
+        return _Mail(next(self._numbers), envelope, message, facts.repeatable, batch)
 
-    def _ask(self, envelope: Envelope, mail: _Mail) -> None:
+    def _ask(self, mail: _Mail) -> None:
         with self._gate:
             self._check_open()
             self._mails[mail.mail_id] = mail
-            self._inbox.put((MailAsked(mail.mail_id, envelope, mail.repeatable),))
+            self._inbox.put((MailAsked(mail.mail_id, mail.envelope, mail.repeatable),))
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -436,12 +445,12 @@ class Pool:
             mail = self._make_mail(envelope, message, batch)
         except LocalProtocolError as error:
             self._check_open()
-            mail = _Mail(next(self._numbers), message, False, batch)
+            mail = _Mail(next(self._numbers), envelope, message, False, batch)
             batch.mails.append(mail)
             mail.answer(refused_here(envelope, error))
         else:
             batch.mails.append(mail)
-            self._ask(envelope, mail)
+            self._ask(mail)
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from smtpcore import (
     SmtpError,
     Verdict,
 )
+from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
     body_facts,
@@ -45,7 +46,7 @@ from smtpcore.drivers._pooling import (
 )
 from smtpcore.drivers._session.bodies import AsyncSource
 from smtpcore.drivers._session.cut_short import CutShort, answers_of
-from smtpcore.drivers._session.options import Options, make_envelope
+from smtpcore.drivers._session.options import Options, check_options, make_envelope
 from smtpcore.pool import (
     Answer,
     CloseSession,
@@ -188,7 +189,7 @@ class _Batch:
         self.ended: deque[_Mail] = deque()
         #: Whether the input has come to its end, and what it raised.
         self.complete = False
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         #: Set by whatever the consumer or the feeder may wait for.
         self.news = anyio.Event()
 
@@ -228,6 +229,7 @@ class Pool:
         self._host = host
         self._port = port
         self._options: Options = options if options is not None else {}
+        check_options(self._options, Way(host, port))
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
         self._settings = make_settings(self._options, settings)
         self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
@@ -418,6 +420,11 @@ class Pool:
                 batch.failure = None
         except Exception as error:
             batch.failure = error
+        except anyio.get_cancelled_exc_class() as error:
+            if _cancelled_from_outside():
+                raise
+            # The input waited for something else that was cancelled: that is no reason to end the pool.
+            batch.failure = error
         finally:
             batch.complete = True
             batch.news.set()
@@ -432,7 +439,6 @@ class Pool:
             mail = _Mail(0, message, batch)
             mail.answer(refused_here(envelope, error))
         batch.mails.append(mail)
-        batch.news.set()
         await anyio.lowlevel.checkpoint()
         while batch.full:
             await batch.change()
@@ -459,6 +465,10 @@ class Pool:
         except Exception as failure:
             _log.exception("session %d failed in an unforeseen way", line.session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")
+        except anyio.get_cancelled_exc_class():
+            if _cancelled_from_outside():
+                raise
+            error = SessionAborted("something that the session waited for was cancelled")
         finally:
             last += line.cut_short()
             line.release()
@@ -504,6 +514,11 @@ class Pool:
             # The session had ended, and what was not reported was not begun.
             pass
         return facts
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether this task is cancelled, and not merely something that it waited for (asyncio tells them not apart)."""
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _driver() -> ModuleType:

@@ -6,6 +6,7 @@ the machine's; being cancelled at every point (``test_pool_cancellation.py``).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import socket
@@ -37,7 +38,7 @@ from smtpcore import (
     TlsRequired,
     Verdict,
 )
-from smtpcore.pool import Retries
+from smtpcore.pool import PoolMachine, Retries
 from smtpcore.sasl import Plain
 
 from .peers import Line, server_context, trusting_context
@@ -464,6 +465,83 @@ def test_what_may_not_go_out(kind: Kind) -> None:
     assert len(host.lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"nonsense": 1}, "no such option: nonsense"),
+        ({"source_address": "nonsense"}, "must be an IP address"),
+        ({"source_address": "127.0.0.1", "connect": print}, "connections that the driver makes itself"),
+    ],
+)
+def test_options_that_make_no_sense(kind: Kind, options: Any, match: str) -> None:
+    with pytest.raises(LocalProtocolError, match=match):
+        kind.pool("127.0.0.1", 25, options)
+
+
+def test_options_that_no_session_can_use_are_not_tried_again(kind: Kind) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"helo_name": "not a name"}) as pool:
+            report = await pool.deliver(envelope(), b"Hello.")
+            assert isinstance(report.outcomes[0].error, LocalProtocolError)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert len(host.lines) == 1
+
+
+def test_no_thread_for_a_session(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind.is_async:
+        pytest.skip("has none")
+    start = threading.Thread.start
+    refusals = [True, True]
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith("smtpcore pool: session") and refusals:
+            refusals.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with Host(serve) as host:
+        run(kind, play)
+    assert not refusals
+
+
+def test_a_pool_that_breaks_down_answers_all(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the owner's thread, wherever it comes from, leaves nobody waiting."""
+    if kind.is_async:
+        pytest.skip("there an error goes to the task group")
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+
+    def script(line: Line, _: int) -> None:
+        line.serve("DOT")
+        monkeypatch.setattr(PoolMachine, "status", property(lambda _: 1 / 0))
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=1) as pool:
+            calls = pool.deliver(envelope(), b"one"), in_a_row(pool), pool.deliver(envelope(), b"three")
+            for reports in await kind.together(*calls, poke(pool)):
+                assert isinstance(reports, LocalProtocolError) or all_in_doubt(reports)
+
+    async def in_a_row(pool: Any) -> Any:
+        return [report async for report in pool.send_many_as_completed(some_mails(3))]
+
+    async def poke(pool: Any) -> Any:
+        await kind.until(lambda: len(host.lines) == 1 and b"DATA" in host.lines[0].commands)
+        return await pool.deliver(envelope(), b"four")
+
+    def all_in_doubt(reports: Any) -> bool:
+        reports = reports if isinstance(reports, list) else [reports]
+        return all(report.outcomes[0].in_doubt for report in reports)
+
+    with Host(script) as host:
+        run(kind, play)
+
+
 # --- many at once ---------------------------------------------------------------------------------------------------
 
 
@@ -615,6 +693,36 @@ def test_many_mails_out_of_an_async_input(kind: Kind) -> None:
             async for _ in pool.send_many(slow()):
                 seen += 1
         assert seen == 5
+
+    with Host(serve) as host:
+        run(kind, play)
+
+
+def test_what_is_cancelled_elsewhere_does_not_end_the_pool(kind: Kind) -> None:
+    """An input, or a message, that waits for a task which somebody cancels: one caller's affair."""
+    if not kind.name.startswith("asyncio"):
+        pytest.skip("only asyncio cancels by an exception that anyone may raise")
+
+    async def torn() -> AsyncIterator[Any]:
+        for pair in some_mails(2):
+            yield pair
+        raise asyncio.CancelledError
+
+    class Torn:
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"Hello."
+            raise asyncio.CancelledError
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            reports = []
+            with pytest.raises(asyncio.CancelledError):  # noqa: PT012
+                async for report in pool.send_many(torn()):
+                    reports.append(report)
+            assert len(reports) == 2
+            report = await pool.deliver(envelope(), Torn())
+            assert isinstance(report.outcomes[0].error, SessionAborted)
+            assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
 
     with Host(serve) as host:
         run(kind, play)

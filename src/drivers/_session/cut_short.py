@@ -11,7 +11,7 @@ from typing import Protocol
 
 from smtpcore import Envelope, Mail, MailRefused, Outcome, Report, SessionAborted, Stage, Transcript, Verdict
 
-__all__ = ["CutShort", "answers_of"]
+__all__ = ["CutShort", "answers_of", "in_doubt"]
 
 
 class CutShort(Protocol):
@@ -34,10 +34,12 @@ def answers_of(session: CutShort | None, begun: Sequence[Envelope], before: Repo
     if len(begun) == 1 and last is not None and last is not before:
         return (last,)
     # Some were lost on their way here, and nobody can say which.
-    return tuple(_in_doubt(envelope) for envelope in begun) if session.broken_off else ()
+    words = "the session was dropped while the mail was on its way"
+    return tuple(in_doubt(envelope, words) for envelope in begun) if session.broken_off else ()
 
 
-def _in_doubt(envelope: Envelope) -> Report:
-    error = SessionAborted("the session was dropped while the mail was on its way")
+def in_doubt(envelope: Envelope, words: str) -> Report:
+    """The report of a mail of which nobody can say whether it arrived."""
+    error = SessionAborted(words)
     outcomes = tuple(Outcome(recipient, Verdict.LATER, None, error, True) for recipient in envelope.recipients)
     return MailRefused(Mail(envelope), outcomes, Stage.STARTED, Transcript())

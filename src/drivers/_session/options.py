@@ -46,6 +46,7 @@ from smtpcore.sasl import Mechanism
 __all__ = [
     "Machine",
     "Options",
+    "check_options",
     "connect_seconds",
     "credentials_for",
     "explained",
@@ -164,11 +165,8 @@ def _check_names(options: Options) -> None:
         raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
 
 
-def settled(options: Options, way: Way) -> Options:
-    """The options for connecting by ``way``: what depends on the host is decided here, once.
-
-    Raises ``LocalProtocolError`` for options that do not exist or contradict each other.
-    """
+def check_options(options: Options, way: Way) -> None:
+    """Raise ``LocalProtocolError`` for options that do not exist, or contradict each other or the way."""
     _check_names(options)
     if "source_address" in options:
         source_addresses(options["source_address"])
@@ -176,6 +174,14 @@ def settled(options: Options, way: Way) -> Options:
             raise LocalProtocolError("a source address is for TCP connections that the driver makes itself")
     if "connect" in options and way.path is not None:
         raise LocalProtocolError("the connect option is for hosts; open_session takes any connected socket")
+
+
+def settled(options: Options, way: Way) -> Options:
+    """The options for connecting by ``way``: what depends on the host is decided here, once.
+
+    Raises as :func:`check_options`.
+    """
+    check_options(options, way)
     chosen: Options = {**options, "credentials": credentials_for(options, way.host)}
     if "tls" not in chosen and way.port == _IMPLICIT_TLS_PORT:
         chosen["tls"] = TlsPolicy.IMPLICIT

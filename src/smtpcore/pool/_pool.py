@@ -25,8 +25,9 @@ up a session that has served at least one mail, so there is an end to it.
 no other is opened for a while, longer each time, and then one alone until one has opened. While other sessions live
 the waiting mails lose nothing by it; when there is none, each of them has failed an attempt.
 
-**Some failures do not pass by waiting.** TLS or AUTH that cannot be had is the answer to all that waits. Credentials
-that were refused are remembered: no session is opened again, for nobody may say the same wrong password twice.
+**Some failures do not pass by waiting.** TLS or AUTH that cannot be had, or options that cannot be used, are the answer
+to all that waits. Credentials that were refused are remembered: no session is opened again, for nobody may say the same
+wrong password twice.
 """
 
 from __future__ import annotations
@@ -279,7 +280,7 @@ class PoolMachine:
         if self._resting_until is None:
             self._failures += 1
             self._resting_until = now + self._settings.retries.delay(self._seed, 0, self._failures)
-        lasting = isinstance(error, SessionError) and not error.retryable
+        lasting = not error.retryable if isinstance(error, SessionError) else isinstance(error, LocalProtocolError)
         if lasting and not isinstance(self._refusal, AuthDeclined):
             self._refusal = error
         elif not self._alive:
