@@ -453,7 +453,7 @@ def test_what_may_not_go_out(kind: Kind) -> None:
             await pool.deliver(envelope(), b"Hello.")
             with pytest.raises(LocalProtocolError, match="at most 1 recipients"):
                 await pool.deliver(envelope("b@t.example", "c@t.example"), b"Hello.")
-            with pytest.raises(LocalProtocolError, match="not a message"):
+            with pytest.raises(LocalProtocolError, match="a str may be text"):
                 await pool.deliver(envelope(), "Hello.")
             with pytest.raises(LocalProtocolError, match="give the recipients"):
                 await pool.send(b"Hello.", sender=SENDER)
