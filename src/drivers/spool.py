@@ -19,6 +19,7 @@ import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -84,6 +85,8 @@ __all__ = [
     "SpoolLocked",
     "SpoolUnusable",
 ]
+
+_log = logging.getLogger("smtpcore.relay")
 
 #: Seconds that a relay which starts waits for the lock: who only looks whether there is one holds it for a moment.
 _PATIENCE = 0.5
@@ -272,15 +275,15 @@ class Spool:
 
     # --- intake -----------------------------------------------------------------------------------------------------
 
-    def prepare(self, envelope: Envelope, chunks: Iterable[bytes]) -> Prepared:
-        """Read a body, and write it to its file if it is large; nothing is accepted yet.
+    def prepare(self, envelope: Envelope, chunks: bytes | Iterable[bytes]) -> Prepared:
+        """Read a body, whole or in pieces, and write it to its file if it is large; nothing is accepted yet.
 
         Raises ``LocalProtocolError`` for an envelope beyond the limits, :class:`SpoolFull` where there is no room, and
         whatever ``chunks`` raises.
         """
         envelope.check_limits(DEFAULT_LIMITS)
         try:
-            return Prepared(envelope, Intake(self._bodies).read(chunks))
+            return Prepared(envelope, Intake(self._bodies).read((chunks,) if isinstance(chunks, bytes) else chunks))
         except IntakeFailed as error:
             raise self._unusable(error) from error
 
@@ -656,6 +659,9 @@ class Spool:
                 " AND mail_id IN (SELECT json_extract(value, '$[0]') FROM json_each(?))",
                 (self._owner, rows),
             )
+        for mail_id, words in problems.items():
+            fields = {"event": "set-aside", "queue_id": mail_id, "words": words}
+            _log.warning("mail %s is set aside: %s", mail_id, words, extra=fields)
 
     def _set_aside_by_domain(self) -> None:
         """Set aside what is for no domain that could be one."""

@@ -44,6 +44,7 @@ PRINTS = {
     "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",
     "embedded": r"(?=.*boris@north\.example delivered 250 2\.0\.0 Taken\n)(?=.*nobody@\S+ discarded 550 5\.1\.1 )",
     "threads": r"boris@north\.example delivered 250 2\.0\.0 Taken\n",
+    "intake": r"safe on disk as 1\n$",
     "relay": r"safe on disk as 1\nFate\(.*DELIVERED",
 }
 
@@ -120,7 +121,7 @@ def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> Non
         (tmp_path / "example.py").write_text(text, encoding="utf-8")
         printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
     assert re.search(PRINTS[name], printed, re.DOTALL), printed
-    assert bool(receiver.contents) == (name not in {"trio", "tls", "certificate", "blocking_pool"})
+    assert bool(receiver.contents) == (name not in {"trio", "tls", "certificate", "blocking_pool", "intake"})
 
 
 def test_the_custom_driver_is_as_short_as_promised() -> None:

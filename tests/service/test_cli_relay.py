@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -124,7 +125,23 @@ def test_a_log_that_cannot_be_written_is_said_at_once(spool: Path, tmp_path: Pat
     assert capsys.readouterr().err == f"smtpcore: {tmp_path}: Is a directory\n"
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
+def test_a_mail_that_is_set_aside_is_told_of_once(spool: Path, tmp_path: Path) -> None:
+    database = sqlite3.connect(spool / "spool.db")
+    with database:
+        database.execute("UPDATE job SET recipients = 'nonsense' WHERE domain = 'a.example'")
+    database.close()
+    log = tmp_path / "relay.log"
+    with Server() as server:
+        path = configure(tmp_path, server.port, f'[logging]\nfile = "{log}"\nformat = "json"\n')
+        for _ in range(2):
+            assert run(["relay", "--config", path, "--once", "--quiet"]) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (told,) = (line for line in lines if line.get("event") == "set-aside")
+    assert (told["level"], told["queue_id"]) == ("warning", 1)
+    assert told["words"].endswith("its list of recipients is no JSON")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_second_signal_breaks_off_what_is_on_its_way(backend: str, spool: Path, tmp_path: Path) -> None:
     with Server() as server:
         server.hold = threading.Event()

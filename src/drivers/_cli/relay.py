@@ -173,12 +173,16 @@ _BACKENDS: Mapping[str, Callable[[Configuration, Spool, _Notice, bool], _Made]] 
 @contextmanager
 def _stopped_by_signals(service: _Service) -> Generator[None]:
     """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way; a second one breaks it off."""
-    told = False
+    told = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        service.stop(0.0 if told else None)
-        told = True
+        told += 1
+        if told == 1:
+            service.stop()
+        # The second may come in the midst of handling the first, which then has the last word.
+        if told > 1:
+            service.stop(0.0)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
