@@ -10,24 +10,25 @@ import sys
 
 import anyio
 
+from smtpcore import Pipelining
 from smtpcore.drivers import service, threads
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import RelaySettings, SmartHost
 
 
-def main(folder: str, host: str, port: str, backend: str) -> None:
+def main(folder: str, host: str, port: str, backend: str, pipelining: str) -> None:
+    route, options = SmartHost(host, int(port)), {"pipelining": Pipelining(pipelining)}
     settings = RelaySettings(reporting_mta="relay.elsewhere.example", sessions_per_next_hop=20)
     with Spool(folder) as spool:
         if backend == "threads":
-            relay = threads.RelayService(spool, SmartHost(host, int(port)), settings)
+            relay = threads.RelayService(spool, route, settings, options)
             wait_for_the_word()
             relay.run(once=True)
         else:
-            anyio.run(drain, spool, SmartHost(host, int(port)), settings, backend=backend)
+            anyio.run(drain, service.RelayService(spool, route, settings, options), backend=backend)
 
 
-async def drain(spool: Spool, route: SmartHost, settings: RelaySettings) -> None:
-    relay = service.RelayService(spool, route, settings)
+async def drain(relay: service.RelayService) -> None:
     wait_for_the_word()
     await relay.run(once=True)
 

@@ -88,6 +88,7 @@ class OurRelay:
     """Our relay service; its process is up and idle before the clock runs, as Postfix's master is."""
 
     backend = "asyncio"
+    pipelining = "within"
 
     def __init__(self, folder: Path, sink_port: int) -> None:
         self._folder = folder / "spool"
@@ -103,7 +104,7 @@ class OurRelay:
         with Spool(self._folder) as spool:
             for _ in range(mails):
                 spool.add([spool.prepare(envelope, [body])], time.time())
-        arguments = [str(self._folder), HOST, str(self._sink_port), self.backend]
+        arguments = [str(self._folder), HOST, str(self._sink_port), self.backend, self.pipelining]
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("our_relay.py")), *arguments],
             stdin=subprocess.PIPE,
@@ -138,6 +139,18 @@ class OurRelayInThreads(OurRelay):
     backend = "threads"
 
 
+class OurRelayAcross(OurRelay):
+    pipelining = "across"
+
+
+class OurRelayOnTrioAcross(OurRelayOnTrio):
+    pipelining = "across"
+
+
+class OurRelayInThreadsAcross(OurRelayInThreads):
+    pipelining = "across"
+
+
 def source_command(port: int, mails: int, octets: int, *, sessions: int) -> Sequence[str]:
     """`smtp-source`, its sessions kept open from mail to mail."""
     path = program("smtp-source")
@@ -151,4 +164,7 @@ RELAYS: dict[str, type[Relay]] = {
     "smtpcore asyncio": OurRelay,
     "smtpcore trio": OurRelayOnTrio,
     "smtpcore threads": OurRelayInThreads,
+    "smtpcore asyncio, across": OurRelayAcross,
+    "smtpcore trio, across": OurRelayOnTrioAcross,
+    "smtpcore threads, across": OurRelayInThreadsAcross,
 }

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -240,7 +241,7 @@ def show_large(measured: dict[str, list[Large]], octets: int) -> None:
 # --- relays ---------------------------------------------------------------------------------------------------------
 
 
-def measure_relays(rounds: int, mails: int, disk: Path) -> dict[str, list[Spent]]:
+def measure_relays(rounds: int, mails: int, disk: Path, round_trip: float = 0.0) -> dict[str, list[Spent]]:
     measured: dict[str, list[Spent]] = {}
     for number in range(rounds):
         for name in _rotated(list(RELAYS), number):
@@ -248,16 +249,21 @@ def measure_relays(rounds: int, mails: int, disk: Path) -> dict[str, list[Spent]
             if missing is not None:
                 _progress(f"{name} is left out: {missing}")
                 continue
-            measured.setdefault(name, []).append(drain(RELAYS[name], mails, disk))
+            measured.setdefault(name, []).append(drain(RELAYS[name], mails, disk, round_trip))
             _progress(f"round {number + 1} of {rounds}, relay: {name}")
     return measured
 
 
-def drain(relay_class: type[Relay], mails: int, disk: Path) -> Spent:
+def drain(relay_class: type[Relay], mails: int, disk: Path, round_trip: float) -> Spent:
     """Fill the queue of one relay, let go, and wait until the sink has all."""
-    with tempfile.TemporaryDirectory(dir=disk, prefix="smtpcore-benchmark-") as folder, Sink(counting=True) as sink:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=disk, prefix="smtpcore-benchmark-"))
+        sink = stack.enter_context(Sink(counting=True))
+        port = sink.port
+        if round_trip:
+            port = stack.enter_context(far_away(port, round_trip, max(os.sched_getaffinity(0))))
         os.chmod(folder, 0o755)
-        relay = relay_class(Path(folder), sink.port)
+        relay = relay_class(Path(folder), port)
         try:
             relay.fill(mails, RELAY_OCTETS)
             os.sync()
@@ -269,7 +275,7 @@ def drain(relay_class: type[Relay], mails: int, disk: Path) -> Spent:
             relay.stop()
 
 
-def show_relays(measured: dict[str, list[Spent]], mails: int, disk: Path) -> None:
+def show_relays(measured: dict[str, list[Spent]], mails: int, disk: Path, round_trip: float = 0.0) -> None:
     if not measured:
         return
     rows = {name: _median(spent) for name, spent in measured.items()}
@@ -279,7 +285,8 @@ def show_relays(measured: dict[str, list[Spent]], mails: int, disk: Path) -> Non
         ratios = [f"{rows[peer].wall / spent.wall:.2f}" for peer in peers]
         cpu = f"{spent.cpu / mails * 1e6:.0f}"
         table.append([name, f"{mails / spent.wall:,.0f}", f"{spent.wall * 1e3:.0f}", cpu, *ratios])
-    _show(f"Relay, from a filled queue in {disk} to smtp-sink, {mails:,} mails of {RELAY_OCTETS:,} octets", table)
+    sink = f"smtp-sink, {round_trip * 1e3:.0f} ms there and back" if round_trip else "smtp-sink"
+    _show(f"Relay, from a filled queue in {disk} to {sink}, {mails:,} mails of {RELAY_OCTETS:,} octets", table)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -316,7 +323,7 @@ def _show(title: str, table: Sequence[Sequence[str]]) -> None:
         print("  ".join([f"{first.strip():<{widths[0]}}", *others]))
 
 
-GROUPS = ("session", "far", "many", "large", "relay")
+GROUPS = ("session", "far", "many", "large", "relay", "far relay")
 
 
 def main() -> int:
@@ -346,6 +353,9 @@ def main() -> int:
         "many": lambda: show_many(measure_many(rounds, mails), mails),
         "large": lambda: show_large(measure_large(rounds, large, options.disk), large),
         "relay": lambda: show_relays(measure_relays(rounds, relay_mails, options.disk), relay_mails, options.disk),
+        "far relay": lambda: show_relays(
+            measure_relays(rounds, relay_mails, options.disk, ROUND_TRIP), relay_mails, options.disk, ROUND_TRIP
+        ),
     }
     for group in options.only or GROUPS:
         groups[group]()
