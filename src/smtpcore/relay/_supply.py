@@ -19,9 +19,9 @@ from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Place", "Supply"]
 
-#: Domains asked for at a time, and jobs of one domain.
+#: Domains asked for at a time, and jobs of one domain: those that wait here are read again with each load, so not few.
 _DOMAINS = 1000
-_JOBS = 100
+_JOBS = 250
 #: Jobs of one domain asked for to be put off at once, and how many such orders are on their way.
 _JOBS_OF_BITE = 250
 _BITES = 10
