@@ -230,6 +230,28 @@ def test_a_resolver_that_never_answers_keeps_no_mail_for_ever() -> None:
     assert world.ledger.confirmed[next(iter(world.accepted))[0], "user@own1.example"] == 1
 
 
+def test_a_slow_host_keeps_no_other_waiting() -> None:
+    def hosts(name, chance):
+        return Host(name, chance, slowness=400.0 if name == "mx.own0.example" else 1.0)
+
+    names = names_of("own0.example", (10, "mx.own0.example"))
+    for number in range(1, 5):
+        names.mx[f"own{number}.example"] = [(10, f"mx.own{number}.example")]
+        names.addresses[f"mx.own{number}.example"] = ["192.0.2.1"]
+    world = WideWorld(14, names, hosts=hosts)
+    for number in range(50):
+        world.arrive(world.now, "", [f"user{number}@own0.example"])
+    for number in range(100):
+        world.arrive(world.now + 1.0, "", [f"user{number}@own{1 + number % 4}.example"])
+    start = world.now
+    while sum(n for key, n in world.ledger.confirmed.items() if "own0" not in key[1]) < 100:
+        world._step()
+        assert world.now < start + 10 * MINUTE
+    assert any("own0" in job.domain for job in world.spool.jobs.values())
+    world.run()
+    check_accounts(world)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_routes_that_change_between_restarts_strand_nothing(seed: int) -> None:
     names = Names(addresses={"mx.provider.example": ["192.0.2.1"]})

@@ -190,7 +190,7 @@ class WideWorld(World):
 
 
 def moody_host(name: str, chance: random.Random) -> Host:
-    """A host that may be dead, flap, be stormy or doubtful."""
+    """A host that may be dead, flap, be stormy, doubtful or slow."""
     host = Host(name, chance, doubt=chance.choice((0.0, 0.0, 0.0, 0.1)))
     for _ in range(chance.randint(0, 2)):
         begin = START + chance.uniform(-HOUR, DAY)
@@ -205,6 +205,8 @@ def moody_host(name: str, chance: random.Random) -> Host:
         host.refuses_service += [(begin + n * MINUTE, begin + n * MINUTE + 40.0) for n in range(180)]
     if chance.random() < 0.3:
         host.mails_per_session = chance.randint(1, 4)
+    if chance.random() < 0.2:
+        host.slowness = 200.0
     return host
 
 

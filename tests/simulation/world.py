@@ -170,6 +170,8 @@ class Host:
     refuses_service: list[tuple[float, float]] = field(default_factory=list)
     mails_per_session: int = 1_000_000
     doubt: float = 0.0
+    #: How many times longer than others it takes for everything.
+    slowness: float = 1.0
     grey: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def is_in(self, spans: list[tuple[float, float]], now: float) -> bool:
@@ -392,7 +394,7 @@ class World:
     def _deliver(self, session_id: int) -> None:
         """Begin the delivery that is next over a session."""
         host, done, (delivery, *_) = self._sessions[session_id]
-        seconds = self.chance.uniform(0.05, 3.0)
+        seconds = self.chance.uniform(0.05, 3.0) * host.slowness
         mail = Mail(delivery.envelope)
         if host.is_in(host.dead, self.now):
             self._later(seconds, SessionEnded(session_id, ConnectFailed("no route to host")))
