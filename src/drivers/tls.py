@@ -39,9 +39,10 @@ from smtpcore import (
     TlsInfo,
     Verb,
 )
+from smtpcore.drivers._session.end_point import server_end_point
 from smtpcore.drivers._session.floor import Wire
 
-__all__ = ["TlsAtOnce", "TlsFloor", "client_context", "default_context"]
+__all__ = ["TlsAtOnce", "TlsFloor", "client_context", "default_context", "server_end_point"]
 
 _PIECE: Final = 65_536
 #: How an alert or a handshake message begins (RFC 8446 §5.1); no reply line does.
@@ -104,6 +105,8 @@ class TlsFloor:
     """A client's wire with TLS on it from the moment the client asks for it.
 
     ``wire`` is the client, or a floor upon it; ``server_name`` is what the certificate must be for, and what SNI says.
+    ``binds`` says that authentication may be bound to the channel: then the client is told the binding
+    ``tls-server-end-point``, if the package ``cryptography`` is there.
     """
 
     def __init__(
@@ -113,8 +116,11 @@ class TlsFloor:
         context: ssl.SSLContext,
         server_name: str | None,
         limits: Limits = DEFAULT_LIMITS,
+        *,
+        binds: bool = False,
     ) -> None:
         self._client = client
+        self._binds = binds
         self._wire = wire
         self._context = context
         self._server_name = server_name
@@ -229,10 +235,16 @@ class TlsFloor:
                 version=self._tls.version() or "unknown",
                 cipher=cipher[0] if cipher else "unknown",
                 verified=self._context.verify_mode is ssl.CERT_REQUIRED and self._context.check_hostname,
+                server_end_point=self._server_end_point(),
             )
         )
         self._decrypt()
         return None
+
+    def _server_end_point(self) -> bytes | None:
+        assert self._tls is not None
+        certificate = self._tls.getpeercert(binary_form=True) if self._binds else None
+        return None if certificate is None else server_end_point(certificate)
 
     # --- octets ----------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,15 @@ What lives here: one pass-through between a client and whatever carries its octe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from smtpcore import BeginTls, Event, SendBody, SendLine, printable
 from smtpcore.drivers._session.floor import Wire
 
 __all__ = ["Traced"]
+
+_CHALLENGE: Final = b"334"
+_MASKED: Final = "********"
 
 
 class Traced:
@@ -20,14 +24,13 @@ class Traced:
         self._client = client
         self._show = show
         self._heard = b""
-        self._secrets: list[bytes] = []
+        self._secrets: list[str] = []
         self._tls = False
 
     def next_event(self) -> Event:
         event = self._client.next_event()
         if isinstance(event, SendLine):
-            if event.secret:
-                self._secrets.append(event.data.split()[-1])
+            self._secrets += event.echoes
             # The line of the final dot may begin with the line end of the last line before it.
             self._show(f">>> {event.shown.lstrip()}")
         elif isinstance(event, SendBody):
@@ -41,11 +44,14 @@ class Traced:
     def receive_data(self, data: bytes) -> None:
         *lines, self._heard = (self._heard + data).split(b"\r\n")
         for line in lines:
-            shown = line
+            shown = printable(line.decode("utf-8", "backslashreplace"))
+            if line[:3] == _CHALLENGE:
+                # With what a challenge holds and a listener lacks, passwords could be tried out.
+                shown = shown[:4] + (_MASKED if shown[4:] else "")
             for secret in self._secrets:
                 # A peer may echo what it was sent.
-                shown = shown.replace(secret, b"********")
-            self._show(f"<<< {printable(shown.decode('utf-8', 'backslashreplace'))}")
+                shown = shown.replace(secret, _MASKED)
+            self._show(f"<<< {shown}")
         self._heard = self._heard[-8192:]
         self._client.receive_data(data)
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -149,7 +149,9 @@ class Client:
     """A client's session: facts in, orders and reports out.
 
     ``helo_name`` is the name that EHLO gives: a domain or an address literal (RFC 5321 §4.1.1.1). ``credentials`` are
-    mechanisms in order of preference; they make TLS required, for they are never said in clear.
+    mechanisms in order of preference; they make TLS required, for they are never said in clear. ``nonce`` makes the
+    chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does: printable ASCII without
+    a comma. Without it they are passed over.
 
     Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
     """
@@ -163,6 +165,7 @@ class Client:
         pipelining: Pipelining = Pipelining.WITHIN,
         line_ends: LineEnds = LineEnds.NORMALISE,
         limits: Limits = DEFAULT_LIMITS,
+        nonce: Callable[[], str] | None = None,
     ) -> None:
         check_host_name(helo_name)
         if credentials and tls is TlsPolicy.NEVER:
@@ -180,7 +183,7 @@ class Client:
         self._hello = Verb.EHLO
         self._tls: TlsInfo | None = None
         self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
-        self._authentication = Authentication(credentials, limits)
+        self._authentication = Authentication(credentials, limits, nonce)
         #: The challenge that waits for its answer.
         self._challenge: Reply | None = None
         self._open = False
@@ -516,7 +519,8 @@ class Client:
 
     def _say_auth(self) -> None:
         try:
-            self._connection.send(self._authentication.begin(self._capabilities.auth_mechanisms))
+            end_point = None if self._tls is None else self._tls.server_end_point
+            self._connection.send(self._authentication.begin(self._capabilities.auth_mechanisms, end_point))
         except (AuthRequired, AuthExchangeFailed) as error:
             self._fail(DisconnectReason.AUTH, error, polite=True)
 

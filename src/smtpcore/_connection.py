@@ -14,8 +14,20 @@ from typing import Final, NamedTuple, TypeAlias
 
 from smtpcore._buffer import LineBuffer
 from smtpcore._errors import LocalProtocolError, RemoteProtocolError
-from smtpcore._events import MASKED, Command, Reply, SendBody, SendLine, Timeout, Transcript, Verb, masked
-from smtpcore._grammar import parse_reply_line, printable
+from smtpcore._events import (
+    MASKED,
+    Command,
+    Reply,
+    SendBody,
+    SendLine,
+    Timeout,
+    Transcript,
+    Verb,
+    echoes,
+    masked,
+    shown_challenge,
+)
+from smtpcore._grammar import parse_reply_line
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
 from smtpcore._state import LEGAL, MAY_FOLLOW, State, anticipated, leads
 
@@ -30,6 +42,7 @@ _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
 #: So many characters of a secret in a reply are taken for an echo of it.
 _ECHO: Final = 8
+_AUTH: Final = frozenset({Verb.AUTH, Verb.AUTH_ANSWER})
 
 #: Which row of RFC 5321 §4.5.3.2 is running while a command waits for its reply.
 _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
@@ -264,17 +277,12 @@ class Connection:
         self._said += 1
         self._window_full = len(in_flight) >= self._limits.commands_in_flight
         if command.secret:
-            self._remember_secret(line)
+            self._secrets += echoes(line)
             self._transcript.append((True, masked(line, True)))
         else:
             self._transcript.append((True, line))
         self.orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
         return True
-
-    def _remember_secret(self, line: bytes) -> None:
-        """Credentials as they would look in a reply that echoes them."""
-        if secret := line.rpartition(b" ")[2]:
-            self._secrets.append(printable(secret.decode("utf-8", "backslashreplace")))
 
     def send_data(self, data: bytes) -> None:
         """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
@@ -392,15 +400,15 @@ class Connection:
         except RemoteProtocolError as error:
             self._transcript.append((False, MASKED if self._secrets else line[:80]))
             raise self._signed(error) from None
-        if self._secrets:
-            # A peer may echo what it was sent; its words are shown to people.
+        if self._secrets and not (code == 334 and self._in_flight[0][0].verb in _AUTH):
+            # A peer may echo what it was sent; its words are shown to people. A challenge is for the mechanism, whole.
             for secret in self._secrets:
                 text = _without(secret, text)
         return code, last, text
 
     def _pair(self, reply: Reply) -> Replied:
         """Give ``reply`` to the oldest command in flight and move the state."""
-        self._transcript.append((False, reply))
+        self._transcript.append((False, reply if reply.code != 334 else shown_challenge(reply)))
         command, about = None, None
         if self._in_flight:
             command, about = self._in_flight.popleft()

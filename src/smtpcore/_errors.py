@@ -22,13 +22,14 @@ What lives here: the exception types and the facts they carry. What does not: th
         ├── TlsRequired             TLS is required, and the peer does not offer it or refused it
         ├── TlsFailed               the TLS handshake failed
         ├── AuthRequired            authentication is wanted, and no mechanism is common to both
-        ├── AuthExchangeFailed      the peer sent a challenge that makes no sense
+        ├── AuthExchangeFailed      the peer sent a challenge that makes no sense, or failed to prove itself
         └── AuthDeclined            the peer refused the credentials
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -163,13 +164,31 @@ class AuthRequired(SessionError):
 
 
 class AuthExchangeFailed(SessionError):
-    """A challenge was not base64, or the mechanism cannot answer it; the exchange was cancelled."""
+    """The exchange made no sense, and was cancelled; or it is said to have succeeded, and cannot have.
+
+    A challenge was not base64, the mechanism cannot answer it, or the peer did not prove what it has to.
+    """
 
     _lasting = True
 
 
 class AuthDeclined(SessionError):
-    """The peer refused the credentials or the mechanism (RFC 4954 §6)."""
+    """The peer refused the credentials or the mechanism (RFC 4954 §6).
+
+    ``explanation`` is what it said within the exchange about the reason, as the ``status`` and ``scope`` of a token
+    (RFC 7628 §3.2.2) or the ``error`` of SCRAM (RFC 5802 §7); mostly it says nothing there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reply: Reply | None = None,
+        transcript: Transcript | None = None,
+        explanation: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, reply=reply, transcript=transcript)
+        self.explanation: Mapping[str, str] = explanation or {}
 
     _lasting = True
 

@@ -5,7 +5,11 @@ What lives here: frozen values without behaviour beyond showing themselves. What
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -42,6 +46,7 @@ __all__ = [
 ]
 
 MASKED: Final = b"********"
+_SHORTEST_SECRET: Final = 4
 
 
 class Verb(enum.Enum):
@@ -91,6 +96,25 @@ def masked(line: bytes, secret: bool) -> bytes:
     return b" ".join([*words[:2], MASKED]) if len(words) > 1 and words[0].upper() == b"AUTH" else MASKED
 
 
+def echoes(line: bytes) -> tuple[str, ...]:
+    """How a secret line may come back in a peer's words: its credentials as they were said, and what they hold.
+
+    Of several parts the last counts, which is the password of PLAIN and the token of a bearer. What is shorter than a
+    password could ever be is passed over, for it would be found in any sentence.
+    """
+    said = line.rstrip(b"\r\n").rpartition(b" ")[2]
+    with contextlib.suppress(binascii.Error):
+        *_, last = b"", *filter(None, re.split(rb"[\0\1]", base64.b64decode(said, validate=True)))
+        held = last.removeprefix(b"auth=Bearer ")
+        if len(held) >= _SHORTEST_SECRET:
+            return _text(said), _text(held)
+    return (_text(said),) if said else ()
+
+
+def _text(octets: bytes) -> str:
+    return printable(octets.decode("utf-8", "backslashreplace"))
+
+
 @value
 class Reply:
     """One reply: its code and the texts of its lines, without codes (RFC 5321 §4.2)."""
@@ -118,6 +142,11 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.code} {' / '.join(self.lines)}".rstrip()
+
+
+def shown_challenge(reply: Reply) -> Reply:
+    """A 334 as it may be shown: with what a challenge holds and a listener lacks, passwords could be tried out."""
+    return Reply(reply.code, (MASKED.decode("ascii"),)) if any(reply.lines) else reply
 
 
 @value
@@ -279,6 +308,11 @@ class SendLine:
         """The line as it may be shown: without CRLF, credentials masked."""
         return masked(self.data.rstrip(b"\r\n"), self.secret).decode("utf-8", "backslashreplace")
 
+    @property
+    def echoes(self) -> tuple[str, ...]:
+        """What must not be shown of a reply that quotes it: credentials as they were said, and what they hold."""
+        return echoes(self.data) if self.secret else ()
+
     def __repr__(self) -> str:
         return f"SendLine({self.shown!r}, seconds={self.seconds})"
 
@@ -332,6 +366,8 @@ class TlsInfo:
     version: str
     cipher: str
     verified: bool
+    #: The channel binding ``tls-server-end-point`` (RFC 5929 §4), if a mechanism can use it and it could be made.
+    server_end_point: bytes | None = field(default=None, repr=False)
 
 
 # --- Reports: what became of the wishes -----------------------------------------------------------------------------

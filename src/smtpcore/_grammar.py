@@ -188,4 +188,4 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise RemoteProtocolError(f"a challenge that is not base64: {text[:80]!r}") from None
+        raise RemoteProtocolError("a challenge that is not base64") from None

@@ -37,7 +37,7 @@ from smtpcore import (
     Verb,
     Verdict,
 )
-from smtpcore.sasl import Plain, mechanisms_for
+from smtpcore.sasl import Mechanism, Plain, mechanisms_for
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
 INFO = TlsInfo("TLSv1.3", "TLS_TEST", True)
@@ -326,7 +326,7 @@ def test_silence_and_the_end_of_the_stream_while_tls_is_due_end_the_session():
 AUTH_OFFERED = b"250-mx.example\r\n250 AUTH PLAIN SCRAM-SHA-256\r\n"
 
 
-class Asking:
+class Asking(Mechanism):
     """A mechanism that lets the peer speak first and answers whatever it asks with ``answers``."""
 
     name = "ASKING"
@@ -345,7 +345,7 @@ class Asking:
         return self._answers.pop(0)
 
 
-class Eager:
+class Eager(Mechanism):
     """A mechanism with an initial response."""
 
     def __init__(self, response: bytes, name: str = "EAGER") -> None:
@@ -446,7 +446,7 @@ def test_login_over_the_wire():
     assert base64.b64encode(b"hunter2").decode() not in shown
 
 
-class Broken:
+class Broken(Mechanism):
     """A mechanism whose token cannot be had."""
 
     def __init__(self, where: str) -> None:

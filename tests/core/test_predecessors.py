@@ -430,7 +430,7 @@ def test_p7_a_code_of_six_digits_is_taken():
     assert isinstance(disconnect(session(b"220220 hi\r\n")).error, RemoteProtocolError)
 
 
-class AskedTwice:
+class AskedTwice(Mechanism):
     """A mechanism that is asked for user and password, as LOGIN is."""
 
     name = "LOGIN"

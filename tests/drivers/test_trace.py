@@ -11,7 +11,7 @@ import pytest
 
 from smtpcore import Client, Disconnect, Envelope, NeedBody, NeedMail, SendBody, SendLine, Timeout, TlsPolicy
 from smtpcore.drivers.trace import Traced
-from smtpcore.sasl import Plain
+from smtpcore.sasl import Mechanism, Plain
 
 SECRET = base64.b64encode(b"\0user\0open sesame").decode()
 
@@ -58,7 +58,7 @@ def test_secrets_are_masked_also_when_the_peer_repeats_them(size: int) -> None:
 
 
 def test_an_answer_within_an_exchange_is_masked() -> None:
-    class Asks:
+    class Asks(Mechanism):
         name = "ASKS"
 
         def start(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -127,6 +128,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         pipelining=_pipelining(options, ends.peer),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
         limits=limits,
+        nonce=secrets.token_urlsafe,
     )
     journal = make_journal(logger, ends.peer)
     wire: Wire = client
@@ -138,7 +140,8 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
     if policy not in {TlsPolicy.NEVER, TlsPolicy.SECURED}:
         verify = bool(credentials) or policy is not TlsPolicy.OPPORTUNISTIC
         context = options.get("tls_context") or default_context(verify=verify)
-        wire = _with_tls(wire, client, context, options, host)
+        binds = any(mechanism.name.upper().endswith("-PLUS") for mechanism in credentials)
+        wire = _with_tls(wire, client, context, options, host, binds=binds)
     lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
     return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps)
 
@@ -150,13 +153,15 @@ def _pipelining(options: Options, peer: str) -> Pipelining:
     return wish
 
 
-def _with_tls(wire: Wire, client: Client, context: ssl.SSLContext, options: Options, host: str | None) -> Wire:
+def _with_tls(
+    wire: Wire, client: Client, context: ssl.SSLContext, options: Options, host: str | None, *, binds: bool
+) -> Wire:
     server_name = options.get("tls_server_name", host)
     if context.check_hostname and not server_name:
         raise LocalProtocolError("a certificate is to be verified, and no host is known: give tls_server_name")
     # A name in a certificate, and in SNI, stands without the dot of the root (RFC 6066 §3).
     name = server_name and server_name.removesuffix(".")
-    return TlsFloor(client, wire, context, name, options.get("limits", DEFAULT_LIMITS))
+    return TlsFloor(client, wire, context, name, options.get("limits", DEFAULT_LIMITS), binds=binds)
 
 
 def _check_names(options: Options) -> None:
