@@ -93,12 +93,15 @@ class Authentication:
         usable: list[Mechanism] = []
         for mechanism in self._mechanisms:
             if mechanism.name.upper() in circumstances.offered:
-                # Sessions share the caller's objects, and their exchanges may run at the same time.
-                self._mechanism = mechanism
-                self._mechanism = own = self._asked(copy.copy, mechanism)
+                own = self._mechanism = self._own(mechanism)
                 if self._asked(own.prepare, circumstances):
                     usable.append(own)
         return usable
+
+    def _own(self, mechanism: Mechanism) -> Mechanism:
+        """A copy: sessions share the caller's objects, and their exchanges may run at the same time."""
+        self._mechanism = mechanism
+        return self._asked(lambda: copy.copy(mechanism))
 
     def answer(self, reply: Reply) -> Command:
         """The response to a challenge, or ``*``, which cancels the exchange.

@@ -1,6 +1,7 @@
 """SASL mechanisms on their own: messages as the RFCs write them, and credentials that never show.
 
-What lives here: PLAIN (RFC 4616), LOGIN, CRAM-MD5 (RFC 2195). What does not: base64, AUTH lines, choosing among them.
+What lives here: PLAIN (RFC 4616), LOGIN, CRAM-MD5 (RFC 2195), EXTERNAL (RFC 4422), ANONYMOUS (RFC 4505), and the order
+of strength. What does not: SCRAM and tokens, which have files of their own; base64, AUTH lines, choosing among them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import AuthExchangeFailed, LocalProtocolError
-from smtpcore.sasl import CramMd5, Login, Mechanism, Plain, mechanisms_for
+from smtpcore.sasl import Anonymous, Circumstances, CramMd5, External, Login, Mechanism, Plain, mechanisms_for
 
 WORD = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
 
@@ -123,7 +124,67 @@ def test_credentials_that_are_no_text(make: Callable[..., Mechanism], words: tup
 
 def test_what_a_user_with_a_password_can_do() -> None:
     mechanisms = mechanisms_for("tim", "hunter2")
-    assert [mechanism.name for mechanism in mechanisms] == ["CRAM-MD5", "PLAIN", "LOGIN"]
+    assert [mechanism.name for mechanism in mechanisms] == [
+        "SCRAM-SHA-512-PLUS",
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-1-PLUS",
+        "SCRAM-SHA-512",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-1",
+        "CRAM-MD5",
+        "PLAIN",
+        "LOGIN",
+    ]
     assert "hunter2" not in repr(mechanisms)
     for mechanism in mechanisms:
         assert copy.copy(mechanism).name == pickle.loads(pickle.dumps(mechanism)).name == mechanism.name
+
+
+def test_a_password_that_cannot_be_prepared_leaves_the_older_mechanisms() -> None:
+    names = [mechanism.name for mechanism in mechanisms_for("tim", "bell\a rings")]
+    assert names == ["CRAM-MD5", "PLAIN", "LOGIN"]
+    with pytest.raises(LocalProtocolError):
+        mechanisms_for("tim", "")
+
+
+# --- EXTERNAL and ANONYMOUS -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "name", "message"),
+    [
+        (External(), "EXTERNAL", b""),
+        (External("fred@example.com"), "EXTERNAL", b"fred@example.com"),
+        (Anonymous(), "ANONYMOUS", b""),
+        # RFC 4505 §4.
+        (Anonymous("sirhc"), "ANONYMOUS", b"sirhc"),
+        (Anonymous("jürgen@example.com"), "ANONYMOUS", "jürgen@example.com".encode()),
+    ],
+)
+def test_mechanisms_of_one_message(mechanism: Mechanism, name: str, message: bytes) -> None:
+    assert mechanism.name == name
+    assert mechanism.prepare(Circumstances())
+    assert [mechanism.start(), mechanism.answer(b"")] == [message] * 2
+    with pytest.raises(AuthExchangeFailed):
+        mechanism.answer(b"who?")
+    mechanism.conclude(b"")
+    assert not mechanism.refused()
+    assert not mechanism.explanation()
+    assert repr(mechanism) == f"{type(mechanism).__name__}(...)"
+
+
+@pytest.mark.parametrize("trace", ["x" * 256, "a\0b", "bell\a", "\ue000", "\udc80", "left \u05d0", "\u05d0 1"])
+def test_a_trace_that_is_none(trace: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        Anonymous(trace)
+
+
+@pytest.mark.parametrize("trace", ["x" * 255, "\u05d0 1 \u05d0", "\u2ff0"])
+def test_a_trace_that_is_one(trace: str) -> None:
+    assert Anonymous(trace).start() == trace.encode()
+
+
+@pytest.mark.parametrize("authorization", ["a\0b", "\udc80"])
+def test_an_identity_that_cannot_be_said(authorization: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        External(authorization)
