@@ -203,7 +203,9 @@ class RelayService:
 
     def _wait_for_the_end(self, thread: threading.Thread) -> None:
         try:
-            thread.join()
+            # A signal may be given to any thread, and its handler waits for this one to wake.
+            while thread.is_alive():
+                thread.join(0.5)
         except BaseException:
             self.stop(0.0)
             thread.join()

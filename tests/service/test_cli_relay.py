@@ -141,7 +141,7 @@ def test_a_mail_that_is_set_aside_is_told_of_once(spool: Path, tmp_path: Path) -
     assert told["words"].endswith("its list of recipients is no JSON")
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
 def test_a_second_signal_breaks_off_what_is_on_its_way(backend: str, spool: Path, tmp_path: Path) -> None:
     with Server() as server:
         server.hold = threading.Event()
