@@ -149,9 +149,9 @@ class Client:
     """A client's session: facts in, orders and reports out.
 
     ``helo_name`` is the name that EHLO gives: a domain or an address literal (RFC 5321 §4.1.1.1). ``credentials`` are
-    mechanisms in order of preference; they make TLS required, for they are never said in clear. ``nonce`` makes the
-    chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does: printable ASCII without
-    a comma. Without it they are passed over.
+    mechanisms in order of preference; they make authentication required, and TLS too, for they are never said in clear.
+    ``nonce`` makes the chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does:
+    printable ASCII without a comma. Without it they are passed over.
 
     Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
     """
