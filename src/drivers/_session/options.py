@@ -74,8 +74,8 @@ class Options(TypedDict, total=False):
     tls_context: ssl.SSLContext
     #: The name that the certificate must be for; default: the host that was connected to.
     tls_server_name: str
-    #: SASL mechanisms in order of preference, or what gives them for the host that is connected to; where there are any,
-    #: no mail goes out without authentication.
+    #: SASL mechanisms in order of preference, or what gives them for the host that is connected to; where there are
+    #: any, no mail goes out without authentication.
     credentials: Sequence[Mechanism] | Callable[[str | None], Sequence[Mechanism]]
     pipelining: Pipelining
     line_ends: LineEnds
