@@ -23,7 +23,7 @@ default_login_user = nobody
 protocols =
 ssl = no
 disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5
+auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
 auth_failure_delay = 0
 auth_verbose = yes
 passdb {{

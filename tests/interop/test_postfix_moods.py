@@ -26,7 +26,7 @@ from smtpcore import (
     TlsPolicy,
     Verdict,
 )
-from smtpcore.sasl import CramMd5, Login, Plain
+from smtpcore.sasl import CramMd5, Login, Plain, Scram, ScramSha1, ScramSha256, mechanisms_for
 
 from .arrivals import Maildirs
 from .conftest import DRIVERS, Driver
@@ -335,6 +335,37 @@ def test_the_first_mechanism_that_the_server_offers_is_taken(
         driver.run(story, port, credentials=credentials, tls_context=trusting, trace=dialogue.append)
         said[port] = [line.split()[2] for line in dialogue if line.startswith(">>> AUTH")]
     assert list(said.values()) == [["CRAM-MD5"], ["PLAIN"]]
+
+
+@pytest.mark.parametrize("kind", [ScramSha1, ScramSha256])
+def test_scram_with_dovecot(
+    guarded: Postfix, trusting: ssl.SSLContext, driver: Driver, results: Results, kind: type[Scram]
+) -> None:
+    dialogue: list[str] = []
+
+    async def story(session: Any) -> None:
+        await session.send(BODY, sender=SENDER, recipients=f"bob@{DOMAIN}")
+
+    options: dict[str, Any] = {"tls_context": trusting, "trace": dialogue.append}
+    driver.run(story, guarded.port, credentials=[kind(USER, PASSWORD)], **options)
+    assert [line for line in dialogue if "AUTH SCRAM" in line and ">>>" in line] == [f">>> AUTH {kind.name} ********"]
+    # The first message of the server and its proof came as challenges.
+    assert dialogue.count("<<< 334 ********") == 2
+    with pytest.raises(AuthDeclined):
+        driver.run(story, guarded.port, credentials=[kind(USER, "not " + PASSWORD)], **options)
+    assert PASSWORD not in "".join(dialogue)
+    results.saw("Postfix with Dovecot", "SCRAM-SHA-1 and SCRAM-SHA-256, the server's proof checked")
+
+
+def test_the_strongest_mechanism_is_taken(guarded: Postfix, trusting: ssl.SSLContext, driver: Driver) -> None:
+    dialogue: list[str] = []
+
+    async def story(session: Any) -> None:
+        await session.send(BODY, sender=SENDER, recipients=f"bob@{DOMAIN}")
+
+    credentials = mechanisms_for(USER, PASSWORD)
+    driver.run(story, guarded.port, credentials=credentials, tls_context=trusting, trace=dialogue.append)
+    assert [line.split()[2] for line in dialogue if line.startswith(">>> AUTH")] == ["SCRAM-SHA-256"]
 
 
 def test_no_mail_without_authentication(guarded: Postfix, trusting: ssl.SSLContext, driver: Driver) -> None:
