@@ -18,7 +18,8 @@ the state of the connection and from what is known (capabilities, TLS, authentic
 **Across mails**, commands of the next mail are said before the verdict on the last one has come. A peer that says one
 reply too many would then give a mail the verdict of its neighbour. So what was heard while more was in flight is kept
 back until a reply that cannot be mistaken stands in its place: the 354 to the next DATA, or, where none is to follow,
-the reply to a HELP behind an RSET (211, 214 or 5yz, never 250). If instead the peer breaks the protocol, the dialogue
+the reply to a HELP behind an RSET (211, 214 or 5yz, never 250). Where messages go in chunks no 354 comes, and such a
+HELP is said among the mails, so that nothing stands still for it. If instead the peer breaks the protocol, the dialogue
 has lost step: whatever is kept back is in doubt. Any other end of the session contradicts nothing, and what was kept
 back is reported as it was heard.
 """
@@ -32,7 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from smtpcore._authentication import Authentication
-from smtpcore._body import DataEncoder, LineEnds
+from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
 from smtpcore._connection import Connection, ConnectionSnapshot, Replied
 from smtpcore._errors import (
     AuthExchangeFailed,
@@ -133,14 +134,15 @@ class ClientSnapshot:
     over: Disconnect | None
 
 
-_IN_TRANSACTION: Final = frozenset({State.MAIL, State.RCPT})
+_IN_TRANSACTION: Final = frozenset({State.MAIL, State.RCPT, State.CHUNK, State.FAILED})
 _IDLE: Final = Idle()
 _NEED_MAIL: Final = NeedMail()
 _BEGIN_TLS: Final = BeginTls()
 # Looking up a member of an enumeration by name costs a call; these are needed at every turn.
 _MAIL: Final = Verb.MAIL
 _RCPT: Final = Verb.RCPT
-_END_OF_DATA: Final = Verb.END_OF_DATA
+_VERDICTS: Final = frozenset({Verb.END_OF_DATA, Verb.BDAT_LAST})
+_BDAT: Final = Verb.BDAT
 _RSET: Final = Command(Verb.RSET, b"RSET")
 _HELP: Final = Command(Verb.HELP, b"HELP")
 
@@ -152,6 +154,7 @@ class Client:
     mechanisms in order of preference; they make authentication required, and TLS too, for they are never said in clear.
     ``nonce`` makes the chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does:
     printable ASCII without a comma. Without it they are passed over.
+    ``chunking`` lets messages go in chunks where the peer offers it (RFC 3030), which saves a round trip.
 
     Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
     """
@@ -163,6 +166,7 @@ class Client:
         tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC,
         credentials: Sequence[Mechanism] = (),
         pipelining: Pipelining = Pipelining.WITHIN,
+        chunking: bool = True,
         line_ends: LineEnds = LineEnds.NORMALISE,
         limits: Limits = DEFAULT_LIMITS,
         nonce: Callable[[], str] | None = None,
@@ -174,6 +178,7 @@ class Client:
         self._tls_policy = TlsPolicy.REQUIRED if credentials and tls is TlsPolicy.OPPORTUNISTIC else tls
         self._needs_auth = bool(credentials)
         self._pipelining = pipelining
+        self._chunking = chunking
         self._line_ends = line_ends
         self._limits = limits
         self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT)
@@ -191,11 +196,19 @@ class Client:
         self._queue: deque[tuple[Mail, list[Command]]] = deque()
         self._transaction: Transaction | None = None
         self._across = False
+        self._chunked = False
+        #: Mails that need a further transaction for recipients who were put off behind their backs.
+        self._again: deque[Transaction] = deque()
+        #: How many mails were begun; the number of the last one that is proved by a mark, and by one that is said.
+        self._number = 0
+        self._proved = 0
+        self._marked = 0
         #: The mails begun and not yet reported, oldest first; the current one is the last of them.
         self._begun: deque[Transaction] = deque()
         #: Whether anything was said behind a message without a verdict, and nothing unmistakable was heard since.
         self._ran_ahead = False
         self._encoder = DataEncoder(line_ends)
+        self._line_normaliser = LineNormaliser(line_ends)
         self._reports: deque[Report] = deque()
         self._no_mail = False
         self._quitting = False
@@ -274,6 +287,9 @@ class Client:
         transaction = self._body_due()
         data = bytes(chunk)
         canonical = transaction.mail.envelope.body.canonical
+        if transaction.chunked:
+            self._take_chunk(transaction, data, canonical)
+            return
         if not data:
             self._connection.end_data(b".\r\n" if canonical else self._encoder.end())
             transaction.end_body()
@@ -283,11 +299,25 @@ class Client:
         if encoded:
             self._connection.send_data(encoded)
 
+    def _take_chunk(self, transaction: Transaction, data: bytes, canonical: bool) -> None:
+        if not transaction.body_offset:
+            self._line_normaliser = LineNormaliser(self._line_ends)
+        if data:
+            transaction.add_chunk(data if canonical else self._line_normaliser.feed(data))
+            transaction.body_offset += len(data)
+        else:
+            transaction.end_chunks(b"" if canonical else self._line_normaliser.end())
+
     def _body_due(self) -> Transaction:
         transaction = self._transaction
-        if transaction is None or self._write_failed is not None or not self._connection.body_open:
+        if transaction is None or self._write_failed is not None or not self._wants_body(transaction):
             raise LocalProtocolError("no body is due")
         return transaction
+
+    def _wants_body(self, transaction: Transaction) -> bool:
+        if transaction.chunked:
+            return transaction.wants_chunk(self._limits.body_chunk) and self._connection.can_send(_BDAT)
+        return self._connection.body_open
 
     def quit(self) -> None:
         """End the session once the mails asked for are answered."""
@@ -329,10 +359,16 @@ class Client:
         self._connection.drop_orders()
 
     def body_failed(self, error: Exception | str = "") -> None:
-        """The source of the body that is due broke; the connection is closed, for the body cannot be ended."""
+        """The source of the body that is due broke.
+
+        A body that goes in chunks is taken back; otherwise the connection is closed, for the body cannot be ended.
+        """
         transaction = self._body_due()
         broken = BodyError(f"the body could not be read: {error}")
         broken.__cause__ = error if isinstance(error, Exception) else None
+        if transaction.chunked:
+            transaction.break_body_off(broken)
+            return
         transaction.break_off(broken, None)
         self._fail(DisconnectReason.BODY, SessionAborted(str(broken)))
 
@@ -388,7 +424,7 @@ class Client:
                 self._last_words = Timeout(verb, self._limits.deadlines.last_words)
             return self._last_words
         transaction = self._transaction
-        if transaction is not None and self._connection.body_open:
+        if transaction is not None and self._wants_body(transaction):
             return NeedBody(transaction.mail, transaction.body_offset)
         if self._connection.state is State.TLS:
             return _BEGIN_TLS
@@ -400,9 +436,20 @@ class Client:
     @property
     def _may_run_ahead(self) -> bool:
         """Whether another mail could be begun behind a message that has no verdict yet."""
-        if not self._across or self._no_mail or self._quitting or self._queue or self._transaction is not None:
+        if not self._across or self._no_mail or self._quitting or self._transaction is not None:
             return False
-        return self._connection.can_send(Verb.MAIL)
+        if self._queue or self._again:
+            return False
+        return not self._many_kept_back and (self._connection.can_send(_MAIL) or self._chunk_is_last)
+
+    @property
+    def _chunk_is_last(self) -> bool:
+        """Whether a last chunk is the last that was said: only RSET may follow it, and MAIL behind that."""
+        return self._chunked and bool(self._connection.in_flight) and self._connection.can_send(Verb.RSET)
+
+    @property
+    def _many_kept_back(self) -> bool:
+        return len(self._begun) >= self._limits.mails_kept_back
 
     # --- hearing ---------------------------------------------------------------------------------------------------
 
@@ -420,7 +467,7 @@ class Client:
         elif verb in {Verb.AUTH, Verb.AUTH_ANSWER}:
             self._hear_auth(reply)
         elif verb is Verb.HELP:
-            self._hear_mark(reply)
+            self._hear_mark(reply, heard.about)
         elif reply.positive:
             return
         elif verb is Verb.RSET and self._ran_ahead:
@@ -429,12 +476,16 @@ class Client:
             # The greeting, HELO or RSET: without it nothing can go on.
             self._refused(reply)
 
-    def _hear_mark(self, reply: Reply) -> None:
+    def _hear_mark(self, reply: Reply, about: object) -> None:
         """The reply to the HELP that asks whether the dialogue is in step."""
-        if reply.code in {211, 214} or reply.permanent:
+        if reply.code not in {211, 214} and not reply.permanent:
+            self._lost_step(reply, Verb.HELP)
+        elif not self._connection.in_flight:
             self._in_step()
         else:
-            self._lost_step(reply, Verb.HELP)
+            assert isinstance(about, int)
+            self._proved = about
+            self._report()
 
     def _lost_step(self, reply: Reply, verb: Verb) -> None:
         error = RemoteProtocolError(f"{reply.code} is no answer to {verb.value}: {reply}", reply=reply)
@@ -459,6 +510,7 @@ class Client:
             offered = "PIPELINING" in self._capabilities
             self._connection.allow_pipelining(offered and self._pipelining is not Pipelining.NONE)
             self._across = offered and self._pipelining is Pipelining.ACROSS
+            self._chunked = self._chunking and "CHUNKING" in self._capabilities
         elif not reply.permanent:
             self._refused(reply)
         elif self._needs_ehlo:
@@ -573,19 +625,29 @@ class Client:
     def _begin_mail(self) -> bool:
         if self._ran_ahead and self._mark_is_due:
             return self._say_mark()
-        if not self._queue:
+        if not (self._queue or self._again):
             return self._quitting and self._say_quit()
         if not self._connection.can_send(_MAIL):
             # What a failed transaction left behind is reset; the next MAIL may follow in the same group.
-            left_behind = self._connection.anticipated in _IN_TRANSACTION
+            left_behind = self._chunk_is_last or self._connection.anticipated in _IN_TRANSACTION
             return left_behind and self._connection.try_send(_RSET)
+        if self._again:
+            self._transaction = self._again.popleft()
+            self._number += 1
+            self._transaction.number = self._number
+            self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight)
+            return True
+        if self._many_kept_back and self._connection.in_flight:
+            return False
         mail, commands = self._queue.popleft()
-        transaction = Transaction(mail, commands)
+        self._number += 1
+        transaction = Transaction(mail, commands, self._number)
         missing = missing_extension(mail.envelope, self._capabilities)
         if missing is not None:
             transaction.refuse(missing)
         else:
-            transaction.begin(mail_command(mail.envelope, self._capabilities, self._limits))
+            command = mail_command(mail.envelope, self._capabilities, self._limits)
+            transaction.begin(command, chunked=self._chunked)
             self._transaction = transaction
             self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
         self._begun.append(transaction)
@@ -594,27 +656,38 @@ class Client:
 
     @property
     def _mark_is_due(self) -> bool:
-        """Whether everything begun is over, and no next mail, or one too many, is there to prove it."""
-        if self._connection.in_flight:
-            return False
-        at_rest = not self._queue and (self._no_mail or self._quitting)
-        return at_rest or len(self._begun) >= self._limits.mails_kept_back
+        """Whether no next mail, or one too many, is there to prove what was heard of those before."""
+        at_rest = not (self._queue or self._again) and (self._no_mail or self._quitting)
+        if not self._connection.in_flight:
+            return at_rest or self._many_kept_back
+        # Chunks go on and on: half of what may be kept back is asked for while the other half is on its way.
+        unmarked = self._number - self._marked
+        return self._chunked and unmarked * 2 >= (1 if at_rest else self._limits.mails_kept_back)
 
     def _say_mark(self) -> bool:
         """Ask what no reply to another command answers: HELP, behind an RSET whose 250 would be out of place."""
-        return self._connection.try_send(_RSET) and self._connection.try_send(_HELP)
+        said = self._connection.try_send(_RSET)
+        if said and self._connection.try_send(_HELP, self._number):
+            self._marked = self._number
+        return said
 
     def _say_of(self, transaction: Transaction) -> bool:
         said = False
         while (command := transaction.next_command) is not None and self._connection.try_send(command, transaction):
             transaction.said()
             said = True
+        while (chunk := transaction.next_chunk) is not None:
+            data, last = chunk
+            if not self._connection.try_send_chunk(data, last=last, about=transaction):
+                break
+            transaction.said_chunk(last=last)
+            said = True
         if said:
             return True
         if self._across and transaction.may_be_left:
             self._transaction = None
             return True
-        if not self._connection.quiet:
+        if not self._connection.quiet or self._wants_body(transaction):
             # A line that has begun to arrive may become a 421: nothing is over before it is heard.
             return False
         self._transaction_over(transaction)
@@ -625,8 +698,12 @@ class Client:
     def _hear_transaction(self, transaction: Transaction, heard: Replied) -> None:
         verb = None if heard.command is None else heard.command.verb
         reply = heard.reply
-        if verb is _END_OF_DATA:
+        if verb in _VERDICTS:
             self._hear_verdict(transaction, heard)
+        elif verb is _BDAT:
+            transaction.chunk_reply(reply)
+            if reply.code == 421:
+                self._refused(reply, polite=False)
         elif reply.code == 421:
             self._refused(reply, polite=False)
         elif verb is _RCPT:
@@ -649,8 +726,11 @@ class Client:
     def _hear_verdict(self, transaction: Transaction, heard: Replied) -> None:
         transaction.data_reply(heard.reply)
         if transaction is not self._transaction:
-            transaction.over = True
-            self._report()
+            if transaction.begin_again():
+                self._again.append(transaction)
+            else:
+                transaction.over = True
+                self._report()
         if heard.reply.code == 421:
             self._refused(heard.reply, polite=False)
         elif heard.early:
@@ -665,7 +745,7 @@ class Client:
 
     def _report(self) -> None:
         """Report what is over and in no doubt, in the order of the mails."""
-        while self._begun and self._begun[0].over and not self._ran_ahead:
+        while self._begun and self._begun[0].over and (not self._ran_ahead or self._begun[0].number <= self._proved):
             self._reports.append(self._begun.popleft().report(self._connection.transcript))
 
     # --- the end ---------------------------------------------------------------------------------------------------
@@ -701,6 +781,7 @@ class Client:
         self._ran_ahead = False
         self._begun.extend(Transaction(*queued) for queued in self._queue)
         self._queue.clear()
+        self._again.clear()
         for transaction in self._begun:
             if lost_step:
                 transaction.lose_step(error)

@@ -37,6 +37,9 @@ __all__ = ["Connection", "ConnectionSnapshot", "PeerClosed", "Replied"]
 _CLOSED: Final = State.CLOSED
 _DATA: Final = State.DATA
 _TLS: Final = State.TLS
+_HELP: Final = Verb.HELP
+_BDAT_LAST: Final = Verb.BDAT_LAST
+_CHUNKS: Final = frozenset({Verb.BDAT, Verb.BDAT_LAST})
 
 _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
@@ -56,6 +59,8 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
     Verb.RCPT: lambda row: row.rcpt,
     Verb.DATA: lambda row: row.data_initiation,
     Verb.END_OF_DATA: lambda row: row.data_termination,
+    Verb.BDAT: lambda row: row.data_termination,
+    Verb.BDAT_LAST: lambda row: row.data_termination,
     Verb.QUIT: lambda row: row.quit,
 }
 
@@ -152,7 +157,7 @@ class Connection:
         #: What was said and is not yet taken; whoever holds the connection may take from the left.
         self.orders: deque[SendLine | SendBody] = deque()
         #: For each message without a verdict what it is about, and the order that ends it, once it was given.
-        self._messages: deque[tuple[object, SendLine | None]] = deque()
+        self._messages: deque[tuple[object, SendLine | SendBody | None]] = deque()
         self._timeout: Timeout | None = None
         self._timeout_of: tuple[int, int] | None = None
         self._transcript: deque[tuple[bool, bytes | Reply]] = deque(maxlen=limits.transcript_lines)
@@ -192,7 +197,7 @@ class Connection:
         """For each message whose end left and whose verdict did not come (RFC 1047), what it is about."""
         return tuple(about for about, end in self._messages if end is not None and not self._is_unsaid(end))
 
-    def _is_unsaid(self, end: SendLine) -> bool:
+    def _is_unsaid(self, end: SendLine | SendBody) -> bool:
         return any(order is end for order in self.orders)
 
     @property
@@ -252,7 +257,10 @@ class Connection:
             return False
         if not self._in_flight:
             return not self._buffer.unread and not self._reply_lines and verb in LEGAL[self._state]
-        return self._pipelining and not self._window_full and verb in MAY_FOLLOW[self._in_flight[-1][0].verb]
+        if not self._pipelining or self._window_full:
+            return False
+        last = self._in_flight[-1][0].verb
+        return verb in (LEGAL[self.anticipated] if last is _HELP else MAY_FOLLOW[last])
 
     def send(self, command: Command, about: object = None) -> None:
         """Say a command; ``about`` comes back with its reply.
@@ -267,6 +275,11 @@ class Connection:
 
     def try_send(self, command: Command, about: object = None) -> bool:
         """Say a command if it may be said now, and return whether it was; raises as :meth:`send` for its line."""
+        if command.verb in _CHUNKS:
+            raise LocalProtocolError("a chunk is said together with its octets", command)
+        return self._try_say(command, about)
+
+    def _try_say(self, command: Command, about: object) -> bool:
         line = command.line
         if b"\r" in line or b"\n" in line or b"\0" in line:
             raise LocalProtocolError("a command line may not hold CR, LF or NUL", command)
@@ -302,6 +315,19 @@ class Connection:
         end = SendLine(data, False, self._limits.deadlines.data_block)
         self._messages[-1] = (self._messages[-1][0], end)
         self.orders.append(end)
+
+    def try_send_chunk(self, data: bytes, *, last: bool, about: object = None) -> bool:
+        """Say a chunk of a message, its command and its octets, if that may be said now, and return whether it was."""
+        verb, mark = (_BDAT_LAST, b" LAST") if last else (Verb.BDAT, b"")
+        if not self._try_say(Command(verb, b"BDAT %d%b" % (len(data), mark)), about):
+            return False
+        if data:
+            self._body_octets += len(data)
+            self._transcript.append((True, b"(%d octets of message)" % len(data)))
+            self.orders.append(SendBody(data, self._limits.deadlines.data_block))
+        if last:
+            self._messages.append((about, self.orders[-1]))
+        return True
 
     def drop_orders(self) -> None:
         """Forget what was said and not yet taken: the way out is broken, and a message whose end never left is open."""
@@ -413,7 +439,7 @@ class Connection:
         if self._in_flight:
             command, about = self._in_flight.popleft()
             self._replied += 1
-        is_verdict = command is _END_OF_DATA
+        is_verdict = command is _END_OF_DATA or (command is not None and command.verb is _BDAT_LAST)
         if self._window_full:
             self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
         if reply.code == 421:

@@ -65,6 +65,10 @@ class Verb(enum.Enum):
     DATA = "DATA"
     #: The line with the single dot.
     END_OF_DATA = "end of data"
+    #: A chunk that others follow (RFC 3030 §2).
+    BDAT = "BDAT"
+    #: The last chunk, whose reply is the verdict on the message.
+    BDAT_LAST = "BDAT LAST"
     RSET = "RSET"
     NOOP = "NOOP"
     VRFY = "VRFY"
@@ -253,7 +257,7 @@ class Stage(enum.IntEnum):
     NOT_STARTED = 0
     STARTED = 1
     BODY_BEGUN = 2
-    #: The end of data was said.
+    #: The end of data, or the last chunk, was said.
     BODY_ENDED = 3
 
 

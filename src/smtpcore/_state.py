@@ -27,8 +27,8 @@ in a first-in-first-out queue beside it. Three rules make everything else follow
 A client that knows nothing of pipelining is the special case in which the queue never holds more than one command.
 
 Commands in :data:`ENDS_GROUP` may be said only as the last of a pipelined group (RFC 2920 §3.1; STARTTLS: RFC 3207
-§4; AUTH: RFC 4954 §4): while one of them is in flight nothing else may follow. The end of data is not among them. It
-*may* be followed at once by the next MAIL; whether that is wise is a matter of policy.
+§4; AUTH: RFC 4954 §4): while one of them is in flight nothing else may follow. The end of data and the last chunk are
+not among them. They *may* be followed at once by the next MAIL; whether that is wise is a matter of policy.
 
 Two traps for the reader
 ========================
@@ -71,6 +71,10 @@ class State(enum.Enum):
     RCPT = "rcpt"
     #: The octets of a message flow.
     DATA = "data"
+    #: A chunk of a message was taken, and it was not the last.
+    CHUNK = "chunk"
+    #: A chunk was refused: what the peer makes of the transaction is known again after RSET (RFC 3030 §2).
+    FAILED = "failed"
     #: QUIT was answered, or the connection is gone.
     CLOSED = "closed"
 
@@ -92,8 +96,11 @@ LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
         State.TLS: frozenset(),
         State.AUTH: frozenset({Verb.AUTH_ANSWER}),
         State.MAIL: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT},
-        State.RCPT: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT, Verb.DATA},
+        State.RCPT: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT, Verb.DATA, Verb.BDAT, Verb.BDAT_LAST},
         State.DATA: frozenset(),
+        # Whatever is not about the chunks may end the transaction in some servers.
+        State.CHUNK: frozenset({Verb.BDAT, Verb.BDAT_LAST, Verb.RSET, Verb.QUIT}),
+        State.FAILED: frozenset({Verb.RSET, Verb.QUIT}),
         State.CLOSED: frozenset(),
     }
 )
@@ -111,6 +118,8 @@ LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
         Verb.RCPT: MappingProxyType({2: State.RCPT}),
         Verb.DATA: MappingProxyType({354: State.DATA}),
         Verb.END_OF_DATA: MappingProxyType({2: State.READY, 4: State.READY, 5: State.READY}),
+        Verb.BDAT: MappingProxyType({2: State.CHUNK, 4: State.FAILED, 5: State.FAILED}),
+        Verb.BDAT_LAST: MappingProxyType({2: State.READY, 4: State.FAILED, 5: State.FAILED}),
         Verb.RSET: MappingProxyType({2: State.READY}),
         Verb.NOOP: MappingProxyType({2: None}),
         Verb.VRFY: MappingProxyType({2: None}),
@@ -133,10 +142,13 @@ ENDS_GROUP: Final = frozenset(
         Verb.NOOP,
         Verb.VRFY,
         Verb.EXPN,
-        Verb.HELP,
         Verb.QUIT,
     }
 )
+
+#: Chunks that follow a refused one in the pipeline are refused as well: a peer that takes the last of them has a
+#: message with a hole.
+_CHUNKS: Final = frozenset({Verb.BDAT, Verb.BDAT_LAST})
 
 
 def _success(rows: Mapping[int, State | None]) -> State | None:
@@ -148,10 +160,14 @@ def _success(rows: Mapping[int, State | None]) -> State | None:
 SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
 
 
-#: What may be said behind a command in the same pipelined group: what is legal where its success leads. The neutral
-#: commands all end a group, so their row is empty.
+#: What may be said behind a command in the same pipelined group: what is legal where its success leads. Of the neutral
+#: commands only HELP may be followed, by what may follow those before it; the others end a group.
 MAY_FOLLOW: Final[Mapping[Verb, frozenset[Verb]]] = {
     verb: frozenset() if verb in ENDS_GROUP or success is None else LEGAL[success] for verb, success in SUCCESS.items()
+} | {
+    # A refusal leaves the peer in a state that nobody knows, perhaps still in the transaction: RSET must come before
+    # the next MAIL (RFC 3030 §2), or one mail would go to another one's recipients.
+    Verb.BDAT_LAST: frozenset({Verb.RSET}),
 }
 
 
@@ -159,6 +175,8 @@ MAY_FOLLOW: Final[Mapping[Verb, frozenset[Verb]]] = {
 def leads(state: State, verb: Verb, code: int) -> State | None:
     """The state after ``code`` has answered ``verb`` in ``state``; ``None`` if no row allows that answer."""
     rows = LEADS[verb]
+    if state is State.FAILED and code < 400 and verb in _CHUNKS:
+        return None
     key = code if code in rows else code // 100
     if key in rows:
         return rows[key] or state

@@ -7,10 +7,11 @@ report at the end. What does not: when a command is said (:mod:`smtpcore._client
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from smtpcore._errors import SmtpError
+from smtpcore._errors import RemoteProtocolError, SmtpError
 from smtpcore._events import (
     Command,
     Mail,
@@ -51,7 +52,11 @@ class Transaction:
         "_accepted",
         "_answered",
         "_body_begun",
+        "_body_error",
+        "_chunk_refusal",
+        "_chunks",
         "_commands",
+        "_complete",
         "_ended",
         "_mail_command",
         "_outcomes",
@@ -62,13 +67,19 @@ class Transaction:
         "_said",
         "_stage",
         "body_offset",
+        "chunked",
         "mail",
+        "number",
         "over",
         "refused",
     )
 
-    def __init__(self, mail: Mail, rcpt_commands: Sequence[Command]) -> None:
+    def __init__(self, mail: Mail, rcpt_commands: Sequence[Command], number: int = 0) -> None:
         self.mail = mail
+        #: Its place among the mails of the session.
+        self.number = number
+        #: Whether the body goes in chunks.
+        self.chunked = False
         self._mail_command: Command | None = None
         self._rcpt_commands = rcpt_commands
         self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
@@ -90,13 +101,21 @@ class Transaction:
         self.body_offset = 0
         self._body_begun = False
         self._ended = False
+        #: Chunks that are handed in and not said; whether there are no more; and why the body cannot be had.
+        self._chunks: deque[bytes] = deque()
+        self._complete = False
+        self._body_error: SmtpError | None = None
+        self._chunk_refusal: Reply | None = None
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
 
-    def begin(self, mail_command: Command) -> None:
-        """Make ready to speak, once it is known what the peer offers."""
+    def begin(self, mail_command: Command, *, chunked: bool) -> None:
+        """Make ready to speak, once it is known what the peer offers; ``chunked`` says that the body goes in chunks."""
         self._mail_command = mail_command
-        self._commands = [mail_command, *(self._rcpt_commands[index] for index in self._recipients), _DATA]
+        self.chunked = chunked
+        self._commands = [mail_command, *(self._rcpt_commands[index] for index in self._recipients)]
+        if not chunked:
+            self._commands.append(_DATA)
 
     # --- what comes next -------------------------------------------------------------------------------------------
 
@@ -118,6 +137,72 @@ class Transaction:
         """Whether a recipient of this transaction was accepted, so that its body is worth sending."""
         return bool(self._accepted)
 
+    # --- a body in chunks ------------------------------------------------------------------------------------------
+
+    def wants_chunk(self, small: int) -> bool:
+        """Whether the next chunk is to be handed in.
+
+        A body of at most ``small`` octets does not wait for the replies to RCPT; of a larger one no octet is said in
+        vain.
+        """
+        if not self.chunked or self._complete or self._said < len(self._commands) or not self._goes_on:
+            return False
+        if self._body_begun:
+            return len(self._chunks) < 2
+        if self._answered < len(self._recipients):
+            size = self.mail.envelope.body.size
+            return size is not None and size <= small
+        return bool(self._accepted)
+
+    @property
+    def _goes_on(self) -> bool:
+        if self.refused or self._chunk_refusal is not None or self._body_error is not None:
+            return False
+        return bool(self._accepted) or self._answered < len(self._recipients)
+
+    def add_chunk(self, data: bytes) -> None:
+        """Take the next octets of the body; one chunk waits for the next, for the last one is said to be the last."""
+        self._body_begun = True
+        if data:
+            self._chunks.append(data)
+
+    def end_chunks(self, data: bytes) -> None:
+        """Note that nothing more is handed in; ``data`` completes the last line."""
+        self._body_begun = self._complete = True
+        if data:
+            # A line that is not complete is in a chunk that waits.
+            self._chunks[-1] += data
+
+    @property
+    def next_chunk(self) -> tuple[bytes, bool] | None:
+        """The chunk that comes next and whether it is the last one, or ``None`` if none can be said."""
+        if self._ended or not self._goes_on:
+            return None
+        if len(self._chunks) > 1:
+            return self._chunks[0], False
+        if self._complete:
+            return (self._chunks[0] if self._chunks else b""), True
+        return None
+
+    def said_chunk(self, *, last: bool) -> None:
+        """Note that the next chunk is said."""
+        self.begin_body()
+        if self._chunks:
+            self._chunks.popleft()
+        if last:
+            self.end_body()
+
+    def chunk_reply(self, reply: Reply) -> None:
+        """The reply to a chunk that is not the last."""
+        if not reply.positive and self._chunk_refusal is None:
+            self._chunk_refusal = reply
+
+    def break_body_off(self, error: SmtpError) -> None:
+        """The body cannot be had: what was said of it is to be forgotten by the peer."""
+        self._body_error = error
+
+    # ---------------------------------------------------------------------------------------------------------------
+
     def begin_body(self) -> None:
         self._body_begun = True
         self._stage = max(self._stage, Stage.BODY_BEGUN)
@@ -138,12 +223,24 @@ class Transaction:
         transaction then settles at least one recipient.
         """
         if not self._put_off or not self._delivered() or not self.mail.envelope.body.repeatable:
+            self._close()
             return False
         assert self._mail_command is not None
         self._recipients = [index for index, _ in self._put_off]
         self._begin()
-        self.begin(self._mail_command)
+        self.begin(self._mail_command, chunked=self.chunked)
         return True
+
+    def _close(self) -> None:
+        """Decide for those whose message was broken off in the middle, by the peer or by its source."""
+        self._decide_by_chunk()
+        if self._body_error is not None:
+            self.break_off(self._body_error, None)
+
+    def _decide_by_chunk(self) -> None:
+        """A refused chunk refuses the message, once it is known that the peer did not take it nevertheless."""
+        if self._chunk_refusal is not None:
+            self._decide([index for index in self._accepted if self._outcomes[index] is None], self._chunk_refusal)
 
     def _delivered(self) -> bool:
         return any((o := self._outcomes[i]) is not None and o.verdict is Verdict.DELIVERED for i in self._accepted)
@@ -170,7 +267,7 @@ class Transaction:
 
     def data_reply(self, reply: Reply) -> None:
         """A refusal of DATA, or a verdict on the message."""
-        if not self.refused:
+        if not self.refused and self._chunk_refusal is None:
             self._decide(self._accepted, reply)
             if reply.positive and self._accepted:
                 self._reply = reply
@@ -193,6 +290,9 @@ class Transaction:
         self.over = True
         doubtful = set(self._accepted) if in_doubt else set[int]()
         self._put_off_later()
+        if not isinstance(error, RemoteProtocolError):
+            # Behind a refused chunk only a peer that breaks the protocol takes the message.
+            self._decide_by_chunk()
         for index, outcome in enumerate(self._outcomes):
             if outcome is None:
                 recipient = self.mail.envelope.recipients[index]
@@ -201,12 +301,13 @@ class Transaction:
     def lose_step(self, error: SmtpError) -> None:
         """What was heard since the last reply that cannot be mistaken may have been meant for other commands.
 
-        The 354 to DATA is such a reply: of a message that was begun only the verdict is open.
+        The 354 to DATA is such a reply: of a message that was begun by it only the verdict is open.
         """
         if not self._said:
             return
-        doubtful = self._accepted if self._ended else ()
-        for index in self._accepted if self._body_begun else self._recipients:
+        open_for = self._accepted if self._body_begun and not self.chunked else self._recipients
+        doubtful = open_for if self._ended else ()
+        for index in open_for:
             recipient = self.mail.envelope.recipients[index]
             self._outcomes[index] = Outcome(recipient, Verdict.LATER, None, error, index in doubtful)
         # What an earlier transaction of the same mail brought is certain.

@@ -126,7 +126,8 @@ class ScriptedServer:
     line, or a table by whole line (``"RCPT TO:<a@b.example>"``) or by verb (``"RCPT"``), in any case. A sequence in
     the table gives the answers one after the other, and afterwards the usual ones. Three things are answered that are
     no command lines, and have names in a table: ``"connect"``, ``"."`` (the end of data), and ``"AUTH answer"``;
-    a function is called with ``"connect"``, ``"."``, and the line of the answer.
+    a function is called with ``"connect"``, ``"."``, and the line of the answer. The verb of a last chunk is ``"BDAT
+    LAST"`` in a table.
 
     A command that is refused has no effect; a 421 closes the session. ``extensions`` are the further lines of its EHLO
     reply; ``STARTTLS`` among them disappears once TLS began. ``users`` maps names to passwords for AUTH PLAIN.
@@ -154,6 +155,11 @@ class ScriptedServer:
         self._reverse_path: str | None = None
         self._recipients: list[str] = []
         self._content: list[bytes] | None = None
+        #: The chunk whose octets are awaited: its line, their number, whether it is the last.
+        self._chunk: tuple[str, int, bool] | None = None
+        self._chunks: list[bytes] = []
+        #: A chunk was refused: only RSET is taken (RFC 3030 §2).
+        self._failed = False
         self._in_auth = False
         self._in_tls = False
         #: The lines that were received as commands, without CRLF.
@@ -186,7 +192,14 @@ class ScriptedServer:
         self._unread += octets
         replies: list[bytes] = []
         commands = 0
-        while not self.closed and not self.tls_due and b"\r\n" in self._unread:
+        while not self.closed and not self.tls_due:
+            if self._chunk is not None:
+                if len(self._unread) < self._chunk[1]:
+                    break
+                replies.append(self._hear_chunk(*self._chunk))
+                continue
+            if b"\r\n" not in self._unread:
+                break
             line, self._unread = self._unread.split(b"\r\n", 1)
             if self._content is not None:
                 replies.append(self._hear_content(self._content, line))
@@ -222,6 +235,9 @@ class ScriptedServer:
             return self._hear_auth(line, "AUTH answer", line)
         verb, _, argument = line.partition(" ")
         verb = verb.upper()
+        if verb == "BDAT" and (size := argument.partition(" ")[0]).isdigit() and self._offers_chunking:
+            self._chunk = (line, int(size), argument.upper().endswith(" LAST"))
+            return b""
         if verb == "AUTH":
             mechanism, _, response = argument.partition(" ")
             if mechanism.upper() == "PLAIN":
@@ -240,6 +256,8 @@ class ScriptedServer:
             return "\n".join(f"250{' ' if i == len(lines) - 1 else '-'}{text}" for i, text in enumerate(lines))
         if verb in {"RCPT", "DATA"} and self._reverse_path is None:
             return "503 5.5.1 MAIL first"
+        if self._failed and verb in {"MAIL", "RCPT", "DATA"}:
+            return "503 5.5.1 RSET first"
         if verb == "DATA":
             return "354 go ahead" if self._recipients else "554 5.5.1 no valid recipients"
         usual = {"HELO": f"250 {self._name}", "STARTTLS": "220 go ahead", "QUIT": "221 2.0.0 bye"}
@@ -265,6 +283,32 @@ class ScriptedServer:
     def _forget(self) -> None:
         self._reverse_path = None
         self._recipients = []
+        self._chunks = []
+        self._failed = False
+
+    @property
+    def _offers_chunking(self) -> bool:
+        return any(e.upper() == "CHUNKING" for e in self._extensions)
+
+    def _hear_chunk(self, line: str, size: int, last: bool) -> bytes:
+        """A chunk with all its octets (RFC 3030 §2); they are counted whether the chunk is taken or not."""
+        self._chunk = None
+        data, self._unread = self._unread[:size], self._unread[size:]
+        if self._failed or self._reverse_path is None:
+            usual = "503 5.5.1 RSET first" if self._failed else "503 5.5.1 MAIL first"
+        elif not self._recipients:
+            usual = "554 5.5.1 no valid recipients"
+        else:
+            usual = "250 2.0.0 accepted" if last else f"250 2.0.0 {size} octets"
+        octets, code = self._reply(line, "BDAT LAST" if last else "BDAT", usual)
+        if not 200 <= code <= 299:
+            self._failed = True
+            return octets
+        self._chunks.append(data)
+        if last:
+            self.mails.append(ReceivedMail(self._reverse_path or "", tuple(self._recipients), b"".join(self._chunks)))
+            self._forget()
+        return octets
 
     def _hear_auth(self, line: str, key: str, response: str) -> bytes:
         if response == "*":

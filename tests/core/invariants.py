@@ -54,7 +54,7 @@ TLS = TlsInfo("TLSv1.3", "TLS_TEST", verified=True)
 CONTENT = {
     None: b"421 why are we here",
     Verb.CONNECT: b"220 mx.example",
-    Verb.EHLO: b"250-mx.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-AUTH PLAIN\r\n250 STARTTLS",
+    Verb.EHLO: b"250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-AUTH PLAIN\r\n250 STARTTLS",
     Verb.STARTTLS: b"220 go ahead",
     Verb.AUTH: b"235 welcome",
     Verb.AUTH_ANSWER: b"235 welcome",
@@ -202,7 +202,7 @@ class Life:
             lambda: self.client.tls_started(TLS) if not isinstance(self.last, BeginTls) else None,
         ):
             self.careful(call)
-        if not self.client.snapshot().connection.body_open:
+        if not isinstance(self.last, NeedBody) or self.over:
             for call in (lambda: self.client.send_body(b"x"), lambda: self.client.body_failed("x")):
                 assert isinstance(self.careful(call), LocalProtocolError)
 
@@ -298,29 +298,44 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
     step, those that have it may be in doubt as well.
 
     The replies answer the greeting and then the lines that were written, one by one. A line written while a message
-    is under way is the end of the data.
+    is under way is the end of the data; the last chunk ends it as well, once its octets are written. A message of which
+    a chunk was refused was refused, unless the peer breaks the protocol and takes it nevertheless.
     """
     replies = iter(replies_in(heard))
     ended, have, may_have = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
-    sender, begun, accepted, was_data = "", False, set[str](), False
+    sender, begun, was_data, broken = "", False, False, False
+    named, accepted = set[str](), set[str]()
     code = next(replies, None)
-    for line in (event.data for event in events if isinstance(event, SendLine)):
+    for text, whole in lines_of(events):
         end_of_data, was_data = was_data, False
         code = None if code == 421 else next(replies, None)
-        text = line.decode("latin-1")
-        if end_of_data:
-            assert text.endswith(".\r\n")
+        chunk = text.startswith("BDAT ")
+        last_chunk = chunk and text.endswith(" LAST\r\n")
+        if last_chunk and whole and across:
+            # Without a 354 in between nobody knows which of its recipients were refused, once step is lost.
+            ended |= {(sender, recipient) for recipient in named}
+        if chunk and not last_chunk:
+            broken = broken or (code is not None and code >= 400)
+        elif last_chunk and (not whole or (broken and (code is None or code // 100 != 2))):
+            continue
+        elif end_of_data or last_chunk:
+            assert last_chunk or text.endswith(".\r\n")
             keys = {(sender, recipient) for recipient in accepted}
             ended |= keys
             if code is None or code // 100 == 3:
                 may_have |= keys
+            elif code // 100 == 2 and broken:
+                may_have |= keys
             elif code // 100 == 2:
                 have |= keys
         elif text.startswith("MAIL FROM:"):
-            sender, accepted = text.partition("<")[2].partition(">")[0], set()
+            sender, accepted, named, broken = text.partition("<")[2].partition(">")[0], set(), set(), False
             begun = code is not None and code // 100 == 2
-        elif text.startswith("RCPT TO:") and begun and code is not None and code // 100 == 2:
-            accepted.add(text.partition("<")[2].partition(">")[0])
+        elif text.startswith("RCPT TO:"):
+            recipient = text.partition("<")[2].partition(">")[0]
+            named.add(recipient)
+            if begun and code is not None and code // 100 == 2:
+                accepted.add(recipient)
         elif text == "DATA\r\n":
             was_data = code == 354
     last = events[-1] if events else None
@@ -339,16 +354,29 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
                     assert outcome.in_doubt == (key in may_have)
 
 
+def lines_of(events: Sequence[Event]) -> list[tuple[str, bool]]:
+    """The lines that were written, and of each whether the octets that it announces were written behind it."""
+    lines: list[tuple[str, bool]] = []
+    for event, following in zip(events, [*events[1:], None], strict=True):
+        if isinstance(event, SendLine):
+            text = event.data.decode("latin-1")
+            announced = int(text.split()[1]) if text.startswith("BDAT ") else 0
+            whole = isinstance(following, SendBody) and len(following.data) == announced if announced else True
+            lines.append((text, whole))
+    return lines
+
+
 def check_bodies(events: Sequence[Event]) -> None:
-    """Octets of a body are written only while one is due."""
-    due = False
+    """Octets of a body are written only while one is due, or as the chunk that was announced."""
+    due = chunk = False
     for event in events:
         if isinstance(event, NeedBody):
             due = True
         elif isinstance(event, SendBody):
-            assert due
+            assert due or chunk
         elif isinstance(event, (SendLine, Report)):
             due = False
+        chunk = isinstance(event, SendLine) and event.data.startswith(b"BDAT ")
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------
@@ -425,6 +453,7 @@ def live(plan: bytes) -> Life:
         credentials=credentials,
         pipelining=pipelining,
         line_ends=pick(list(LineEnds)),
+        chunking=pick([False, True]),
         limits=limits,
     )
     mails: list[tuple[Envelope, bytes]] = []
@@ -460,7 +489,7 @@ def befall(life: Life, octet: int, pick: Callable[[Sequence[Any]], Any]) -> None
         life.hear(pick(ODDITIES + (ECHOES if said_secret else ())))
     elif connection.state is State.TLS:
         life.tls_started()
-    elif connection.body_open:
+    elif isinstance(life.last, NeedBody):
         life.feed(pick([None, None, 1, 7, 1000]))
     elif isinstance(life.last, Idle) and octet % 4:
         life.give()

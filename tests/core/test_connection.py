@@ -43,8 +43,10 @@ CONTENT = {
     Verb.QUIT: 221,
 }
 
-#: RFC 2920 §3.1: what may stand in the middle of a group; the end of data by §3.1 too.
-MAY_BE_FOLLOWED = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.END_OF_DATA}
+#: RFC 2920 §3.1: what may stand in the middle of a group; the end of data by §3.1 too, HELP because it is not named
+#: there, and chunks by RFC 3030 §4.2.
+MAY_BE_FOLLOWED = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.HELP, Verb.END_OF_DATA, Verb.BDAT, Verb.BDAT_LAST}
+CHUNKS = {Verb.BDAT, Verb.BDAT_LAST}
 
 
 def after(state: State, verb: Verb, code: int) -> State | None:
@@ -63,6 +65,10 @@ def after(state: State, verb: Verb, code: int) -> State | None:
             return State.READY if positive or refused else None
         case Verb.QUIT:
             return State.CLOSED if positive or refused else None
+        case Verb.BDAT | Verb.BDAT_LAST:
+            if positive and state is not State.FAILED:
+                return State.CHUNK if verb is Verb.BDAT else State.READY
+            return State.FAILED if refused else None
         case Verb.EHLO | Verb.HELO | Verb.RSET:
             return State.READY if positive else state if refused else None
         case Verb.MAIL:
@@ -88,10 +94,13 @@ class Naive:
             return False
         if self.waiting and not (self.pipelining and self.waiting[-1] in MAY_BE_FOLLOWED):
             return False
+        if self.waiting and self.waiting[-1] is Verb.BDAT_LAST and verb is not Verb.RSET:
+            return False
         state: State | None = self.state
         for other in self.waiting:
             assert state is not None
-            state = after(state, other, CONTENT.get(other, 250))
+            # Success leads to the same state whatever was before.
+            state = after(State.RCPT if other in CHUNKS else state, other, CONTENT.get(other, 250))
         assert state is not None
         return verb in LEGAL[state]
 
@@ -132,6 +141,13 @@ def drain(connection: Connection) -> list[Any]:
 
 def line(verb: Verb) -> Command:
     return Command(verb, verb.value.encode())
+
+
+def say_chunk(connection: Connection, *, last: bool) -> None:
+    assert connection.try_send_chunk(b"octets", last=last, about="chunk")
+    command, octets = drain(connection)
+    assert (command.data, octets.data) == (b"BDAT 6 LAST\r\n" if last else b"BDAT 6\r\n", b"octets")
+    assert ("chunk" in connection.in_doubt) is last
 
 
 def agree(connection: Connection, naive: Naive) -> None:
@@ -187,6 +203,10 @@ def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[t
         legal = [verb for verb in Verb if naive.may(verb)]
         if what == "say" and legal:
             verb = legal[number % len(legal)]
+            if verb in CHUNKS:
+                say_chunk(connection, last=verb is Verb.BDAT_LAST)
+                naive.say(verb)
+                continue
             connection.send(line(verb))
             naive.say(verb)
             (order,) = drain(connection)
@@ -194,6 +214,10 @@ def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[t
         elif what == "wrong":
             for verb in set(Verb) - set(legal):
                 refused(connection, connection.send, line(verb))
+            for verb in CHUNKS - set(legal):
+                before = connection.snapshot()
+                assert not connection.try_send_chunk(b"octets", last=verb is Verb.BDAT_LAST)
+                assert connection.snapshot() == before
         elif what in {"content", "code", "refuse"}:
             if naive.ended:
                 refused(connection, connection.receive_data, b"250 ok\r\n")

@@ -25,6 +25,8 @@ TABLE = """
     RCPT        2xx: rcpt       4xx 5xx: =
     DATA        354: data       4xx 5xx: =
     end_of_data 2xx: ready      4xx 5xx: ready
+    BDAT        2xx: chunk      4xx 5xx: failed
+    BDAT_LAST   2xx: ready      4xx 5xx: failed
     RSET        2xx: ready      4xx 5xx: =
     NOOP        2xx: =          4xx 5xx: =
     VRFY        2xx: =          4xx 5xx: =
@@ -62,6 +64,9 @@ def test_every_code_leads_where_the_rfc_says(verb: Verb) -> None:
     for state, code in itertools.product(State, range(200, 600)):
         targets = [target for pattern, target in ROWS[verb].items() if str(code).startswith(pattern)]
         expected = None if not targets else state if targets[0] == "=" else State(targets[0])
+        if state is State.FAILED and code < 400 and verb in {Verb.BDAT, Verb.BDAT_LAST}:
+            # Behind a refused chunk all others are refused.
+            expected = None
         assert leads(state, verb, code) is expected, (state, code)
 
 
@@ -103,8 +108,10 @@ MAY_SAY = {
     State.TLS: "",
     State.AUTH: "AUTH_answer",
     State.MAIL: "EHLO HELO RCPT RSET NOOP VRFY EXPN HELP QUIT",
-    State.RCPT: "EHLO HELO RCPT DATA RSET NOOP VRFY EXPN HELP QUIT",
+    State.RCPT: "EHLO HELO RCPT DATA BDAT BDAT_LAST RSET NOOP VRFY EXPN HELP QUIT",
     State.DATA: "",
+    State.CHUNK: "BDAT BDAT_LAST RSET QUIT",
+    State.FAILED: "RSET QUIT",
     State.CLOSED: "",
 }
 
@@ -116,7 +123,8 @@ def test_what_may_be_said(state: State) -> None:
 
 def test_only_these_may_stand_within_a_group() -> None:
     # RFC 2920 §3.1; the end of data is no command, and another mail may follow it.
-    assert set(Verb) - ENDS_GROUP == {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.END_OF_DATA}
+    within = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.HELP, Verb.BDAT, Verb.BDAT_LAST, Verb.END_OF_DATA}
+    assert set(Verb) - ENDS_GROUP == within
 
 
 def test_every_state_can_be_reached_and_left() -> None:
