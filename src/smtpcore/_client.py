@@ -284,8 +284,8 @@ class Client:
 
         Raises ``LocalProtocolError`` when no body is due, and for bare CR or LF under ``LineEnds.REFUSE``.
         """
-        transaction = self._body_due()
         data = bytes(chunk)
+        transaction = self._body_due(at_end=not data)
         canonical = transaction.mail.envelope.body.canonical
         if transaction.chunked:
             self._take_chunk(transaction, data, canonical)
@@ -308,11 +308,13 @@ class Client:
         else:
             transaction.end_chunks(b"" if canonical else self._line_normaliser.end())
 
-    def _body_due(self) -> Transaction:
+    def _body_due(self, *, at_end: bool = False) -> Transaction:
         transaction = self._transaction
-        if transaction is None or self._write_failed is not None or not self._wants_body(transaction):
-            raise LocalProtocolError("no body is due")
-        return transaction
+        if transaction is not None and self._write_failed is None:
+            ends = at_end and transaction.chunked and transaction.takes_end
+            if ends or self._wants_body(transaction):
+                return transaction
+        raise LocalProtocolError("no body is due")
 
     def _wants_body(self, transaction: Transaction) -> bool:
         if transaction.chunked:
@@ -775,7 +777,9 @@ class Client:
 
     def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
         """Answer every mail: those that are over as they are, unless the dialogue lost step behind them."""
-        doubtful = {id(transaction) for transaction in self._connection.in_doubt}
+        # A peer that says 421 does nothing of what it was sent behind the command that it answers so.
+        going = reply is not None and reply.code == 421
+        doubtful = set[int]() if going else {id(transaction) for transaction in self._connection.in_doubt}
         lost_step = isinstance(error, LostStep)
         self._transaction = None
         self._ran_ahead = False

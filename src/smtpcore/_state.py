@@ -163,8 +163,10 @@ SUCCESS: Final = {verb: _success(rows) for verb, rows in LEADS.items()}
 #: What may be said behind a command in the same pipelined group: what is legal where its success leads. Of the neutral
 #: commands only HELP may be followed, by what may follow those before it; the others end a group.
 MAY_FOLLOW: Final[Mapping[Verb, frozenset[Verb]]] = {
-    verb: frozenset() if verb in ENDS_GROUP or success is None else LEGAL[success] for verb, success in SUCCESS.items()
-} | {
+    **{
+        verb: LEGAL[success] if verb not in ENDS_GROUP and success is not None else frozenset[Verb]()
+        for verb, success in SUCCESS.items()
+    },
     # A refusal leaves the peer in a state that nobody knows, perhaps still in the transaction: RSET must come before
     # the next MAIL (RFC 3030 §2), or one mail would go to another one's recipients.
     Verb.BDAT_LAST: frozenset({Verb.RSET}),

@@ -139,16 +139,21 @@ class Transaction:
 
     # --- a body in chunks ------------------------------------------------------------------------------------------
 
+    @property
+    def takes_end(self) -> bool:
+        """Whether the end of the body may be handed in: behind its octets at any time."""
+        return self._body_begun and not self._complete and self._goes_on
+
     def wants_chunk(self, small: int) -> bool:
         """Whether the next chunk is to be handed in.
 
         A body of at most ``small`` octets does not wait for the replies to RCPT; of a larger one no octet is said in
         vain.
         """
-        if not self.chunked or self._complete or self._said < len(self._commands) or not self._goes_on:
-            return False
         if self._body_begun:
-            return len(self._chunks) < 2
+            return self.takes_end and len(self._chunks) < 2
+        if self._said < len(self._commands) or self._complete or not self._goes_on:
+            return False
         if self._answered < len(self._recipients):
             size = self.mail.envelope.body.size
             return size is not None and size <= small

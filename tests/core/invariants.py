@@ -303,12 +303,16 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
     """
     replies = iter(replies_in(heard))
     ended, have, may_have = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
-    sender, begun, was_data, broken = "", False, False, False
+    sender, begun, was_data, broken, closing = "", False, False, False, False
     named, accepted = set[str](), set[str]()
+    last = events[-1] if events else None
+    violated = isinstance(last, Disconnect) and isinstance(last.error, RemoteProtocolError)
     code = next(replies, None)
     for text, whole in lines_of(events):
         end_of_data, was_data = was_data, False
-        code = None if code == 421 else next(replies, None)
+        # Nobody does what was sent behind what was answered by 421.
+        closing = closing or code == 421
+        code = None if closing else next(replies, None)
         chunk = text.startswith("BDAT ")
         last_chunk = chunk and text.endswith(" LAST\r\n")
         if last_chunk and whole and across:
@@ -316,17 +320,16 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
             ended |= {(sender, recipient) for recipient in named}
         if chunk and not last_chunk:
             broken = broken or (code is not None and code >= 400)
-        elif last_chunk and (not whole or (broken and (code is None or code // 100 != 2))):
+        elif last_chunk and (not whole or (broken and code is None and not violated)):
             continue
         elif end_of_data or last_chunk:
             assert last_chunk or text.endswith(".\r\n")
             keys = {(sender, recipient) for recipient in accepted}
             ended |= keys
-            if code is None or code // 100 == 3:
+            digit = 0 if code is None else code // 100
+            if (code is None and not (last_chunk and closing)) or digit == 3 or (digit == 2 and broken):
                 may_have |= keys
-            elif code // 100 == 2 and broken:
-                may_have |= keys
-            elif code // 100 == 2:
+            elif digit == 2:
                 have |= keys
         elif text.startswith("MAIL FROM:"):
             sender, accepted, named, broken = text.partition("<")[2].partition(">")[0], set(), set(), False
@@ -338,15 +341,13 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
                 accepted.add(recipient)
         elif text == "DATA\r\n":
             was_data = code == 354
-    last = events[-1] if events else None
-    lost_step = isinstance(last, Disconnect) and isinstance(last.error, RemoteProtocolError)
     for event in events:
         if isinstance(event, Report):
             for outcome in event.outcomes:
                 key = (event.mail.envelope.reverse_path, outcome.recipient)
                 assert (outcome.verdict is Verdict.DELIVERED) <= (key in have)
                 assert outcome.in_doubt <= (key in ended)
-                if exactly and across and lost_step:
+                if exactly and across and violated:
                     assert (key in have) <= (outcome.verdict is Verdict.DELIVERED or outcome.in_doubt)
                     assert (key in may_have) <= outcome.in_doubt
                 elif exactly:

@@ -160,6 +160,18 @@ def test_without_pipelining_every_chunk_waits() -> None:
     assert told(driver) == [("s1", [D], [False])]
 
 
+def test_what_is_handed_in_at_once_is_said_one_by_one() -> None:
+    driver = ready(offered="250-mx\r\n250 CHUNKING\r\n")
+    driver.give(mail(size=None)[0], None)
+    driver.run()
+    hear(driver, "250 ok")
+    hear(driver, "250 ok")
+    for piece in (b"1\r\n", b"2\n", b""):
+        driver.client.send_body(piece)
+    assert driver.run() == b"BDAT 3\r\n1\r\n"
+    assert hear(driver, "250 ok") == b"BDAT 3 LAST\r\n2\r\n"
+
+
 def test_recipients_put_off_get_the_body_again() -> None:
     driver = ready(mail(1, "a@b.example", "b@b.example"))
     again = start(1, "b@b.example") + b"BDAT 7 LAST\r\nhello\r\n"
@@ -321,6 +333,15 @@ def test_marks_are_said_on_the_way_and_free_what_is_before_them() -> None:
     said = hear(driver, "214 help")
     assert [row[0] for row in told(driver)] == ["s0", "s1"]
     assert said.count(b"MAIL") == 2
+
+
+def test_mails_that_are_asked_for_beforehand_wait_for_the_mark_as_well() -> None:
+    driver = across(limits=Limits(mails_kept_back=4))
+    for number in range(9):
+        driver.give(*mail(number))
+    assert driver.run().count(b"MAIL") == 4
+    assert hear(driver, *[*TAKEN, "250 reset"] * 2, "214 help").count(b"MAIL") == 2
+    assert [row[0] for row in told(driver)] == ["s0", "s1"]
 
 
 @pytest.mark.parametrize("stray", ["250 stray", "550 stray"])

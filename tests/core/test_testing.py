@@ -213,3 +213,22 @@ def test_a_silent_server_lets_the_deadline_expire_and_a_closed_one_is_heard_to_c
     assert isinstance(closed[-1], Disconnect)
     assert closed[-1].reason is DisconnectReason.LOST
     assert not any(isinstance(event, (SendLine, MailRefused)) and "MAIL" in repr(event) for event in closed)
+
+
+def test_a_server_takes_chunks_and_wants_a_reset_behind_a_refused_one() -> None:
+    server = ScriptedServer({"BDAT": ["452 full"]}, extensions=["CHUNKING", "PIPELINING"])
+    server.connected()
+    start = b"MAIL FROM:<a@a.example>\r\nRCPT TO:<b@b.example>\r\n"
+    said = start + b"BDAT 5\r\nDATA\rBDAT 3 LAST\r\nabc" + start + b"RSET\r\n" + start + b"BDAT 2\r\n"
+    codes = [line[:3] for line in server.receive_data(b"EHLO c\r\n" + said).split(b"\r\n")]
+    assert codes[3:] == [b"250", b"250", b"452", b"503", b"503", b"503", b"250", b"250", b"250", b""]
+    assert server.receive_data(b"a\n") == b"250 2.0.0 2 octets\r\n"
+    assert server.receive_data(b"BDAT 1 LAST\r\nb").startswith(b"250")
+    assert [received.content for received in server.mails] == [b"a\nb"]
+    assert server.receive_data(b"BDAT 0 LAST\r\n").startswith(b"503")
+
+
+def test_a_server_without_chunking_knows_no_chunks() -> None:
+    server = ScriptedServer(extensions=[])
+    server.connected()
+    assert server.receive_data(b"BDAT 4 LAST\r\n").startswith(b"500")

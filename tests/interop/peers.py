@@ -44,15 +44,30 @@ class Door(enum.Enum):
     AUTH = "STARTTLS, and then AUTH"
 
 
+#: What each server offers in clear, of what is known here.
+OFFERS = {
+    "Postfix": {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING"},
+    "Exim": {"PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING"},
+    "OpenSMTPD": {"SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN"},
+    "aiosmtpd": {"SIZE", "8BITMIME", "SMTPUTF8"},
+    "smtp-sink": {"PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN"},
+}
+
+
 class Way(enum.Enum):
-    """How a session is held: through which door, with which mechanism, and whether pipelining goes across mails."""
+    """How a session is held: through which door, with which mechanism, and whether pipelining goes across mails.
+
+    Messages go in chunks where the server takes them, but for the ways that say otherwise.
+    """
 
     CLEAR = "in clear", Door.CLEAR, None, False
+    DATA = "in clear, by DATA", Door.CLEAR, None, False
     STARTTLS = "STARTTLS", Door.STARTTLS, None, False
     AUTH_PLAIN = "STARTTLS, AUTH PLAIN", Door.AUTH, Plain, False
     AUTH_LOGIN = "STARTTLS, AUTH LOGIN", Door.AUTH, Login, False
     AUTH_CRAM_MD5 = "STARTTLS, AUTH CRAM-MD5", Door.AUTH, CramMd5, False
     ACROSS = "in clear, across mails", Door.CLEAR, None, True
+    ACROSS_DATA = "in clear, across mails, by DATA", Door.CLEAR, None, True
     ACROSS_STARTTLS = "STARTTLS, across mails", Door.STARTTLS, None, True
 
     def __init__(self, words: str, door: Door, mechanism: Callable[[str, str], Mechanism] | None, across: bool) -> None:
@@ -64,6 +79,8 @@ class Way(enum.Enum):
     def options(self, trusting: ssl.SSLContext) -> dict[str, Any]:
         """The options of a session held this way."""
         options: dict[str, Any] = {"pipelining": Pipelining.ACROSS} if self.across else {}
+        if self.words.endswith("DATA"):
+            options["chunking"] = False
         if self.door is Door.CLEAR:
             options["tls"] = TlsPolicy.NEVER
         else:

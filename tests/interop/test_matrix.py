@@ -7,7 +7,6 @@ and what single servers do beside taking mail.
 from __future__ import annotations
 
 import io
-import itertools
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from smtpcore import Envelope, Report, Verdict
 
 from .conftest import Driver
 from .corpus import MESSAGES, canonical, in_pieces
-from .peers import Door, Peer, Way
+from .peers import OFFERS, Door, Peer, Way
 from .postfix import DOMAIN, wait_until
 from .results import Results
 
@@ -53,6 +52,8 @@ def test_every_message_arrives(
 
     pipelining = driver.run(story, peer.ports[way.door], trace=dialogue.append, **way.options(trusting))
     assert _said_ahead(dialogue) == (way.across and pipelining)
+    chunked = any(line.startswith(">>> BDAT") for line in dialogue)
+    assert chunked == ("CHUNKING" in OFFERS[peer.name] and way not in {Way.DATA, Way.ACROSS_DATA})
     outcomes = {shape: report.outcomes[0] for shape, report in zip(MESSAGES, reports, strict=True)}
     refused = {
         shape: (outcome.code, outcome.enhanced)
@@ -78,7 +79,9 @@ def test_every_message_arrives(
 
 def _said_ahead(dialogue: list[str]) -> bool:
     """Whether a mail was begun before the verdict on the last one had come."""
-    return any(line == ">>> ." and then.startswith(">>> MAIL") for line, then in itertools.pairwise(dialogue))
+    commands = [line for line in dialogue if line != ">>> RSET" and not line.startswith(">>> (")]
+    ended = [line == ">>> ." or line.endswith(" LAST") for line in commands]
+    return any(end and then.startswith(">>> MAIL") for end, then in zip(ended, commands[1:], strict=False))
 
 
 def _difference(peer: Peer, shape: str, sender: str) -> str | None:

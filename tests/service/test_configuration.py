@@ -65,6 +65,7 @@ def test_two_settings_are_enough(write: Write) -> None:
     assert configuration.options_for(RELAY) == {
         "limits": Limits(),
         "pipelining": Pipelining.WITHIN,
+        "chunking": True,
     }
 
 

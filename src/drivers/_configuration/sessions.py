@@ -22,7 +22,11 @@ __all__ = ["os_reason", "security_options", "session_options"]
 def session_options(reader: Reader) -> Options:
     """How sessions are held, TLS and credentials left aside."""
     limits = reader.build(Limits, deadlines=reader.build(Deadlines))
-    options = Options(limits=limits.scaled(reader["deadlines.scale"]), pipelining=reader["session.pipelining"])
+    options = Options(
+        limits=limits.scaled(reader["deadlines.scale"]),
+        pipelining=reader["session.pipelining"],
+        chunking=reader["session.chunking"],
+    )
     if reader["identity.helo_name"] is not None:
         options["helo_name"] = reader["identity.helo_name"]
     if reader["session.source_addresses"] is not None:

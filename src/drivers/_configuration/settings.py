@@ -20,6 +20,7 @@ from smtpcore.drivers._configuration.kinds import (
     DURATION,
     FACTOR,
     FILE,
+    FLAG,
     HOST_AND_PORT,
     HOST_NAME,
     HOSTS,
@@ -193,6 +194,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         choice(*Pipelining),
         "How far commands run ahead of their replies, where the peer allows it (RFC 2920).",
         Pipelining.WITHIN,
+    ),
+    Setting(
+        "session.chunking",
+        FLAG,
+        "Whether messages go in chunks where the peer offers it (RFC 3030).",
+        True,
     ),
     Setting(
         "session.source_addresses",

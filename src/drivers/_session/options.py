@@ -78,6 +78,8 @@ class Options(TypedDict, total=False):
     #: any, no mail goes out without authentication.
     credentials: Sequence[Mechanism] | Callable[[str | None], Sequence[Mechanism]]
     pipelining: Pipelining
+    #: Whether messages go in chunks where the peer offers it (RFC 3030); default: they do.
+    chunking: bool
     line_ends: LineEnds
     limits: Limits
     #: Called with every line said and heard, secrets masked.
@@ -127,6 +129,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
         credentials=credentials,
         pipelining=_pipelining(options, ends.peer),
+        chunking=options.get("chunking", True),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
         limits=limits,
         nonce=secrets.token_urlsafe,
