@@ -318,7 +318,7 @@ class Client:
 
     def _wants_body(self, transaction: Transaction) -> bool:
         if transaction.chunked:
-            return transaction.wants_chunk(self._limits.body_chunk) and self._connection.can_send(_BDAT)
+            return transaction.wants_chunk(self._limits) and self._connection.can_send(_BDAT)
         return self._connection.body_open
 
     def quit(self) -> None:

@@ -78,6 +78,8 @@ class Limits:
     recipients: int = 10_000
     #: Commands said and not yet answered; more are said when half of them are.
     commands_in_flight: int = 1024
+    #: Chunks of one message said and not yet answered: a server that refuses one may count those behind it as errors.
+    chunks_in_flight: int = 8
     #: With pipelining across mails: mails that are over and kept back until a reply that cannot be mistaken has come.
     mails_kept_back: int = 64
     #: Octets read from a body source at a time.

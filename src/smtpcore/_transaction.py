@@ -25,6 +25,7 @@ from smtpcore._events import (
     Verb,
     Verdict,
 )
+from smtpcore._limits import Limits
 
 __all__ = ["Transaction"]
 
@@ -55,6 +56,7 @@ class Transaction:
         "_body_error",
         "_chunk_refusal",
         "_chunks",
+        "_chunks_unanswered",
         "_commands",
         "_complete",
         "_ended",
@@ -106,6 +108,7 @@ class Transaction:
         self._complete = False
         self._body_error: SmtpError | None = None
         self._chunk_refusal: Reply | None = None
+        self._chunks_unanswered = 0
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
 
@@ -144,19 +147,18 @@ class Transaction:
         """Whether the end of the body may be handed in: behind its octets at any time."""
         return self._body_begun and not self._complete and self._goes_on
 
-    def wants_chunk(self, small: int) -> bool:
+    def wants_chunk(self, limits: Limits) -> bool:
         """Whether the next chunk is to be handed in.
 
-        A body of at most ``small`` octets does not wait for the replies to RCPT; of a larger one no octet is said in
-        vain.
+        A body of one piece does not wait for the replies to RCPT; of a larger one no octet is said in vain.
         """
         if self._body_begun:
-            return self.takes_end and len(self._chunks) < 2
+            return self.takes_end and len(self._chunks) < 2 and self._chunks_unanswered < limits.chunks_in_flight
         if self._said < len(self._commands) or self._complete or not self._goes_on:
             return False
         if self._answered < len(self._recipients):
             size = self.mail.envelope.body.size
-            return size is not None and size <= small
+            return size is not None and size <= limits.body_chunk
         return bool(self._accepted)
 
     @property
@@ -192,6 +194,7 @@ class Transaction:
     def said_chunk(self, *, last: bool) -> None:
         """Note that the next chunk is said."""
         self.begin_body()
+        self._chunks_unanswered += 1
         if self._chunks:
             self._chunks.popleft()
         if last:
@@ -199,6 +202,7 @@ class Transaction:
 
     def chunk_reply(self, reply: Reply) -> None:
         """The reply to a chunk that is not the last."""
+        self._chunks_unanswered -= 1
         if not reply.positive and self._chunk_refusal is None:
             self._chunk_refusal = reply
 

@@ -143,6 +143,15 @@ def test_of_several_chunks_the_last_is_marked() -> None:
     assert told(driver) == [("s1", [D], [False])]
 
 
+def test_chunks_ahead_of_their_replies_are_bounded() -> None:
+    driver = ready(mail(body=b"1\r\n" * 9), piece=3, limits=Limits(chunks_in_flight=3))
+    assert driver.said.count(b"BDAT") == 3
+    assert hear(driver, "250 ok", "250 ok") == b""
+    assert hear(driver, "250 ok").count(b"BDAT") == 1
+    assert hear(driver, *["250 ok"] * 3).count(b"BDAT") == 3
+    assert hear(driver, *["250 ok"] * 3).count(b"LAST") == 1
+
+
 def test_a_body_of_nothing_is_one_empty_chunk() -> None:
     driver = ready(mail(body=b""))
     assert driver.said == start(1) + b"BDAT 0 LAST\r\n"

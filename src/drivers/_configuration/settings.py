@@ -256,6 +256,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _of(Limits, "limits.path", OCTETS, "One address with its angle brackets."),
     _of(Limits, "limits.recipients", NUMBER, "Recipients of one mail."),
     _of(Limits, "limits.commands_in_flight", NUMBER, "Commands said and not yet answered."),
+    _of(Limits, "limits.chunks_in_flight", NUMBER, "Chunks of one message said and not yet answered."),
     _of(
         Limits,
         "limits.mails_kept_back",
