@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-import struct
 import traceback
 from collections.abc import Mapping
 
@@ -34,6 +33,7 @@ from smtpcore.sasl import Mechanism, OAuthBearer, Plain, ScramSha256, ScramSha25
 from smtpcore.sasl import mechanisms_for as for_user
 from smtpcore.testing import PureDriver
 
+from .ntlm_server import ntlm_challenge
 from .scram_server import ScramServer
 
 PASSWORD = "pencil-pencil"
@@ -365,20 +365,6 @@ def test_an_explanation_that_breaks_hides_no_refusal() -> None:
     error = error_of(driver)
     assert isinstance(error, AuthDeclined)
     assert str(error) == "the peer refused the credentials: 535 no"
-
-
-def ntlm_challenge() -> bytes:
-    """A CHALLENGE_MESSAGE (MS-NLMP §2.2.1.2) of a server in the domain HOUSE."""
-    target = "HOUSE".encode("utf-16-le")
-    pairs = [(2, target), (1, "SERVER".encode("utf-16-le")), (0, b"")]
-    information = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in pairs)
-    # Unicode, target, NTLM, always sign, domain, extended security, target information, version, 128 bits, keys.
-    flags = 0x628A8205
-    name = struct.pack("<HHI", len(target), len(target), 56)
-    about = struct.pack("<HHI", len(information), len(information), 56 + len(target))
-    version = bytes([10, 0, 0, 0, 0, 0, 0, 15])
-    header = b"NTLMSSP\0" + struct.pack("<I", 2) + name + struct.pack("<I", flags) + b"\1\2\3\4\5\6\7\x08" + bytes(8)
-    return header + about + version + target + information
 
 
 def test_ntlm_by_a_library() -> None:

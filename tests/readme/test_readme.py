@@ -5,6 +5,7 @@ What lives here: finding the examples, and running each in a process of its own.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from aiosmtpd.controller import Controller
 
+from ..core.ntlm_server import ntlm_challenge
 from ..drivers.peers import Line, Peer, authority, client_certificate, server_context
 from ..drivers.proxies import Proxy
 
@@ -36,6 +38,8 @@ PRINTS = {
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
     "proxy": r"250 2\.0\.0 Taken",
     "tunnel": r"250 2\.0\.0 Taken",
+    "token": r"refused: {'status': 'invalid_token'}\nauthenticated: True",
+    "ntlm": r"authenticated: True",
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
     "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
@@ -83,6 +87,40 @@ def demanding(line: Line) -> None:
     line.serve(greet=False)
 
 
+def encrypted(line: Line, mechanism: str) -> bytes:
+    """A server that wants authentication within TLS; returns the first message of the client."""
+    line.serve("STARTTLS", extensions=("STARTTLS",))
+    line.say("220 go on")
+    assert line.tls(server_context())
+    return base64.b64decode(line.serve("AUTH", greet=False, extensions=(f"AUTH {mechanism}",)).split()[-1])
+
+
+def answer_to(line: Line, challenge: bytes) -> bytes:
+    line.say(f"334 {base64.b64encode(challenge).decode()}")
+    return base64.b64decode(line.line())
+
+
+def tired_of_a_token(line: Line) -> None:
+    assert b"Bearer old.token\1" in encrypted(line, "OAUTHBEARER")
+    assert answer_to(line, b'{"status": "invalid_token"}') == b"\1"
+    line.say("535 5.7.8 no")
+    assert b"Bearer new.token\1" in base64.b64decode(line.expect("AUTH").split()[-1])
+    line.say("235 2.7.0 welcome")
+    line.serve(greet=False)
+
+
+def of_the_house(line: Line) -> None:
+    assert encrypted(line, "NTLM").startswith(b"NTLMSSP\0\1")
+    proof = answer_to(line, ntlm_challenge())
+    assert proof.startswith(b"NTLMSSP\0\3")
+    assert "anna".encode("utf-16-le") in proof
+    line.say("235 2.7.0 welcome")
+    line.serve(greet=False)
+
+
+SERVERS = {"certificate": demanding, "token": tired_of_a_token, "ntlm": of_the_house}
+
+
 @contextlib.contextmanager
 def surroundings(name: str, port: int, folder: Path) -> Iterator[dict[str, int]]:
     """What an example finds: files in its folder, and servers at these ports."""
@@ -90,10 +128,10 @@ def surroundings(name: str, port: int, folder: Path) -> Iterator[dict[str, int]]
         with Proxy(port) as proxy:
             yield {"1080": proxy.port, "3128": proxy.port}
         assert proxy.asked == [("mail.north.example", 25)]
-    elif name == "certificate":
+    elif name in SERVERS:
         authority().cert_pem.write_to_path(folder / "authority.pem")
         client_certificate().private_key_and_cert_chain_pem.write_to_path(folder / "anna.pem")
-        with Peer(demanding) as peer:
+        with Peer(SERVERS[name]) as peer:
             yield {"8026": peer.port}
     else:
         yield {"8025": port}
@@ -121,7 +159,7 @@ def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> Non
         (tmp_path / "example.py").write_text(text, encoding="utf-8")
         printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
     assert re.search(PRINTS[name], printed, re.DOTALL), printed
-    assert bool(receiver.contents) == (name not in {"trio", "tls", "certificate", "blocking_pool", "intake"})
+    assert bool(receiver.contents) == (name not in {"trio", "tls", *SERVERS, "blocking_pool", "intake"})
 
 
 def test_the_custom_driver_is_as_short_as_promised() -> None:
