@@ -117,6 +117,8 @@ def test_a_false_proof_cancels_the_exchange() -> None:
     error = error_of(driver)
     assert isinstance(error, AuthExchangeFailed)
     assert "does not know the password" in str(error)
+    assert error.reply is not None
+    assert (error.reply.code, error.reply.lines) == (334, ("********",))
 
 
 def test_an_error_in_words_is_in_the_refusal() -> None:

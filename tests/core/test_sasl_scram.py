@@ -344,6 +344,7 @@ def test_whatever_a_server_says_it_is_not_believed(messages: list[bytes]) -> Non
         ("\u00aa", "a"),
         ("\u2168", "IX"),
         ("a\u00a0b", "a b"),
+        ("a\u1680b", "a b"),
         ("\u05d0 1 \u05d0", "\u05d0 1 \u05d0"),
         ("p\u00e4ss \U0001f600", "p\u00e4ss \U0001f600"),
     ],
