@@ -1268,8 +1268,7 @@ scenario(
     "authentication where TLS is forbidden",
     lambda line: line.until_closed(),
     options={"credentials": AUTH["credentials"], "tls": TlsPolicy.NEVER},
-    story="LocalProtocolError: <TlsPolicy.NEVER: 'never'>: credentials are never said without TLS; "
-    "choose another TlsPolicy",
+    story="LocalProtocolError: 'never': credentials are never said without TLS; choose another TlsPolicy",
     check=lambda peer: not peer.lines[0].heard or 1 / 0,
 )
 scenario(
