@@ -30,7 +30,8 @@ class Traced:
     def next_event(self) -> Event:
         event = self._client.next_event()
         if isinstance(event, SendLine):
-            self._secrets += event.echoes
+            # The longest first, for one may be part of another.
+            self._secrets = sorted({*self._secrets, *event.echoes}, key=len, reverse=True)
             # The line of the final dot may begin with the line end of the last line before it.
             self._show(f">>> {event.shown.lstrip()}")
         elif isinstance(event, SendBody):

@@ -24,6 +24,7 @@ from smtpcore._events import (
     Transcript,
     Verb,
     echoes,
+    longest_first,
     masked,
     shown_challenge,
 )
@@ -161,7 +162,7 @@ class Connection:
         self._timeout: Timeout | None = None
         self._timeout_of: tuple[int, int] | None = None
         self._transcript: deque[tuple[bool, bytes | Reply]] = deque(maxlen=limits.transcript_lines)
-        self._secrets: list[str] = []
+        self._secrets: tuple[str, ...] = ()
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -290,7 +291,7 @@ class Connection:
         self._said += 1
         self._window_full = len(in_flight) >= self._limits.commands_in_flight
         if command.secret:
-            self._secrets += echoes(line)
+            self._secrets = longest_first((*self._secrets, *echoes(line)))
             self._transcript.append((True, masked(line, True)))
         else:
             self._transcript.append((True, line))

@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import enum
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -47,6 +48,8 @@ __all__ = [
 
 MASKED: Final = b"********"
 _SHORTEST_SECRET: Final = 4
+#: Values within a part of credentials: of OAuth, of GS2 and SCRAM (RFC 5801 §4, RFC 5802 §7), of CRAM-MD5 (RFC 2195).
+_NAMED: Final = re.compile(rb"^auth=Bearer (.+)|^user=(.+)|(?:^|,)[anrp]=([^,]+)|^(.+) [0-9a-f]{32}$", re.DOTALL)
 
 
 class Verb(enum.Enum):
@@ -103,16 +106,30 @@ def masked(line: bytes, secret: bool) -> bytes:
 def echoes(line: bytes) -> tuple[str, ...]:
     """How a secret line may come back in a peer's words: its credentials as they were said, and what they hold.
 
-    Of several parts the last counts, which is the password of PLAIN and the token of a bearer. What is shorter than a
-    password could ever be is passed over, for it would be found in any sentence.
+    That is the whole of them decoded, and each part that names a user or is a password or token, decoded or encoded
+    alone. Longest first, for one may be part of another. What is shorter than a password could ever be is passed over,
+    for it would be found in any sentence.
     """
     said = line.rstrip(b"\r\n").rpartition(b" ")[2]
+    words = [said] if said else []
     with contextlib.suppress(binascii.Error):
-        *_, last = b"", *filter(None, re.split(rb"[\0\1]", base64.b64decode(said, validate=True)))
-        held = last.removeprefix(b"auth=Bearer ")
-        if len(held) >= _SHORTEST_SECRET:
-            return _text(said), _text(held)
-    return (_text(said),) if said else ()
+        held = [word for word in _held(base64.b64decode(said, validate=True)) if len(word) >= _SHORTEST_SECRET]
+        words += [*held, *map(base64.b64encode, held)]
+    return longest_first(map(_text, words))
+
+
+def _held(decoded: bytes) -> Iterator[bytes]:
+    """The parts of credentials: PLAIN and OAuth divide them by octets, SCRAM and CRAM-MD5 otherwise."""
+    yield decoded
+    for part in re.split(rb"[\0\1]", decoded):
+        yield part
+        for found in _NAMED.finditer(part):
+            yield found[found.lastindex or 0]
+
+
+def longest_first(words: Iterable[str]) -> tuple[str, ...]:
+    """The different ones, in an order in which none is masked within another before that one."""
+    return tuple(sorted(dict.fromkeys(words), key=len, reverse=True))
 
 
 def _text(octets: bytes) -> str:

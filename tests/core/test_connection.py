@@ -6,6 +6,7 @@ does not: the law case by case (``test_law.py``), and what should be said.
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -490,6 +491,38 @@ def test_whatever_a_secret_looks_like_its_echo_is_masked(secret: str) -> None:
     assert event.reply.text == "you said ********, ********!"
     assert connection.transcript.lines[-2:] == (">>> ********", "<<< 535 you said ********, ********!")
     assert repr(event.command) == "Command(AUTH_ANSWER, b'********')"
+
+
+@pytest.mark.parametrize(
+    ("secret", "echo", "shown"),
+    [
+        (b"\0anna\0open sesame", "open sesame is not for anna", "******** is not for ********"),
+        (b"\0anna\0annabel-lee", "not annabel-lee", "not ********"),
+        (b"\0anna\0open sesame", "b3BlbiBzZXNhbWU= of YW5uYQ==", "******** of ********"),
+        (b"open sesame", "no: open sesame", "no: ********"),
+        (b"user=anna\1auth=Bearer ya29.token\1\1", "anna, ya29.token", "********, ********"),
+        (b"n,a=anna,\1host=mx.example\1auth=Bearer ya29.token\1\1", "ya29.token, anna", "********, ********"),
+        (b"n,,n=anna,r=fyko-d2lbb", "anna said fyko-d2lbb", "******** said ********"),
+        (b"anna b913a602c7eda7a495b4e6e7334d3890", "anna b913a602c7eda7a495b4e6e7334d3890", "********"),
+        (b"anna b913a602c7eda7a495b4e6e7334d3890", "who is anna?", "who is ********?"),
+        (b"me", "some", "some"),
+    ],
+)
+def test_what_is_decoded_is_masked_too(secret: bytes, echo: str, shown: str) -> None:
+    connection = said_in_secret(base64.b64encode(secret))
+    connection.receive_data(f"535 {echo}\r\n".encode())
+    (event,) = drain(connection)
+    assert event.reply.text == shown
+    assert connection.transcript.lines[-1] == f"<<< 535 {shown}"
+
+
+def test_of_two_secrets_the_later_is_masked_whole_too() -> None:
+    connection = said_in_secret(base64.b64encode(b"anna"))
+    connection.receive_data(b"334 \r\n")
+    drain(connection)
+    connection.send(Command(Verb.AUTH_ANSWER, base64.b64encode(b"annabel-lee"), secret=True))
+    connection.receive_data(b"535 not annabel-lee\r\n")
+    assert drain(connection)[-1].reply.text == "not ********"
 
 
 def test_octets_that_are_no_text_can_be_a_secret() -> None:

@@ -49,12 +49,20 @@ def test_secrets_are_masked_also_when_the_peer_repeats_them(size: int) -> None:
     _, wire, shown = traced(credentials=[Plain("user", "open sesame")])
     hear(wire, "220 hello")
     hear(wire, "250-peer.example", "250 AUTH PLAIN")
-    octets = f"535 what is {SECRET} to {SECRET}?\r\n".encode()
+    octets = f"535 what is {SECRET} to open sesame?\r\n".encode()
     for start in range(0, len(octets), size):
         wire.receive_data(octets[start : start + size])
     turn(wire)
     assert shown[4:6] == [">>> AUTH PLAIN ********", "<<< 535 what is ******** to ********?"]
     assert SECRET not in "".join(shown)
+
+
+def test_a_secret_that_begins_like_another_is_masked_whole() -> None:
+    _, wire, shown = traced(credentials=[Plain("anna", "annabel-lee")])
+    hear(wire, "220 hello")
+    hear(wire, "250-peer.example", "250 AUTH PLAIN")
+    hear(wire, "535 anna, not annabel-lee")
+    assert "<<< 535 ********, not ********" in shown
 
 
 def test_an_answer_within_an_exchange_is_masked() -> None:
