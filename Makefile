@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGE_FILES := $(shell find src -name '*.py' | LC_ALL=C sort)
 STAMP := .make/installed-$(shell echo $(PACKAGE_FILES) $(CURDIR) | cksum | cut -d' ' -f1)
 
-.PHONY: dev demo test test-interop lint types bench coverage clean
+.PHONY: dev demo test test-interop fuzz lint types bench coverage clean
 
 dev: $(STAMP)
 
@@ -27,6 +27,15 @@ test: dev
 test-interop: dev
 	tests/interop/unpack-servers
 	$(BIN)/python -m pytest tests/interop
+
+# Guided by coverage where Atheris can be had, by chance elsewhere; so many seconds for each target.
+FUZZ_SECONDS ?= 20
+fuzz: dev
+	$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[dev,fuzz]' --config-settings editable_mode=strict || echo 'Atheris cannot be had: fuzzing by chance'
+	set -e; for target in client replies bodies tls; do \
+		$(BIN)/python fuzz/run.py $$target --seconds $(FUZZ_SECONDS); \
+	done
 
 coverage: dev
 	$(BIN)/python -m pytest --cov --cov-report=term-missing $(TESTS)

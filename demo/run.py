@@ -20,10 +20,10 @@ from pathlib import Path
 
 import anyio
 import trustme
-from corpus import Letter, letters
 from rich.console import Console
 from rich.table import Table
 
+from corpus import Letter, letters
 from smtpcore import Envelope, TlsPolicy
 from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.service import RelayService

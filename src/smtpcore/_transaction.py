@@ -294,10 +294,11 @@ class Transaction:
     def break_off(self, error: SmtpError, reply: Reply | None, in_doubt: bool = False) -> None:
         """The transaction cannot go on: whoever has no outcome is to be tried later.
 
-        ``in_doubt`` says that the end of data was said and not answered: those accepted may have the mail.
+        ``in_doubt`` says that the end of the message was said and not answered: who was not refused may have the mail.
         """
         self.over = True
-        doubtful = set(self._accepted) if in_doubt else set[int]()
+        # Chunks may leave ahead of the replies to RCPT: who was not answered may have been accepted.
+        doubtful = {*self._accepted, *self._recipients[self._answered :]} if in_doubt else set[int]()
         self._put_off_later()
         if not isinstance(error, RemoteProtocolError):
             # Behind a refused chunk only a peer that breaks the protocol takes the message.
@@ -305,7 +306,8 @@ class Transaction:
         for index, outcome in enumerate(self._outcomes):
             if outcome is None:
                 recipient = self.mail.envelope.recipients[index]
-                self._outcomes[index] = Outcome(recipient, Verdict.LATER, reply, error, index in doubtful)
+                maybe = index in doubtful
+                self._outcomes[index] = Outcome(recipient, Verdict.LATER, None if maybe else reply, error, maybe)
 
     def lose_step(self, error: SmtpError) -> None:
         """What was heard since the last reply that cannot be mistaken may have been meant for other commands.

@@ -59,6 +59,7 @@ CONTENT = {
     Verb.AUTH: b"235 welcome",
     Verb.AUTH_ANSWER: b"235 welcome",
     Verb.DATA: b"354 go ahead",
+    Verb.HELP: b"214 RFC 5321",
     Verb.QUIT: b"221 bye",
 }
 
@@ -294,8 +295,8 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
     """Who has the mail, and who may have it, judged by the wire alone; ``exactly``, if all that came was heard.
 
     Delivered is who was accepted, where the end of the data, once written, was answered by a 2yz. In doubt is who was
-    accepted, where the end of the data was written and not answered. Where the dialogue ran ``across`` mails and lost
-    step, those that have it may be in doubt as well.
+    not refused, where the end of the data was written and not answered: a last chunk may leave ahead of the replies to
+    RCPT. Where the dialogue ran ``across`` mails and lost step, those that have it may be in doubt as well.
 
     The replies answer the greeting and then the lines that were written, one by one. A line written while a message
     is under way is the end of the data; the last chunk ends it as well, once its octets are written. A message of which
@@ -333,11 +334,11 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
                 have |= keys
         elif text.startswith("MAIL FROM:"):
             sender, accepted, named, broken = text.partition("<")[2].partition(">")[0], set(), set(), False
-            begun = code is not None and code // 100 == 2
+            begun = may_be_good(code)
         elif text.startswith("RCPT TO:"):
             recipient = text.partition("<")[2].partition(">")[0]
             named.add(recipient)
-            if begun and code is not None and code // 100 == 2:
+            if begun and may_be_good(code):
                 accepted.add(recipient)
         elif text == "DATA\r\n":
             was_data = code == 354
@@ -353,6 +354,11 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
                 elif exactly:
                     assert (outcome.verdict is Verdict.DELIVERED) == (key in have)
                     assert outcome.in_doubt == (key in may_have)
+
+
+def may_be_good(code: int | None) -> bool:
+    """Whether a command was accepted, or nobody knows: a 3yz is no answer to MAIL or RCPT."""
+    return code is None or code // 100 in {2, 3}
 
 
 def lines_of(events: Sequence[Event]) -> list[tuple[str, bool]]:
@@ -434,10 +440,11 @@ TROUBLES = (
 )
 
 
-def live(plan: bytes) -> Life:
+def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
     """A whole life, checked, out of any octets: the first ones say what the client is, the others what befalls it.
 
-    Most octets further the dialogue, so that lives get far; each value does the same thing wherever it can.
+    Most octets further the dialogue, so that lives get far; each value does the same thing wherever it can. ``make``
+    makes the client.
     """
     octets = iter(plan)
 
@@ -448,7 +455,7 @@ def live(plan: bytes) -> Life:
     credentials = [Plain(USER, PASSWORD)] if tls is not TlsPolicy.NEVER and pick([False, True]) else []
     limits = replace(LIMITS, commands_in_flight=pick([1024, 1, 2, 3]))
     pipelining = pick(list(Pipelining))
-    client = Client(
+    client = make(
         "client.example",
         tls=tls,
         credentials=credentials,

@@ -6,8 +6,7 @@ true whatever they do. What does not: what the client says in particular.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict, deque
+from collections import deque
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,27 +23,26 @@ from smtpcore import (
     Limits,
     LocalProtocolError,
     Mail,
-    MailRefused,
-    MailSent,
     NeedBody,
     NeedMail,
     Pipelining,
     Report,
     SendBody,
     SendLine,
-    Stage,
     Timeout,
     TlsInfo,
     TlsPolicy,
     Verb,
-    Verdict,
 )
 from smtpcore.sasl import Plain
 
+from .invariants import check_answers, check_bodies, check_deliveries
+
 INFO = TlsInfo("TLSv1.3", "X", True)
-LIMITS = Limits(commands_in_flight=3, reply_line=100, reply_lines=4, auth_steps=2)
+LIMITS = Limits(
+    commands_in_flight=3, reply_line=100, reply_lines=4, auth_steps=2, mails_kept_back=3, chunks_in_flight=2
+)
 RECIPIENTS = [f"r{n}@b.example" for n in range(4)]
-REPLY = re.compile(rb"([2-5][0-9][0-9])(?: .*)?")
 #: No rule lets a client turn its wheel longer than this.
 PATIENCE = 500
 
@@ -55,13 +53,13 @@ GOOD = {
     Verb.AUTH_ANSWER: "235",
     Verb.DATA: "354",
     Verb.QUIT: "221",
+    Verb.HELP: "214",
 }
-EHLO = "250-mx\r\n250-PIPELINING\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 SIZE 100"
+EHLO = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 SIZE 100"
 
-envelopes = st.builds(
-    lambda count, size, repeatable: Envelope(
-        "alice@a.example", RECIPIENTS[:count], body=BodyFacts(size=size, repeatable=repeatable)
-    ),
+#: What an envelope is, but for its reverse-path, which names the mail.
+wishes = st.builds(
+    lambda count, size, repeatable: (RECIPIENTS[:count], BodyFacts(size=size, repeatable=repeatable)),
     st.integers(1, 4),
     st.sampled_from([None, None, 50, 500]),
     st.booleans(),
@@ -74,23 +72,24 @@ class Adversary(RuleBasedStateMachine):
     @initialize(
         policy=st.sampled_from(list(TlsPolicy)),
         credentials=st.booleans(),
-        pipelining=st.sampled_from([Pipelining.WITHIN, Pipelining.WITHIN, Pipelining.NONE]),
-        mails=st.lists(envelopes, max_size=4),
+        pipelining=st.sampled_from([*Pipelining, Pipelining.ACROSS]),
+        chunking=st.booleans(),
+        mails=st.lists(wishes, max_size=4),
     )
-    def begin(self, policy, credentials, pipelining, mails):
+    def begin(self, policy, credentials, pipelining, chunking, mails):
         wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
-        self.client = Client("client.example", tls=policy, credentials=wanted, pipelining=pipelining, limits=LIMITS)
+        self.client = Client(
+            "client.example", tls=policy, credentials=wanted, pipelining=pipelining, chunking=chunking, limits=LIMITS
+        )
+        self.chunking = chunking
+        self.across = pipelining is Pipelining.ACROSS
         self.todo = deque(mails)
         self.asked: list[Mail] = []
-        self.reports: list[Report] = []
         self.broken = self.closed = False
         self.end: Disconnect | None = None
-        #: What the peer made of it, by an account of its own.
-        self.unread = b""
-        self.body_of: Mail | None = None
-        self.dot_of: Mail | None = None
-        self.verdicts: dict[Mail, list[int]] = defaultdict(list)
-        self.dots: set[Mail] = set()
+        #: What happened, for those who judge by the wire alone.
+        self.events: list[Event] = []
+        self.heard = b""
         self.event: Event = Disconnect  # type: ignore[assignment]
         self.turn()
 
@@ -101,67 +100,43 @@ class Adversary(RuleBasedStateMachine):
         for _ in range(PATIENCE):
             event = self.event = self.client.next_event()
             assert self.end is None or event is self.end
+            if not self.events or event is not self.events[-1]:
+                self.events.append(event)
             if isinstance(event, (SendLine, SendBody)):
                 assert not self.broken, "an order to write where the way out is broken"
-                if isinstance(event, SendLine):
-                    assert event.data.endswith(b"\r\n")
-                    self.hear_line(event.data)
-            elif isinstance(event, (MailSent, MailRefused)):
-                self.check_report(event)
             elif isinstance(event, NeedMail):
                 if self.todo:
-                    self.asked.append(self.client.send(self.todo.popleft()))
+                    self.ask(self.todo.popleft())
                 else:
                     self.client.no_mail()
-            else:
+            elif not isinstance(event, Report):
                 if isinstance(event, Disconnect):
                     self.end = event
                 if isinstance(event, (NeedBody, BeginTls)):
                     assert not self.broken
-                if isinstance(event, NeedBody):
-                    self.body_of = event.mail
                 return
         raise AssertionError("the client never came to rest")
 
-    def hear_line(self, line: bytes) -> None:
-        account = self.client.snapshot()
-        if line.endswith(b".\r\n") and account.connection.in_flight == (Verb.END_OF_DATA,):
-            assert account.current is not None
-            self.dot_of = account.current
-            self.dots.add(account.current)
-
-    def check_report(self, report: Report) -> None:
-        assert report.mail in self.asked
-        assert all(report.mail is not other.mail for other in self.reports)
-        self.reports.append(report)
-        assert tuple(o.recipient for o in report.outcomes) == report.mail.envelope.recipients
-        delivered = [o for o in report.outcomes if o.verdict is Verdict.DELIVERED]
-        assert isinstance(report, MailSent) is bool(delivered)
-        accepted = any(200 <= code <= 299 for code in self.verdicts[report.mail])
-        for outcome in report.outcomes:
-            assert outcome.reply is not None or outcome.error is not None
-            if outcome.verdict is Verdict.DELIVERED:
-                assert accepted, "delivered, though the peer never said so"
-            if outcome.verdict is Verdict.NEVER:
-                assert outcome.reply is None or outcome.reply.permanent
-            if outcome.in_doubt:
-                assert outcome.verdict is Verdict.LATER
-                assert self.dot_of is report.mail, "in doubt, though the end did not leave or was answered"
-        if report.stage is Stage.NOT_STARTED:
-            assert not delivered
-            assert not any(o.in_doubt for o in report.outcomes)
+    def ask(self, wish) -> None:
+        recipients, body = wish
+        self.asked.append(self.client.send(Envelope(f"s{len(self.asked)}@a.example", recipients, body=body)))
 
     def hear(self, octets: bytes) -> None:
-        """Let the client hear ``octets``, and keep the peer's own account of verdicts."""
-        self.unread += octets
-        while b"\r\n" in self.unread:
-            line, self.unread = self.unread.split(b"\r\n", 1)
-            found = REPLY.fullmatch(line)
-            if found and self.dot_of is not None:
-                self.verdicts[self.dot_of].append(int(found[1]))
-                self.dot_of = None if int(found[1]) // 100 in {2, 4, 5} else self.dot_of
+        self.heard += octets
         self.client.receive_data(octets)
         self.turn()
+
+    @property
+    def reports(self) -> list[Report]:
+        return [event for event in self.events if isinstance(event, Report)]
+
+    @property
+    def body_by_data(self) -> bool:
+        return isinstance(self.event, NeedBody) and not self.by_chunks
+
+    @property
+    def by_chunks(self) -> bool:
+        return self.chunking and "CHUNKING" in self.client.capabilities
 
     def over(self) -> bool:
         return self.end is not None
@@ -173,7 +148,7 @@ class Adversary(RuleBasedStateMachine):
     def answer_well(self, times):
         for _ in range(times):
             in_flight = self.client.snapshot().connection.in_flight
-            if not in_flight or self.over() or isinstance(self.event, NeedBody):
+            if not in_flight or self.over() or self.body_by_data:
                 return
             self.hear((EHLO if in_flight[0] is Verb.EHLO else f"{GOOD.get(in_flight[0], '250')} ok").encode() + b"\r\n")
 
@@ -255,12 +230,12 @@ class Adversary(RuleBasedStateMachine):
         elif breaks and not chunks:
             self.client.body_failed("disk on fire")
             self.turn()
-            assert self.over()
+            assert self.over() is not self.by_chunks
 
-    @rule(envelope=envelopes)
-    def want_more(self, envelope):
+    @rule(wish=wishes)
+    def want_more(self, wish):
         try:
-            self.asked.append(self.client.send(envelope))
+            self.ask(wish)
         except LocalProtocolError:
             return
         assert not self.over()
@@ -302,8 +277,9 @@ class Adversary(RuleBasedStateMachine):
         if not self.over():
             self.client.abort()
             self.turn()
-        assert self.over()
-        assert len(self.reports) == len(self.asked)
+        check_answers(self.asked, self.events)
+        check_bodies(self.events)
+        check_deliveries(self.events, self.heard, across=self.across)
 
 
 TestAdversary = Adversary.TestCase

@@ -245,13 +245,33 @@ def test_a_421_ends_the_session_at_every_step(after: int) -> None:
     assert driver.last.reason is DisconnectReason.REFUSED
 
 
-@pytest.mark.parametrize(("heard", "in_doubt"), [(0, False), (2, True), (3, True)])
-def test_a_connection_lost_behind_the_last_chunk_leaves_doubt(heard: int, in_doubt: bool) -> None:
+@pytest.mark.parametrize("heard", [0, 1, 2, 3])
+def test_a_connection_lost_behind_the_last_chunk_leaves_doubt(heard: int) -> None:
     driver = ready(mail(body=b"1\r\n2\r\n"), piece=3)
     hear(driver, *["250 ok"] * heard)
     driver.client.receive_eof()
     driver.run()
-    assert told(driver) == [("s1", [L], [in_doubt])]
+    assert told(driver) == [("s1", [L], [True])]
+
+
+def test_who_was_refused_before_the_connection_was_lost_is_in_no_doubt() -> None:
+    driver = ready(mail(1, "a@b.example", "b@b.example", "c@b.example"))
+    hear(driver, "250 ok", "550 no")
+    driver.client.receive_eof()
+    driver.run()
+    assert told(driver) == [("s1", [N, L, L], [False, True, True])]
+
+
+def test_a_refused_reset_leaves_the_mail_behind_it_in_doubt() -> None:
+    driver = ready(mail(), mail(2))
+    assert hear(driver, "250 ok", "550 no", "554 no recipients").endswith(b"BDAT 7 LAST\r\nhello\r\n")
+    hear(driver, "500 what?")
+    assert told(driver) == [("s1", [N], [False]), ("s2", [L], [True])]
+    # The refusal of RSET is no answer to a message; it is told with the error.
+    (outcome,) = driver.reports[1].outcomes
+    assert outcome.reply is None
+    assert outcome.error is not None
+    assert "500 what?" in str(outcome.error)
 
 
 def test_a_last_chunk_that_never_left_leaves_no_doubt() -> None:

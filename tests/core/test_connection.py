@@ -276,6 +276,115 @@ def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[t
     agree(connection, naive)
 
 
+# --- every state and every event ------------------------------------------------------------------------------------
+
+#: A way to each state: what is said, and the code that answers it.
+WAYS: dict[State, list[tuple[Verb, int]]] = {State.CONNECTED: []}
+WAYS[State.GREETED] = [(Verb.CONNECT, 220)]
+WAYS[State.READY] = [*WAYS[State.GREETED], (Verb.EHLO, 250)]
+WAYS[State.TLS] = [*WAYS[State.READY], (Verb.STARTTLS, 220)]
+WAYS[State.AUTH] = [*WAYS[State.READY], (Verb.AUTH, 334)]
+WAYS[State.MAIL] = [*WAYS[State.READY], (Verb.MAIL, 250)]
+WAYS[State.RCPT] = [*WAYS[State.MAIL], (Verb.RCPT, 250)]
+WAYS[State.DATA] = [*WAYS[State.RCPT], (Verb.DATA, 354)]
+WAYS[State.CHUNK] = [*WAYS[State.RCPT], (Verb.BDAT, 250)]
+WAYS[State.FAILED] = [*WAYS[State.RCPT], (Verb.BDAT, 550)]
+WAYS[State.CLOSED] = [*WAYS[State.READY], (Verb.QUIT, 221)]
+
+#: One code at least for each row of the law, and for each digit without one.
+CODES = (211, 220, 235, 250, 299, 300, 334, 354, 399, 400, 421, 450, 499, 500, 554, 599)
+
+
+def utter(connection: Connection, naive: Naive, verb: Verb) -> None:
+    if verb in CHUNKS:
+        say_chunk(connection, last=verb is Verb.BDAT_LAST)
+    else:
+        connection.send(line(verb))
+        drain(connection)
+    naive.say(verb)
+
+
+def told(connection: Connection, naive: Naive, code: int) -> bool:
+    """Let both hear ``code``, and compare what they make of it; false if it is a violation."""
+    connection.receive_data(b"%d text\r\n" % code)
+    if naive.state is State.CLOSED:
+        assert connection.next_event() is None
+        return True
+    heard = None if naive.state is State.TLS else naive.hear(code)
+    if heard is None:
+        before = connection.snapshot().state
+        with pytest.raises(RemoteProtocolError):
+            connection.next_event()
+        assert connection.state is before
+        return False
+    event = connection.next_event()
+    assert isinstance(event, Replied)
+    assert (None if event.command is None else event.command.verb, event.early) == heard
+    agree(connection, naive)
+    return True
+
+
+def reached(state: State) -> tuple[Connection, Naive]:
+    connection, naive = Connection(Limits(commands_in_flight=WINDOW)), Naive(implicit_tls=False)
+    for verb, code in WAYS[state]:
+        if verb is not Verb.CONNECT:
+            utter(connection, naive, verb)
+        assert told(connection, naive, code)
+    assert connection.state is state
+    return connection, naive
+
+
+@pytest.mark.parametrize("state", State)
+def test_in_every_state_every_command_is_said_or_refused_and_every_answer_is_heard(state: State) -> None:
+    for verb, code in itertools.product(Verb, CODES):
+        connection, naive = reached(state)
+        if naive.may(verb):
+            utter(connection, naive, verb)
+            agree(connection, naive)
+            told(connection, naive, code)
+        elif verb in CHUNKS:
+            before = connection.snapshot()
+            assert not connection.try_send_chunk(b"octets", last=verb is Verb.BDAT_LAST)
+            assert connection.snapshot() == before
+        else:
+            refused(connection, connection.send, line(verb))
+
+
+@pytest.mark.parametrize("state", State)
+def test_in_every_state_every_reply_is_heard_though_no_command_was_said(state: State) -> None:
+    for code in CODES:
+        told(*reached(state), code)
+
+
+@pytest.mark.parametrize("state", State)
+def test_in_every_state_every_other_fact_is_taken_or_refused(state: State) -> None:
+    connection, naive = reached(state)
+    if naive.body:
+        connection.send_data(b"octets")
+        assert isinstance(connection.next_event(), SendBody)
+        connection.end_data(b".\r\n")
+        drain(connection)
+        naive.body = False
+        agree(connection, naive)
+        assert connection.in_doubt == (None,)
+    else:
+        refused(connection, connection.send_data, b"octets")
+        refused(connection, connection.end_data, b".\r\n")
+    if state is State.TLS:
+        connection.tls_started()
+        naive.state = State.GREETED
+        agree(connection, naive)
+    else:
+        refused(connection, connection.tls_started)
+    connection.drop_orders()
+    agree(connection, naive)
+    connection.receive_eof()
+    naive.ended = True
+    agree(connection, naive)
+    refused(connection, connection.receive_data, b"2")
+    assert connection.next_event() == (None if state is State.CLOSED else PeerClosed())
+
+
 # --- any division ---------------------------------------------------------------------------------------------------
 
 

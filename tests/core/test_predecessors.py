@@ -35,7 +35,7 @@ from smtpcore import (
     decode_xtext,
     encode_xtext,
 )
-from smtpcore.sasl import CramMd5, Login, Mechanism, Plain
+from smtpcore.sasl import CramMd5, Login, Mechanism, Plain, XOAuth2
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
 D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
@@ -531,3 +531,81 @@ def test_s8_the_reply_that_holds_the_queue_id_is_discarded():
     found, _ = reports({".": "250 2.0.0 queued as 4711"})
     assert found[0].reply.text == "2.0.0 queued as 4711"
     assert [o.text for o in found[0].outcomes] == ["2.0.0 queued as 4711"] * 2
+
+
+def test_s4_a_password_beyond_ascii_cannot_be_said():
+    driver = in_clear("auth plain", credentials=[Plain("jürgen", "пароль")])
+    (said,) = [event.data for event in driver.events if getattr(event, "secret", False)]
+    assert base64.b64decode(said.split()[2]) == "\0jürgen\0пароль".encode()
+
+
+# --- XOAUTH2, in smtpproto and mail-send ----------------------------------------------------------------------------
+
+
+def test_p9_f_the_error_behind_a_token_is_never_answered_or_with_the_token():
+    driver = in_clear("AUTH XOAUTH2", credentials=[XOAuth2("user", lambda _: "hunter2")])
+    assert driver.hear(b"334 " + base64.b64encode(b'{"status": "401"}') + b"\r\n") == b"\r\n"
+    driver.hear(b"535 5.7.8 bad token\r\n")
+    driver.hear(b"221 bye\r\n")
+    error = disconnect(driver).error
+    assert isinstance(error, AuthDeclined)
+    assert error.reply.code == 535
+
+
+def test_p10_a_token_that_has_expired_is_said_for_ever():
+    tokens = iter(["first", "second", "third"])
+    mechanism = XOAuth2("user", lambda _: next(tokens))
+
+    def token(driver: PureDriver) -> bytes:
+        return base64.b64decode([e.data for e in driver.events if getattr(e, "secret", False)][-1].split()[-1])
+
+    driver = in_clear("AUTH XOAUTH2", credentials=[mechanism])
+    assert b"Bearer first\1" in token(driver)
+    driver.hear(b"334 " + base64.b64encode(b'{"status": "401"}') + b"\r\n")
+    driver.hear(b"535 5.7.8 expired\r\n")
+    # The same session asks once more; a later one asks anew in any case.
+    assert b"Bearer second\1" in token(driver)
+    assert b"Bearer third\1" in token(in_clear("AUTH XOAUTH2", credentials=[mechanism]))
+
+
+# --- slimta, lettre, mail-send and go-smtp ----------------------------------------------------------------------------
+
+
+def test_f_a_dot_that_begins_a_piece_in_the_middle_of_a_line_is_stuffed():
+    assert delivered(b"a.b\r\n.c\r\n", 1) == b"a.b\r\n.c\r\n"
+    driver = in_clear("PIPELINING")
+    driver.give(MAIL, None)
+    driver.run()
+    driver.hear(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    driver.client.send_body(b"a")
+    driver.client.send_body(b".b\r\n")
+    assert driver.run() == b"a.b\r\n"
+
+
+def test_f_a_line_end_is_put_behind_every_message():
+    driver = in_clear("PIPELINING")
+    driver.give(MAIL, b"whole\r\n")
+    driver.run()
+    assert driver.hear(b"250 ok\r\n250 ok\r\n354 go\r\n") == b"whole\r\n.\r\n"
+
+
+def test_f_what_follows_the_first_reply_of_a_read_is_dropped():
+    driver = session(b"220 hi\r\n", b"250-mx\r\n250 HELP\r\n")
+    driver.give(MAIL, b"x")
+    driver.run()
+    # The 421 behind the reply says why nothing else will come.
+    driver.hear(b"250 ok\r\n421 4.3.2 going down\r\n")
+    assert [(o.verdict, o.text) for o in driver.reports[0].outcomes] == [(L, "4.3.2 going down")]
+    assert disconnect(driver).reason is DisconnectReason.REFUSED
+
+
+def test_f_the_client_never_pipelines():
+    driver = in_clear("pipelining")
+    driver.give(TWO, b"x")
+    assert driver.run().split(b"\r\n")[1:] == [b"RCPT TO:<%b>" % path.encode() for path in (A, B)] + [b"DATA", b""]
+
+
+def test_f_the_kind_of_body_is_not_declared():
+    driver = in_clear("8BITMIME")
+    driver.give(Envelope("alice@a.example", [A], body=BodyFacts(eight_bit=True)), b"\xff")
+    assert driver.run() == b"MAIL FROM:<alice@a.example> BODY=8BITMIME\r\n"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -247,3 +248,40 @@ def test_t25_one_deadline_serves_for_everything() -> None:
     deadlines = Deadlines()
     assert (deadlines.greeting, deadlines.mail, deadlines.rcpt) == (300.0, 300.0, 300.0)
     assert (deadlines.data_initiation, deadlines.data_block, deadlines.data_termination) == (120.0, 180.0, 600.0)
+
+
+# --- aiosmtplib and smtplib -----------------------------------------------------------------------------------------
+
+
+@each_driver
+@pytest.mark.parametrize("policy", [TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT])
+def test_s2_a_certificate_that_nobody_vouches_for_is_taken(driver: Driver, policy: TlsPolicy) -> None:
+    """Nobody gave a context: what serves then must judge certificates and names."""
+    met: list[bool] = []
+
+    def script(line: Line) -> None:
+        if policy is TlsPolicy.REQUIRED:
+            line.serve("STARTTLS", extensions=OFFERS_TLS)
+            line.say("220 go on")
+        met.append(line.tls(server_context()))
+
+    with Peer(script) as peer, pytest.raises(TlsFailed, match="certificate was not accepted"):
+        driver.run(send(driver, peer.port, b"Hello.", tls=policy))
+    assert met == [False]
+
+
+@each_driver
+def test_s1_s6_only_the_first_of_several_headers_counts_and_the_size_is_that_before_line_ends(driver: Driver) -> None:
+    message = Message()
+    for name, address in [("From", SENDER), ("To", "a@b.example"), ("Cc", "c@b.example"), ("Cc", "d@b.example")]:
+        message.add_header(name, address)
+    message.add_header("Bcc", "e@b.example, f@b.example")
+    message.set_payload("one\ntwo\n")
+    with Peer(lambda line: line.serve()) as peer:
+        driver.run(call(driver.module.send, message, host="127.0.0.1", port=peer.port))
+    heard = bytes(peer.lines[0].heard).decode()
+    assert [line[9] for line in heard.splitlines() if line.startswith("RCPT TO:")] == list("acdef")
+    (body,) = peer.lines[0].bodies
+    assert body.endswith(b"one\r\ntwo\r\n.\r\n")
+    assert b"Bcc" not in body
+    assert f" SIZE={len(body) - len(b'.' + bytes(2))} " in heard.splitlines()[1] + " "
