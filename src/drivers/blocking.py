@@ -150,6 +150,8 @@ class Session:
         #: The bodies of the mails on their way.
         self._bodies: dict[Mail, Body] = {}
         self._busy = False
+        #: The mails that are sent one after the other, while they are.
+        self._supply: Supply[tuple[Envelope, Source]] | None = None
         self._end: Disconnect | None = None
         #: The answer to the latest mail, also when the call that sent it was interrupted.
         self.last_report: Report | None = None
@@ -195,12 +197,12 @@ class Session:
         """Send mails one after the other and yield the report on each, in their order.
 
         ``mails`` is asked for the next pair, which must not take long, whenever another mail can be begun: with
-        ``Pipelining.ACROSS`` that is before the verdict on the last one has come. Should it raise, or give what may not
+        ``Pipelining.ACROSS`` that is while an earlier one is on its way. Should it raise, or give what may not
         go out, the mails before are finished and reported, and then the error is raised; so is the one that ended the
         session before ``mails`` was used up. Whoever stops iterating before the end closes the connection.
         """
         self._check_not_busy()
-        supply = Supply(mails)
+        supply = self._supply = Supply(mails)
         self._busy = True
         try:
             self._hear_what_came()
@@ -325,6 +327,7 @@ class Session:
     def _let_go(self) -> None:
         """Close the bodies of mails that are answered, or never will be."""
         self._busy = False
+        self._supply = None
         while self._bodies:
             _, body = self._bodies.popitem()
             body.close()
@@ -341,6 +344,9 @@ class Session:
     def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
         if self._gathered and not self._flush():
+            return
+        if self._supply is not None and self._client.takes_mail_ahead:
+            self._take_next(self._supply)
             return
         if timeout is not self._timeout:
             self._timeout = timeout

@@ -236,6 +236,15 @@ class Client:
         return self._authentication.succeeded
 
     @property
+    def takes_mail_ahead(self) -> bool:
+        """Whether a mail that is asked for now, while the peer is waited for, would leave as soon as it may.
+
+        With pipelining across mails that saves the time of asking between a reply and the next command.
+        """
+        wanted = self._across and not (self._no_mail or self._quitting or self._queue or self._again)
+        return wanted and self._ending is None and self._over is None
+
+    @property
     def transcript(self) -> Transcript:
         """The last lines of the dialogue, secrets masked."""
         return self._connection.transcript

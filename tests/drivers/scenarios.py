@@ -432,8 +432,10 @@ for way, options in EACH_WAY:
         + taken(2)
         + """refused STARTED
   b@there.example later: 421 that was enough
-ServiceRefused: the peer refuses service: 421 that was enough
-""",
+"""
+        # The next one was asked for while the peer was waited for.
+        + "refused NOT_STARTED\n  b@there.example later: 421 that was enough\n" * (way == "across")
+        + "ServiceRefused: the peer refuses service: 421 that was enough\n",
     )
 
 
