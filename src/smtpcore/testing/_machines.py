@@ -1,7 +1,7 @@
-"""For those who test what they build on smtpcore: a driver without I/O, a scripted server, and the two in conversation.
+"""A driver without I/O, a scripted server, and the two in conversation.
 
-What lives here: pure machines for tests of drivers and for fuzzing of replies. What does not: sockets, clocks, chance,
-and any judgement: the tests that use these say what must be true.
+What lives here: pure machines for tests and for fuzzing of replies. What does not: sockets, clocks, chance, and any
+judgement: the tests that use these say what must be true.
 """
 
 from __future__ import annotations
