@@ -5,7 +5,7 @@ What lives here: the public names, nothing else. The relay manager is :mod:`smtp
 """
 
 from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
-from smtpcore._client import Client, ClientSnapshot, Pipelining, TlsPolicy
+from smtpcore._client import Client, ClientSnapshot, Pipelining, Protocol, TlsPolicy
 from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
 from smtpcore._errors import (
     AuthDeclined,
@@ -112,6 +112,7 @@ __all__ = [
     "PeerClosed",
     "PeerTimeout",
     "Pipelining",
+    "Protocol",
     "RemoteProtocolError",
     "Replied",
     "Reply",

@@ -84,7 +84,7 @@ from smtpcore._state import State
 from smtpcore._transaction import Transaction
 from smtpcore.sasl import Mechanism
 
-__all__ = ["Client", "ClientSnapshot", "Pipelining", "TlsPolicy"]
+__all__ = ["Client", "ClientSnapshot", "Pipelining", "Protocol", "TlsPolicy"]
 
 
 class TlsPolicy(enum.Enum):
@@ -100,6 +100,14 @@ class TlsPolicy(enum.Enum):
     IMPLICIT = "implicit"
     #: The transport is secure already, by means that the core does not see.
     SECURED = "secured"
+
+
+class Protocol(enum.Enum):
+    """What is spoken."""
+
+    SMTP = "smtp"
+    #: The same with LHLO, and with a verdict on the message for each recipient (RFC 2033).
+    LMTP = "lmtp"
 
 
 class Pipelining(enum.Enum):
@@ -163,6 +171,7 @@ class Client:
         self,
         helo_name: str,
         *,
+        protocol: Protocol = Protocol.SMTP,
         tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC,
         credentials: Sequence[Mechanism] = (),
         pipelining: Pipelining = Pipelining.WITHIN,
@@ -181,11 +190,12 @@ class Client:
         self._chunking = chunking
         self._line_ends = line_ends
         self._limits = limits
-        self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT)
+        self._lmtp = protocol is Protocol.LMTP
+        self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT, lmtp=self._lmtp)
         self._orders = self._connection.orders
 
         self._capabilities = NO_CAPABILITIES
-        self._hello = Verb.EHLO
+        self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
         self._tls: TlsInfo | None = None
         self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
         self._authentication = Authentication(credentials, limits, nonce)
@@ -392,7 +402,7 @@ class Client:
             return
         self._tls = info
         self._capabilities = NO_CAPABILITIES
-        self._hello = Verb.EHLO
+        self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
 
     def tls_failed(self, error: Exception | str) -> None:
         """The handshake failed: the session is over."""
@@ -471,7 +481,7 @@ class Client:
             self._over = replace(self._ending, clean=True)
         elif reply.code == 421:
             self._refused(reply, polite=False)
-        elif verb is Verb.EHLO:
+        elif verb is Verb.EHLO or verb is Verb.LHLO:
             self._hear_ehlo(reply)
         elif verb is Verb.STARTTLS:
             self._hear_starttls(reply)
@@ -522,7 +532,7 @@ class Client:
             self._connection.allow_pipelining(offered and self._pipelining is not Pipelining.NONE)
             self._across = offered and self._pipelining is Pipelining.ACROSS
             self._chunked = self._chunking and "CHUNKING" in self._capabilities
-        elif not reply.permanent:
+        elif not reply.permanent or self._lmtp:
             self._refused(reply)
         elif self._needs_ehlo:
             self._fail(
@@ -653,6 +663,7 @@ class Client:
         mail, commands = self._queue.popleft()
         self._number += 1
         transaction = Transaction(mail, commands, self._number)
+        transaction.one_by_one = self._lmtp
         missing = missing_extension(mail.envelope, self._capabilities)
         if missing is not None:
             transaction.refuse(missing)
@@ -724,7 +735,7 @@ class Client:
         elif reply.code < 400:
             self._begin_body(transaction)
         else:
-            transaction.data_reply(reply)
+            transaction.data_refused(reply)
 
     def _begin_body(self, transaction: Transaction) -> None:
         self._in_step()
@@ -735,8 +746,11 @@ class Client:
             self._connection.end_data(b".\r\n")
 
     def _hear_verdict(self, transaction: Transaction, heard: Replied) -> None:
-        transaction.data_reply(heard.reply)
-        if transaction is not self._transaction:
+        if heard.early:
+            transaction.data_refused(heard.reply)
+        else:
+            transaction.verdict(heard.reply)
+        if transaction is not self._transaction and not heard.more:
             if transaction.begin_again():
                 self._again.append(transaction)
             else:

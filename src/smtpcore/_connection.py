@@ -41,6 +41,8 @@ _TLS: Final = State.TLS
 _HELP: Final = Verb.HELP
 _BDAT_LAST: Final = Verb.BDAT_LAST
 _CHUNKS: Final = frozenset({Verb.BDAT, Verb.BDAT_LAST})
+_VERDICTS: Final = frozenset({Verb.END_OF_DATA, Verb.BDAT_LAST})
+_NO_RECIPIENTS: Final = frozenset({State.GREETED, State.READY, State.MAIL})
 
 _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
@@ -53,6 +55,7 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
     Verb.CONNECT: lambda row: row.greeting,
     Verb.EHLO: lambda row: row.ehlo,
     Verb.HELO: lambda row: row.ehlo,
+    Verb.LHLO: lambda row: row.ehlo,
     Verb.STARTTLS: lambda row: row.starttls,
     Verb.AUTH: lambda row: row.auth,
     Verb.AUTH_ANSWER: lambda row: row.auth,
@@ -98,13 +101,15 @@ class Replied(NamedTuple):
     """``reply`` answers ``command``; ``about`` is what the command was said with.
 
     ``command`` is ``None`` for a 421 that nobody asked for. ``early`` marks a verdict on a message that came before the
-    end of the message was said: nothing can follow it but the end of the connection.
+    end of the message was said: nothing can follow it but the end of the connection. ``more`` says that the same
+    command has further replies, as a message in LMTP has one for each recipient.
     """
 
     command: Command | None
     reply: Reply
     about: object = None
     early: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +140,18 @@ Heard: TypeAlias = SendLine | SendBody | Replied | PeerClosed | None
 class Connection:
     """The client's end of one connection.
 
-    ``implicit_tls`` says that TLS comes before the greeting. A refused call raises ``LocalProtocolError`` and changes
+    ``implicit_tls`` says that TLS comes before the greeting, ``lmtp`` that the peer gives one verdict on a message for
+    each recipient that it accepted (RFC 2033 §4.2). A refused call raises ``LocalProtocolError`` and changes
     nothing; :meth:`next_event` raises ``RemoteProtocolError`` when the peer breaks the protocol, and then the
     connection is good for nothing but closing.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, implicit_tls: bool = False) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, implicit_tls: bool = False, lmtp: bool = False) -> None:
         self._limits = limits
+        self._lmtp = lmtp
+        #: In LMTP: recipients that were accepted in this transaction, and verdicts on the message yet to come.
+        self._accepted = 0
+        self._verdicts = 0
         self._seconds = _seconds(limits.deadlines)
         self._state = State.TLS if implicit_tls else State.CONNECTED
         self._in_flight: deque[tuple[Command, object]] = deque([(_GREETING, None)])
@@ -450,10 +460,14 @@ class Connection:
             return Replied(command, reply, about)
         # All else that nobody asked for was refused before it was a reply.
         assert command is not None
-        state = leads(self._state, command.verb, reply.code)
+        state = self._lmtp_leads(command.verb, reply) if self._lmtp else leads(self._state, command.verb, reply.code)
         early = is_verdict and self._messages[0][1] is None
         if state is None or (early and reply.positive):
             raise self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
+        if self._verdicts and not early:
+            self._in_flight.appendleft((command, about))
+            self._said += 1
+            return Replied(command, reply, about, more=True)
         if is_verdict:
             self._messages.popleft()
         if early:
@@ -465,6 +479,24 @@ class Connection:
         elif state is _TLS and self._unread:
             raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
         return Replied(command, reply, about)
+
+    def _lmtp_leads(self, verb: Verb, reply: Reply) -> State | None:
+        """Where a reply leads in LMTP; counts the verdicts that are yet to come."""
+        if verb not in _VERDICTS:
+            state = leads(self._state, verb, reply.code)
+            if verb is Verb.RCPT:
+                self._accepted += reply.positive
+            elif state in _NO_RECIPIENTS:
+                self._accepted = 0
+            return state
+        if not self._accepted or self._state is State.FAILED:
+            # There is nobody to give one for, or the message as a whole was refused before its end.
+            return leads(self._state, verb, reply.code)
+        self._verdicts = (self._verdicts or self._accepted) - 1
+        if not self._verdicts:
+            self._accepted = 0
+        # A message that one recipient is refused is no failed one, however it was brought over.
+        return leads(self._state, Verb.END_OF_DATA, reply.code)
 
     def _open_body(self, about: object) -> None:
         self._body_open = True

@@ -59,6 +59,8 @@ class Verb(enum.Enum):
     CONNECT = "connect"
     EHLO = "EHLO"
     HELO = "HELO"
+    #: The greeting of LMTP (RFC 2033 §4.1).
+    LHLO = "LHLO"
     STARTTLS = "STARTTLS"
     AUTH = "AUTH"
     #: One answer within an authentication exchange (RFC 4954 §4).

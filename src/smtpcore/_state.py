@@ -82,6 +82,7 @@ class State(enum.Enum):
     __hash__ = object.__hash__
 
 
+_HELLO: Final = frozenset({Verb.EHLO, Verb.HELO, Verb.LHLO})
 _ANY_TIME: Final = frozenset({Verb.NOOP, Verb.VRFY, Verb.EXPN, Verb.HELP, Verb.RSET, Verb.QUIT})
 
 #: What may be said in a state (RFC 5321 §4.1.4). VRFY, EXPN, HELP, NOOP and QUIT are legal before EHLO as well; so
@@ -91,12 +92,12 @@ LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
     {
         # After a greeting that refuses service, a client may still say goodbye (§3.1).
         State.CONNECTED: frozenset({Verb.QUIT}),
-        State.GREETED: (_ANY_TIME - {Verb.RSET}) | {Verb.EHLO, Verb.HELO},
-        State.READY: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.STARTTLS, Verb.AUTH, Verb.MAIL},
+        State.GREETED: (_ANY_TIME - {Verb.RSET}) | _HELLO,
+        State.READY: _ANY_TIME | _HELLO | {Verb.STARTTLS, Verb.AUTH, Verb.MAIL},
         State.TLS: frozenset(),
         State.AUTH: frozenset({Verb.AUTH_ANSWER}),
-        State.MAIL: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT},
-        State.RCPT: _ANY_TIME | {Verb.EHLO, Verb.HELO, Verb.RCPT, Verb.DATA, Verb.BDAT, Verb.BDAT_LAST},
+        State.MAIL: _ANY_TIME | _HELLO | {Verb.RCPT},
+        State.RCPT: _ANY_TIME | _HELLO | {Verb.RCPT, Verb.DATA, Verb.BDAT, Verb.BDAT_LAST},
         State.DATA: frozenset(),
         # Whatever is not about the chunks may end the transaction in some servers.
         State.CHUNK: frozenset({Verb.BDAT, Verb.BDAT_LAST, Verb.RSET, Verb.QUIT}),
@@ -111,6 +112,7 @@ LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
         Verb.CONNECT: MappingProxyType({220: State.GREETED}),
         Verb.EHLO: MappingProxyType({2: State.READY}),
         Verb.HELO: MappingProxyType({2: State.READY}),
+        Verb.LHLO: MappingProxyType({2: State.READY}),
         Verb.STARTTLS: MappingProxyType({220: State.TLS}),
         Verb.AUTH: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
         Verb.AUTH_ANSWER: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
@@ -135,6 +137,7 @@ ENDS_GROUP: Final = frozenset(
         Verb.CONNECT,
         Verb.EHLO,
         Verb.HELO,
+        Verb.LHLO,
         Verb.STARTTLS,
         Verb.AUTH,
         Verb.AUTH_ANSWER,

@@ -68,10 +68,12 @@ class Transaction:
         "_reply",
         "_said",
         "_stage",
+        "_verdicts",
         "body_offset",
         "chunked",
         "mail",
         "number",
+        "one_by_one",
         "over",
         "refused",
     )
@@ -80,8 +82,9 @@ class Transaction:
         self.mail = mail
         #: Its place among the mails of the session.
         self.number = number
-        #: Whether the body goes in chunks.
+        #: Whether the body goes in chunks, and whether there is a verdict for each recipient (LMTP).
         self.chunked = False
+        self.one_by_one = False
         self._mail_command: Command | None = None
         self._rcpt_commands = rcpt_commands
         self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
@@ -98,6 +101,8 @@ class Transaction:
         self._said = 0
         self._answered = 0
         self._accepted: list[int] = []
+        #: How many of those have their verdict, where there is one for each.
+        self._verdicts = 0
         self._put_off: list[tuple[int, Reply]] = []
         #: Octets of the body handed in so far, in this transaction.
         self.body_offset = 0
@@ -274,12 +279,22 @@ class Transaction:
         else:
             self._decide([index], reply)
 
-    def data_reply(self, reply: Reply) -> None:
-        """A refusal of DATA, or a verdict on the message."""
-        if not self.refused and self._chunk_refusal is None:
+    def data_refused(self, reply: Reply) -> None:
+        """The reply to DATA, where it is a refusal."""
+        if not self.refused:
             self._decide(self._accepted, reply)
-            if reply.positive and self._accepted:
-                self._reply = reply
+
+    def verdict(self, reply: Reply) -> None:
+        """The verdict on the message, for all who were accepted or, one by one, for the next of them."""
+        if self.refused or self._chunk_refusal is not None:
+            return
+        accepted: Sequence[int] = self._accepted
+        if self.one_by_one:
+            accepted = accepted[self._verdicts : self._verdicts + 1]
+            self._verdicts += 1
+        self._decide(accepted, reply)
+        if reply.positive and accepted:
+            self._reply = reply
 
     def _decide(self, recipients: Sequence[int], reply: Reply, may_be_never: bool = True) -> None:
         if reply.positive:

@@ -70,7 +70,7 @@ def after(state: State, verb: Verb, code: int) -> State | None:
             if positive and state is not State.FAILED:
                 return State.CHUNK if verb is Verb.BDAT else State.READY
             return State.FAILED if refused else None
-        case Verb.EHLO | Verb.HELO | Verb.RSET:
+        case Verb.EHLO | Verb.HELO | Verb.LHLO | Verb.RSET:
             return State.READY if positive else state if refused else None
         case Verb.MAIL:
             return State.MAIL if positive else state if refused else None
@@ -501,6 +501,7 @@ ROWS = Deadlines(
     [
         ([Verb.EHLO], ROWS.ehlo),
         ([Verb.HELO], ROWS.ehlo),
+        ([Verb.LHLO], ROWS.ehlo),
         ([Verb.STARTTLS], ROWS.starttls),
         ([Verb.AUTH], ROWS.auth),
         ([Verb.MAIL], ROWS.mail),

@@ -18,6 +18,7 @@ TABLE = """
     connect     220: greeted    4xx 5xx: =
     EHLO        2xx: ready      4xx 5xx: =
     HELO        2xx: ready      4xx 5xx: =
+    LHLO        2xx: ready      4xx 5xx: =
     STARTTLS    220: tls        4xx 5xx: =
     AUTH        235: ready      334: auth   4xx 5xx: ready
     AUTH_answer 235: ready      334: auth   4xx 5xx: ready
@@ -103,12 +104,12 @@ def test_tables_cannot_be_changed() -> None:
 #: RFC 5321 §4.1.4, RFC 3207 §4.2 and RFC 4954 §4, state by state.
 MAY_SAY = {
     State.CONNECTED: "QUIT",
-    State.GREETED: "EHLO HELO NOOP VRFY EXPN HELP QUIT",
-    State.READY: "EHLO HELO STARTTLS AUTH MAIL RSET NOOP VRFY EXPN HELP QUIT",
+    State.GREETED: "EHLO HELO LHLO NOOP VRFY EXPN HELP QUIT",
+    State.READY: "EHLO HELO LHLO STARTTLS AUTH MAIL RSET NOOP VRFY EXPN HELP QUIT",
     State.TLS: "",
     State.AUTH: "AUTH_answer",
-    State.MAIL: "EHLO HELO RCPT RSET NOOP VRFY EXPN HELP QUIT",
-    State.RCPT: "EHLO HELO RCPT DATA BDAT BDAT_LAST RSET NOOP VRFY EXPN HELP QUIT",
+    State.MAIL: "EHLO HELO LHLO RCPT RSET NOOP VRFY EXPN HELP QUIT",
+    State.RCPT: "EHLO HELO LHLO RCPT DATA BDAT BDAT_LAST RSET NOOP VRFY EXPN HELP QUIT",
     State.DATA: "",
     State.CHUNK: "BDAT BDAT_LAST RSET QUIT",
     State.FAILED: "RSET QUIT",

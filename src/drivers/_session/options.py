@@ -29,6 +29,7 @@ from smtpcore import (
     Mail,
     PeerTimeout,
     Pipelining,
+    Protocol,
     SessionError,
     TlsFailed,
     TlsPolicy,
@@ -68,6 +69,7 @@ class Options(TypedDict, total=False):
     #: The name that EHLO gives; default: this host's name if it is fully qualified, else the address literal of the
     #: socket (RFC 5321 §4.1.4).
     helo_name: str
+    protocol: Protocol
     #: Default: implicit on port 465; else required when there are credentials, opportunistic when there are none.
     tls: TlsPolicy
     #: Default: certificates are verified against the host name where TLS is required or implicit, not judged elsewhere.
@@ -126,6 +128,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
     credentials = credentials_for(options, host)
     client = Client(
         options.get("helo_name") or _helo_name(ends.local_address),
+        protocol=options.get("protocol", Protocol.SMTP),
         tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
         credentials=credentials,
         pipelining=_pipelining(options, ends.peer),
