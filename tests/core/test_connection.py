@@ -1,7 +1,7 @@
 """A connection against a naive one: which keeps the whole history in lists and reads the RFC's rules off by hand.
 
-What lives here: the comparison, what a connection still does once it is closed, its deadlines, and what it masks. What
-does not: the law case by case (``test_law.py``), and what should be said.
+What lives here: the comparison, every state with every event, what a connection still does once it is closed, its
+deadlines, and what it masks. What does not: the tables of the law (``test_state.py``), and what should be said.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from smtpcore import (
     Timeout,
     Verb,
 )
+from smtpcore._state import ENDS_GROUP
 
 WINDOW = 4
 
@@ -694,3 +695,196 @@ def test_a_transcript_forgets_its_oldest_lines() -> None:
     assert connection.transcript.lines == ("<<< 250 hello", ">>> NOOP", "<<< 250 done")
     silent = opened(Limits(transcript_lines=0))
     assert silent.transcript.lines == ()
+
+
+# --- case by case -----------------------------------------------------------------------------------------------------
+
+
+def heard(connection: Connection, octets: bytes) -> list[Any]:
+    connection.receive_data(octets)
+    return list(iter(connection.next_event, None))
+
+
+def test_nothing_may_be_said_before_the_greeting() -> None:
+    connection = Connection()
+    assert not any(connection.can_send(verb) for verb in Verb)
+    with pytest.raises(LocalProtocolError, match="EHLO"):
+        connection.send(Command(Verb.EHLO, b"EHLO x"))
+
+
+@pytest.mark.parametrize("verb", sorted(ENDS_GROUP & LEGAL[State.READY], key=lambda verb: verb.value))
+def test_what_ends_a_group_is_followed_by_nothing(verb: Verb) -> None:
+    connection = opened()
+    say(connection, Verb.RSET, verb)
+    assert not any(connection.can_send(other) for other in Verb)
+
+
+def test_a_group_runs_ahead_of_its_replies_and_a_refusal_needs_no_rollback() -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.DATA)
+    assert connection.anticipated is State.DATA
+    replies = heard(connection, b"250 ok\r\n550 no\r\n550 no\r\n554 nobody\r\n")
+    assert [reply.command.verb for reply in replies] == [Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.DATA]
+    assert connection.state is connection.anticipated is State.MAIL
+    assert connection.can_send(Verb.RSET)
+
+
+def test_the_window_opens_again_when_half_of_it_is_answered() -> None:
+    connection = opened(Limits(commands_in_flight=4))
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.RCPT)
+    assert not connection.can_send(Verb.RCPT)
+    heard(connection, b"250 ok\r\n")
+    assert not connection.can_send(Verb.RCPT)
+    heard(connection, b"250 ok\r\n")
+    assert connection.can_send(Verb.RCPT)
+
+
+def test_the_octets_of_a_message_flow_between_354_and_the_dot() -> None:
+    connection = opened(pipelining=False)
+    for verb in (Verb.MAIL, Verb.RCPT):
+        say(connection, verb)
+        heard(connection, b"250 ok\r\n")
+    with pytest.raises(LocalProtocolError, match="no message is open"):
+        connection.send_data(b"x")
+    say(connection, Verb.DATA)
+    heard(connection, b"354 go\r\n")
+    assert connection.body_open
+    assert not any(connection.can_send(verb) for verb in Verb)
+    connection.send_data(b"x")
+    assert connection.next_event() == SendBody(b"x", Deadlines().data_block)
+    connection.end_data(b"\r\n.\r\n")
+    assert not connection.in_doubt
+    connection.next_event()
+    assert connection.in_doubt
+    with pytest.raises(LocalProtocolError, match="no message is open"):
+        connection.end_data(b".\r\n")
+    heard(connection, b"250 taken\r\n")
+    assert connection.state is State.READY
+    assert not connection.in_doubt
+
+
+@pytest.mark.parametrize(
+    ("octets", "words"),
+    [
+        (b"250 what?\r\n", "nobody asked"),
+        (b"2", "nobody asked"),
+        (b"\x80", "nobody asked"),
+        (b"42a", "nobody asked"),
+    ],
+)
+def test_octets_that_nobody_asked_for(octets: bytes, words: str) -> None:
+    connection = opened(pipelining=False)
+    connection.receive_data(octets)
+    with pytest.raises(RemoteProtocolError, match=words):
+        connection.next_event()
+
+
+def test_a_421_may_come_at_any_time_and_in_pieces() -> None:
+    connection = opened(pipelining=False)
+    assert heard(connection, b"42") == []
+    timeout = connection.timeout
+    assert timeout is not None
+    assert timeout.waiting_for is None
+    assert not connection.can_send(Verb.MAIL)
+    (event,) = heard(connection, b"1-bye\r\n421 bye\r\n")
+    assert (event.command, event.reply.code) == (None, 421)
+    assert connection.state is State.CLOSED
+    assert connection.timeout is None
+
+
+@pytest.mark.parametrize(
+    ("octets", "words"),
+    [
+        (b"250-a\r\n550 b\r\n", "two codes"),
+        (b"250-a\r\n" * 600, "512 lines"),
+        (b"250 " + b"x" * 5000, "4096 octets"),
+        (b"250 ok\n", "bare LF"),
+        (b"hello\r\n", "not a reply"),
+        (b"354 go\r\n", "no answer to MAIL"),
+    ],
+)
+def test_replies_that_break_the_protocol(octets: bytes, words: str) -> None:
+    connection = opened(pipelining=False)
+    say(connection, Verb.MAIL)
+    connection.receive_data(octets)
+    with pytest.raises(RemoteProtocolError, match=words) as caught:
+        list(iter(connection.next_event, None))
+    assert caught.value.transcript is not None
+
+
+def test_nothing_in_clear_crosses_into_tls() -> None:
+    connection = opened(pipelining=False)
+    say(connection, Verb.STARTTLS)
+    connection.receive_data(b"220 go\r\n250 injected\r\n")
+    with pytest.raises(RemoteProtocolError, match="behind the reply to STARTTLS"):
+        connection.next_event()
+
+    connection = opened(pipelining=False)
+    say(connection, Verb.STARTTLS)
+    heard(connection, b"220 go\r\n")
+    assert connection.state is State.TLS
+    connection.receive_data(b"2")
+    with pytest.raises(RemoteProtocolError, match="where TLS must begin"):
+        connection.next_event()
+    with pytest.raises(RemoteProtocolError, match="where TLS must begin"):
+        connection.tls_started()
+
+
+def test_after_tls_the_session_begins_anew() -> None:
+    connection = opened()
+    with pytest.raises(LocalProtocolError, match="no TLS handshake"):
+        connection.tls_started()
+    say(connection, Verb.STARTTLS)
+    heard(connection, b"220 go\r\n")
+    connection.tls_started()
+    assert connection.state is State.GREETED
+    assert not connection.can_send(Verb.MAIL)
+    implicit = Connection(implicit_tls=True)
+    assert implicit.state is State.TLS
+    implicit.tls_started()
+    assert implicit.state is State.CONNECTED
+
+
+def test_a_deadline_runs_until_its_reply_is_whole() -> None:
+    connection = Connection()
+    greeting = connection.timeout
+    assert greeting is not None
+    assert (greeting.waiting_for, greeting.seconds) == (Verb.CONNECT, 300)
+    heard(connection, b"220-a")
+    assert connection.timeout is greeting
+    heard(connection, b"\r\n220 b\r\n")
+    assert connection.timeout is None
+    say(connection, Verb.EHLO)
+    assert connection.timeout is not greeting
+
+
+@pytest.mark.parametrize("octets", [b"RSET\r\nMAIL", b"NOOP\n", b"NOOP\0", b"\r"])
+def test_a_line_is_one_line(octets: bytes) -> None:
+    connection = opened(pipelining=False)
+    before = connection.snapshot()
+    with pytest.raises(LocalProtocolError):
+        connection.send(Command(Verb.NOOP, octets))
+    assert connection.snapshot() == before
+
+
+@pytest.mark.parametrize("kept", [8, 20, 199])
+@pytest.mark.parametrize("behind", ["", " and so on", "\r\n501 the end"])
+def test_secrets_are_masked_even_if_the_echo_breaks_off(kept: int, behind: str) -> None:
+    secret = "".join(f"{number:02x}" for number in range(100))
+    connection = opened(pipelining=False)
+    connection.send(Command(Verb.AUTH, b"AUTH OAUTHBEARER " + secret.encode(), secret=True))
+    connection.next_event()
+    mark = "-" if "\r\n" in behind else " "
+    (event,) = heard(connection, f"501{mark}{secret[:kept]} {secret[:kept]}{behind}\r\n".encode())
+    assert isinstance(event, Replied)
+    assert event.reply.lines[0] == "******** ********" + behind.partition("\r\n")[0]
+    assert secret[:8] not in str(connection.transcript)
+
+
+def test_a_secret_of_a_few_characters_is_masked_whole() -> None:
+    connection = opened(pipelining=False)
+    connection.send(Command(Verb.AUTH, b"AUTH LOGIN YQ==", secret=True))
+    connection.next_event()
+    (event,) = heard(connection, b"535 YQ and YQ== and YQ==\r\n")
+    assert isinstance(event, Replied)
+    assert event.reply.text == "YQ and ******** and ********"

@@ -1,10 +1,15 @@
 """Errors: what each says of itself, and whose fault it is.
 
-What lives here: the texts and the facts that errors carry. What does not: their tree and their journeys
-(``test_parts.py``), and when they are due.
+What lives here: their tree, the texts and the facts that they carry, and their journeys between processes. What does
+not: when they are due.
 """
 
 from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
 
 import pytest
 
@@ -28,6 +33,7 @@ from smtpcore import (
     TlsRequired,
     Transcript,
     Verdict,
+    _errors,
 )
 
 ERRORS = [kind for name in smtpcore.__all__ if isinstance(kind := getattr(smtpcore, name), type)]
@@ -90,3 +96,47 @@ def test_a_failed_delivery_names_every_recipient() -> None:
     error = DeliveryFailed(report)
     assert str(error) == "a@b.example never: 550 5.1.1 no; c@d.example later: gone"
     assert error.report is report
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    assert _errors.__doc__ is not None
+    drawn: dict[str, str] = {}
+    path: list[str] = []
+    for indent, name in re.findall(r"^    ([ │├└─]*)(\w+)", _errors.__doc__.partition("::")[2], re.MULTILINE):
+        depth = len(indent) // 4
+        path[depth:] = [name]
+        if depth:
+            drawn[name] = path[depth - 1]
+    classes = [getattr(_errors, name) for name in _errors.__all__ if name != "SmtpError"]
+    assert drawn == {kind.__name__: kind.__base__.__name__ for kind in classes}
+
+
+def test_every_error_is_public() -> None:
+    for name in _errors.__all__:
+        assert getattr(smtpcore, name) is getattr(_errors, name)
+        assert issubclass(getattr(smtpcore, name), SmtpError)
+
+
+@pytest.mark.parametrize("travel", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_errors_survive_a_journey(travel: Callable[[Exception], Exception]) -> None:
+    """As they make it between processes, and as ``concurrent.futures`` raises them again."""
+    mail = Mail(Envelope("", ["a@b.example"]))
+    reply = Reply(550, ("no",))
+    refused = MailRefused(mail, (Outcome("a@b.example", Verdict.NEVER, reply),), Stage.STARTED, Transcript())
+    known: dict[type[SmtpError], SmtpError] = {
+        LocalProtocolError: LocalProtocolError("a rule", "a value"),
+        ExtensionRequired: ExtensionRequired("needs 8BITMIME", "5.6.3"),
+        DeliveryFailed: DeliveryFailed(refused),
+    }
+    for name in _errors.__all__:
+        kind = getattr(_errors, name)
+        if issubclass(kind, SessionError):
+            error = kind("gone", reply=reply, transcript=Transcript(((False, reply),)))
+        else:
+            error = known.get(kind) or kind("gone")
+        arrived = travel(error)
+        assert type(arrived) is kind
+        assert str(arrived) == str(error)
+        assert {key: str(value) for key, value in vars(arrived).items()} == {
+            key: str(value) for key, value in vars(error).items()
+        }

@@ -1,7 +1,7 @@
 """What crosses the borders: how it shows itself, what it hides, and what cannot be made.
 
-What lives here: masks of any credentials, texts of any peer, facts of a body. What does not: the common cases
-(``test_parts.py``), and any order of events.
+What lives here: masks of any credentials, texts of any peer, envelopes, facts of a body. What does not: any order of
+events.
 """
 
 from __future__ import annotations
@@ -157,3 +157,47 @@ def test_a_path_is_as_long_as_the_limit_and_no_longer() -> None:
 def test_stages_are_in_order() -> None:
     assert list(Stage) == sorted(Stage)
     assert Stage.NOT_STARTED < Stage.STARTED < Stage.BODY_BEGUN < Stage.BODY_ENDED
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipients", "named"),
+    [
+        ("a@b.example", (), "at least one"),
+        ("a@b.example", "c@d.example", "'c@d.example': recipients must be a sequence of mailboxes"),
+        ("a@b.example", b"c@d.example", "b'c@d.example': recipients must be a sequence of mailboxes"),
+        ("a b", ("c@d.example",), "a b"),
+        ("", ("c@d.example", "bad"), "bad"),
+        ("", ("",), "local-part@domain"),
+    ],
+)
+def test_an_envelope_that_may_not_be_sent_cannot_be_made(sender: str, recipients: tuple[str, ...], named: str) -> None:
+    with pytest.raises(LocalProtocolError, match=named):
+        Envelope(sender, recipients)
+
+
+def test_replies_show_themselves() -> None:
+    reply = Reply(550, ("5.1.1 no", "such user"))
+    assert str(reply) == "550 5.1.1 no / such user"
+    assert (reply.text, reply.enhanced, reply.positive, reply.permanent) == (
+        "5.1.1 no\nsuch user",
+        "5.1.1",
+        False,
+        True,
+    )
+    assert str(Reply(250, ("",))) == "250"
+
+
+def test_an_envelope_is_held_to_limits() -> None:
+    Envelope("", ("a@b.example",) * 2).check_limits(Limits(recipients=2))
+    with pytest.raises(LocalProtocolError, match=r"Limits\.recipients"):
+        Envelope("", ("a@b.example",) * 3).check_limits(Limits(recipients=2))
+    with pytest.raises(LocalProtocolError, match="0 octets"):
+        BodyFacts(size=-1)
+
+
+def test_an_outcome_says_what_it_can() -> None:
+    told = Outcome("a@b.example", Verdict.NEVER, Reply(550, ("5.1.1 no",)))
+    assert (told.code, told.enhanced, told.text) == (550, "5.1.1", "5.1.1 no")
+    guessed = Outcome("a@b.example", Verdict.LATER, None, ConnectionLost("lost"), True)
+    assert (guessed.code, guessed.enhanced, guessed.text) == (None, None, "lost")
+    assert Outcome("a@b.example", Verdict.LATER).text == ""

@@ -101,6 +101,13 @@ def test_size_limits(lines: list[str], limit: int | None) -> None:
     assert read(*lines).size_limit == limit
 
 
+def test_what_is_not_offered_is_not_there() -> None:
+    capabilities = read("STARTTLS")
+    assert "DSN" not in capabilities
+    with pytest.raises(KeyError):
+        _ = capabilities["dsn"]
+
+
 def test_capabilities_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         read("DSN").extensions["DSN"] = ()  # type: ignore[index]
@@ -160,3 +167,17 @@ def test_a_mail_whose_longest_line_would_be_too_long_is_refused_when_it_is_asked
     with pytest.raises(LocalProtocolError, match=r"Limits\.command_line"):
         client.send(envelope)
     assert client.snapshot() == before
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=8))
+def test_no_ehlo_reply_is_too_strange(lines: list[str]) -> None:
+    offered = Capabilities.from_reply(Reply(250, tuple(lines)))
+    assert all(keyword == keyword.upper() for keyword in offered.extensions)
+
+
+def test_an_ehlo_reply_costs_time_in_proportion_to_its_length() -> None:
+    """With every parameter compared with every other, this would take minutes."""
+    names = [f"{number:x}" for number in range(200_000)]
+    lines = [f"AUTH {' '.join(names[start : start + 1000])}" for start in range(0, len(names), 1000)]
+    capabilities = Capabilities.from_reply(Reply(250, ("mx", *lines, *lines)))
+    assert capabilities["AUTH"] == tuple(names)

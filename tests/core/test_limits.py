@@ -57,3 +57,15 @@ def test_no_default_is_narrower_than_the_rfc() -> None:
     # RFC 5321 §4.5.3.1.3, .4, .5, .8; RFC 4954 §4.
     least = {"path": 256, "command_line": 512, "reply_line": 512, "recipients": 100, "auth_line": 12_288}
     assert all(getattr(DEFAULT_LIMITS, bound) >= number for bound, number in least.items())
+
+
+def test_deadlines_are_those_of_the_rfc() -> None:
+    rows = Deadlines()
+    minutes = (rows.greeting, rows.mail, rows.rcpt, rows.data_initiation, rows.data_block, rows.data_termination)
+    assert minutes == (300, 300, 300, 120, 180, 600)
+
+
+@pytest.mark.parametrize("factor", [0, -1, math.nan])
+def test_no_deadline_is_scaled_away(factor: float) -> None:
+    with pytest.raises(LocalProtocolError):
+        Limits().scaled(factor)

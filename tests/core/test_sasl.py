@@ -188,3 +188,11 @@ def test_a_trace_that_is_one(trace: str) -> None:
 def test_an_identity_that_cannot_be_said(authorization: str) -> None:
     with pytest.raises(LocalProtocolError):
         External(authorization)
+
+
+@pytest.mark.parametrize("words", [("\ud800", "b"), ("a", "\udcff"), ("a", "b", "\ud800")])
+def test_plain_takes_only_what_can_be_encoded_and_never_shows_it(words: tuple[str, ...]) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        Plain(*words)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
