@@ -28,7 +28,6 @@ from tests.core.invariants import (
     live,
     replies_in,
 )
-from tests.drivers.peers import server_context, trusting_context
 
 from smtpcore import (
     BeginTls,
@@ -56,6 +55,7 @@ from smtpcore import (
 from smtpcore.drivers.tls import TlsFloor
 from smtpcore.sasl import Plain
 from smtpcore.testing import ScriptedServer, converse
+from smtpcore.testing.certificates import server_context, trusting_context
 
 T = TypeVar("T")
 

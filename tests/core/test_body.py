@@ -102,6 +102,14 @@ def test_a_refused_chunk_changes_nothing() -> None:
     assert encoder.end() == b"\r\n.\r\n"
 
 
+def test_line_ends_are_made_whole_unless_refused_and_a_line_ends_once() -> None:
+    encoder, lines = DataEncoder(), LineNormaliser()
+    assert encoder.feed(b"a\n.b") + encoder.end() == b"a\r\n..b\r\n.\r\n"
+    assert lines.feed(b"a") + lines.end() == b"a\r\n"
+    assert lines.end() == b""
+    assert lines.at_line_start
+
+
 def test_a_large_clean_body_is_passed_on() -> None:
     body = b"x" * 70 + b"\r\n"
     assert encode([body * 1000] * 3) == body * 3000 + b".\r\n"

@@ -27,6 +27,7 @@ from smtpcore import (
     NeedBody,
     Pipelining,
     RemoteProtocolError,
+    SendBody,
     Stage,
     Timeout,
     TlsPolicy,
@@ -155,6 +156,7 @@ def test_chunks_ahead_of_their_replies_are_bounded() -> None:
 def test_a_body_of_nothing_is_one_empty_chunk() -> None:
     driver = ready(mail(body=b""))
     assert driver.said == start(1) + b"BDAT 0 LAST\r\n"
+    assert not any(isinstance(event, SendBody) for event in driver.events)
     assert hear(driver, *["250 ok"] * 3) == b""
     assert told(driver) == [("s1", [D], [False])]
 
@@ -179,6 +181,31 @@ def test_what_is_handed_in_at_once_is_said_one_by_one() -> None:
         driver.client.send_body(piece)
     assert driver.run() == b"BDAT 3\r\n1\r\n"
     assert hear(driver, "250 ok") == b"BDAT 3 LAST\r\n2\r\n"
+
+
+def test_two_pieces_are_kept_and_no_third() -> None:
+    driver = ready(offered="250-mx\r\n250 CHUNKING\r\n")
+    driver.give(mail(size=None)[0], None)
+    driver.run()
+    hear(driver, "250 ok")
+    hear(driver, "250 ok")
+    driver.client.send_body(b"1\r\n")
+    driver.client.send_body(b"2\r\n")
+    with pytest.raises(LocalProtocolError, match="no body is due"):
+        driver.client.send_body(b"3\r\n")
+
+
+def test_behind_a_refused_chunk_nothing_is_said_though_its_neighbour_is_in_flight() -> None:
+    driver = ready(limits=Limits(commands_in_flight=4))
+    driver.give(mail()[0], None)
+    assert driver.run() == start(1)
+    for piece, said in ((b"1\r\n", b""), (b"2\r\n", b"BDAT 3\r\n1\r\n"), (b"3\r\n", b"BDAT 3\r\n2\r\n")):
+        driver.client.send_body(piece)
+        assert driver.run() == said
+    driver.client.send_body(b"")
+    assert hear(driver, "250 ok", "250 ok", "452 full") == b""
+    assert hear(driver, "503 RSET first") == b""
+    assert told(driver) == [("s1", [L], [False])]
 
 
 def test_recipients_put_off_get_the_body_again() -> None:

@@ -583,6 +583,14 @@ def test_a_refused_mail_stops_the_recipients_that_are_not_said_yet():
     assert verdicts(driver) == [N, N, N]
 
 
+def test_a_refused_mail_stops_them_though_the_window_opens_while_others_are_in_flight():
+    driver = ready("PIPELINING", limits=Limits(commands_in_flight=4))
+    give(driver, envelope(A, B, C, A, B))
+    assert hear(driver, "550 no", "503 no") == []
+    assert hear(driver, "503 no", "503 no") == []
+    assert verdicts(driver) == [N] * 5
+
+
 @pytest.mark.parametrize(
     ("mail", "limits"),
     [
