@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGE_FILES := $(shell find src -name '*.py' | LC_ALL=C sort)
 STAMP := .make/installed-$(shell echo $(PACKAGE_FILES) $(CURDIR) | cksum | cut -d' ' -f1)
 
-.PHONY: dev demo test test-interop fuzz lint types bench coverage clean
+.PHONY: dev demo test test-interop interop-page fuzz lint types bench coverage clean
 
 dev: $(STAMP)
 
@@ -27,6 +27,12 @@ test: dev
 test-interop: dev
 	tests/interop/unpack-servers
 	$(BIN)/python -m pytest tests/interop
+
+# What the tests against real servers found, as a page of the documentation; of a run that passed as a whole.
+interop-page: dev
+	tests/interop/unpack-servers
+	$(BIN)/python -m pytest tests/interop --ignore=tests/interop/test_page.py
+	cp build/interop.md docs/interop.md
 
 # Guided by coverage where Atheris can be had, by chance elsewhere; so many seconds for each target.
 FUZZ_SECONDS ?= 20

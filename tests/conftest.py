@@ -13,13 +13,6 @@ from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _interrupts_are_heard() -> None:
-    """A shell has what it starts with ``&`` ignore them, and processes that tests start would inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> Iterator[None]:
     """A shell starts its background jobs deaf to SIGINT, and their children inherit that; tests send it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
-from .unpacked import Unpacked
+from .unpacked import SERVERS, Unpacked
 
 #: Its user, whose number the package has compiled in by name.
 OWNER = "Debian-exim"
@@ -84,16 +84,38 @@ cram_md5:
   server_secret = ${{if eq{{$auth1}}{{{user}}}{{{password}}}fail}}
   server_set_id = $auth1
 """
+#: A mechanism that Dovecot checks.
+_ASKING_DOVECOT = """
+{name}:
+  driver = dovecot
+  public_name = {mechanism}
+  server_socket = {socket}
+  server_set_id = $auth1
+"""
+
+
+def exim_asks_dovecot() -> bool:
+    """Whether the unpacked Exim can have Dovecot check passwords: Debian has one that cannot."""
+    return b"dovecot" in (SERVERS / "exim" / "usr" / "sbin" / "exim4").read_bytes()
 
 
 class Exim:
     """An Exim that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAIN` and refuses all others.
 
     ``clear``, ``starttls`` and ``auth`` are its ports: in clear only; with STARTTLS; with STARTTLS and AUTH, and
-    without AUTH no mail. ``settings`` are more lines of its configuration.
+    without AUTH no mail. ``settings`` are more lines of its configuration. Where there is a socket of Dovecot's,
+    Dovecot checks the ``mechanisms`` that Exim does not know.
     """
 
-    def __init__(self, chain: bytes, *, mailboxes: Sequence[str], settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        chain: bytes,
+        *,
+        mailboxes: Sequence[str],
+        settings: Mapping[str, str] | None = None,
+        dovecot: Path | None = None,
+        mechanisms: Sequence[str] = ("SCRAM-SHA-1", "SCRAM-SHA-256"),
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-exim-"))
         self.folder.chmod(0o755)
         self.clear, self.starttls, self.auth = free_ports(3)
@@ -111,6 +133,9 @@ class Exim:
             password=PASSWORD,
             settings="".join(f"{name} = {value}\n" for name, value in (settings or {}).items()),
         )
+        for mechanism in mechanisms if dovecot is not None else ():
+            name = mechanism.lower().replace("-", "_")
+            configuration += _ASKING_DOVECOT.format(name=name, mechanism=mechanism, socket=dovecot)
         (self.folder / "configuration").write_text(configuration)
         (self.folder / "configuration").chmod(0o644)
         self._process = Unpacked(
@@ -119,13 +144,17 @@ class Exim:
             self.folder,
             users=[OWNER],
             prepare=f'cd "$2"; mkdir spool log maildirs; chown {OWNER} spool log maildirs chain.pem',
-            ready=lambda: all(accepts(port) for port in (self.clear, self.starttls, self.auth)),
+            ready=self._ready,
         )
 
     @property
     def version(self) -> str:
         started = re.search(r"exim ([\d.]+) daemon started", self.log)
         return started[1] if started else "?"
+
+    def _ready(self) -> bool:
+        # Its version stands in the log a moment after it listens.
+        return self.version != "?" and all(accepts(port) for port in (self.clear, self.starttls, self.auth))
 
     @property
     def maildirs(self) -> Path:

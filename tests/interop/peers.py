@@ -23,11 +23,11 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from smtpcore import Pipelining, TlsPolicy
-from smtpcore.sasl import CramMd5, Login, Mechanism, Plain
+from smtpcore.sasl import CramMd5, Login, Mechanism, Plain, Scram, ScramSha1, ScramSha256
 
 from .arrivals import Maildirs
 from .dovecot import Dovecot
-from .exim import Exim
+from .exim import Exim, exim_asks_dovecot
 from .opensmtpd import OpenSmtpd
 from .postfix import HOST, PASSWORD, USER, Postfix, Sink, free_ports, postfix_missing, program, sink_missing
 from .unpacked import unpacked_missing
@@ -54,6 +54,9 @@ OFFERS = {
 }
 
 
+ByPassword = Plain | Login | CramMd5 | Scram
+
+
 class Way(enum.Enum):
     """How a session is held: through which door, with which mechanism, and whether pipelining goes across mails.
 
@@ -66,11 +69,13 @@ class Way(enum.Enum):
     AUTH_PLAIN = "STARTTLS, AUTH PLAIN", Door.AUTH, Plain, False
     AUTH_LOGIN = "STARTTLS, AUTH LOGIN", Door.AUTH, Login, False
     AUTH_CRAM_MD5 = "STARTTLS, AUTH CRAM-MD5", Door.AUTH, CramMd5, False
+    AUTH_SCRAM_SHA_1 = "STARTTLS, AUTH SCRAM-SHA-1", Door.AUTH, ScramSha1, False
+    AUTH_SCRAM_SHA_256 = "STARTTLS, AUTH SCRAM-SHA-256", Door.AUTH, ScramSha256, False
     ACROSS = "in clear, across mails", Door.CLEAR, None, True
     ACROSS_DATA = "in clear, across mails, by DATA", Door.CLEAR, None, True
     ACROSS_STARTTLS = "STARTTLS, across mails", Door.STARTTLS, None, True
 
-    def __init__(self, words: str, door: Door, mechanism: Callable[[str, str], Mechanism] | None, across: bool) -> None:
+    def __init__(self, words: str, door: Door, mechanism: type[ByPassword] | None, across: bool) -> None:
         self.words = words
         self.door = door
         self.mechanism = mechanism
@@ -164,6 +169,13 @@ _OPENSMTPD_RULES = {
 }
 
 
+_SCRAM: tuple[type[Mechanism], ...] = (ScramSha1, ScramSha256)
+
+
+def _only_plain_and_login(server: str) -> dict[Door | type[Mechanism], str]:
+    return dict.fromkeys((CramMd5, *_SCRAM), f"{server} knows AUTH PLAIN and LOGIN only")
+
+
 # --- the servers ----------------------------------------------------------------------------------------------------
 
 
@@ -198,9 +210,20 @@ def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
 
 @contextlib.contextmanager
 def start_exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
-    with Exim(certificate.both, mailboxes=MAILBOXES) as server:
-        ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
-        yield Peer("Exim", server.version, ports, Maildirs(server.maildirs).mails, rules=_EXIM_RULES)
+    why = unpacked_missing("dovecot")
+    if why is None and not exim_asks_dovecot():
+        why = "Exim knows SCRAM by asking Dovecot; exim4-daemon-light was built without that"
+    with contextlib.ExitStack() as servers:
+        socket = servers.enter_context(Dovecot()).socket if why is None else None
+        server = servers.enter_context(Exim(certificate.both, mailboxes=MAILBOXES, dovecot=socket))
+        yield Peer(
+            "Exim",
+            server.version,
+            {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth},
+            Maildirs(server.maildirs).mails,
+            rules=_EXIM_RULES,
+            cannot={} if why is None else dict.fromkeys(_SCRAM, why),
+        )
 
 
 @contextlib.contextmanager
@@ -208,10 +231,10 @@ def start_opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     with OpenSmtpd(certificate.chain, certificate.key, mailboxes=MAILBOXES) as server:
         ports = {Door.CLEAR: server.clear, Door.STARTTLS: server.starttls, Door.AUTH: server.auth}
         broken = handshake_failure(server.starttls)
-        cannot = {}
+        cannot = _only_plain_and_login("OpenSMTPD")
         if broken is not None:
             why = f"its TLS handshake fails: {broken} (6.8 with OpenSSL 3, OpenSMTPD issue 1171)"
-            cannot = {Door.STARTTLS: why, Door.AUTH: f"{why}, and it offers AUTH under TLS only"}
+            cannot |= {Door.STARTTLS: why, Door.AUTH: f"{why}, and it offers AUTH under TLS only"}
         mails = Maildirs(server.maildirs).mails
         yield Peer("OpenSMTPD", server.version, ports, mails, rules=_OPENSMTPD_RULES, cannot=cannot)
 
@@ -259,7 +282,7 @@ def start_aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             ports,
             handler.mails,
             line_end=b"\r\n",
-            cannot={CramMd5: "aiosmtpd knows AUTH PLAIN and LOGIN only"},
+            cannot=_only_plain_and_login("aiosmtpd"),
         )
 
 

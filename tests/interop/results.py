@@ -32,9 +32,10 @@ class Results:
     def markdown(self) -> str:
         parts = [
             "# Interoperability",
-            f"Written by `make test-interop` on Python {sys.version.split()[0]}. Every message is sent to every server "
-            "by every driver over one session each way, and what arrived is compared octet by octet, after the "
-            "policy for line ends, below the trace fields that the server puts on top.",
+            f"This page is written by `make interop-page`; this is of Python {sys.version.split()[0]}. Every message "
+            "is sent to every server by every driver over one session each way, and what arrived is compared octet by "
+            "octet, after the policy for line ends, below the trace fields that the server puts on top. Messages go in "
+            "chunks (BDAT) to a server that takes them, but for the ways that say DATA.",
         ]
         if self.matrix:
             drivers = list(dict.fromkeys(driver for cells in self.matrix.values() for driver, _ in cells))
