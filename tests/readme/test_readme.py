@@ -43,6 +43,7 @@ PRINTS = {
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
     "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
+    "testing": r"chen@south\.example never: 550 5\.1\.1 nobody",
     "pool": r"250 2\.0\.0 Taken\nuser0@north\.example delivered\nuser1@.*\nuser2@north\.example delivered\n",
     "blocking_pool": r"nobody@north\.example never: 550 5\.1\.1",
     "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",
@@ -159,7 +160,7 @@ def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> Non
         (tmp_path / "example.py").write_text(text, encoding="utf-8")
         printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
     assert re.search(PRINTS[name], printed, re.DOTALL), printed
-    assert bool(receiver.contents) == (name not in {"trio", "tls", *SERVERS, "blocking_pool", "intake"})
+    assert bool(receiver.contents) == (name not in {"trio", "tls", *SERVERS, "blocking_pool", "intake", "testing"})
 
 
 def test_the_custom_driver_is_as_short_as_promised() -> None:

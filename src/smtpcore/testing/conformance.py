@@ -487,7 +487,7 @@ for _stage, (_row, _called) in _STAGES.items():
     _late = _told(_stage, f"PeerTimeout: the peer was silent beyond the deadline for {_called}", "timeout")
     for _name, _then, _story, _within in (
         ("silence", Line.until_closed, _late, {_row: _SOON}),
-        ("a drip", _drip(b"250-" + b"x" * 2000), _late, {_row: _SOON}),
+        ("a drip", _drip(b"250-" + b"x" * 200), _late, {_row: _SOON}),
         ("a close", Line.close, _told(_stage, "ConnectionLost", "lost"), {}),
         (
             "a half-close",
@@ -592,7 +592,7 @@ for _how, _message in (("in memory", _LARGE), ("in pieces", _IN_PIECES)):
         (
             # What drips is a reply in the making; nobody may buy time with it.
             "a peer that reads no more of a body {}, and drips",
-            _steps(_begins_to_read, _drip(b"552-" + b"x" * 2000)),
+            _steps(_begins_to_read, _drip(b"552-" + b"x" * 200)),
             _broken_off(_SILENT, "timeout"),
             {"data_block": _SOON},
         ),
@@ -872,7 +872,7 @@ for _name, _then, _within in (
     ("garbage", _raw(b"what is this?\r\n"), {}),
     ("silence", Line.until_closed, {"starttls": _SOON}),
     # The beginning of a TLS record that never ends.
-    ("a drip", _drip(b"\x16\x03\x03\x40\x00" + bytes(1000)), {"starttls": _SOON}),
+    ("a drip", _drip(b"\x16\x03\x03\x40\x00" + bytes(200)), {"starttls": _SOON}),
     ("a close", Line.close, {}),
     ("a reset", Line.reset, {}),
 ):

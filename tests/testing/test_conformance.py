@@ -1,0 +1,181 @@
+"""The suite passes a driver for another loop, and fails every broken one by the cases that are meant to catch it.
+
+What lives here: the driver of ``docs/custom-driver.md``, its text, broken drivers, and the suite's own words. What does
+not: this project's drivers (``tests/drivers/test_conformance.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from smtpcore.testing import peer
+from smtpcore.testing.conformance import CASES, Adapter, Case, Need, Nonconformant, cases_for, run_blocking
+
+from .gevent_adapter import DOCS, TEXT, adapter_for
+
+ADAPTER = adapter_for(TEXT)
+
+
+@pytest.mark.parametrize("case", cases_for(ADAPTER), ids=str)
+def test_the_driver_of_the_docs(case: Case) -> None:
+    case(ADAPTER)
+
+
+def test_the_docs_show_the_driver_that_is_tested() -> None:
+    walk = (DOCS / "custom-driver.md").read_text(encoding="utf-8")
+    parts = re.findall(r"<!-- driver -->\n```python\n(.*?)```", walk, re.DOTALL)
+    shown = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
+    assert shown == [line.strip() for line in TEXT.splitlines() if line.strip()]
+    assert len(shown) < 150
+
+
+# --- broken drivers ------------------------------------------------------------------------------------------------
+
+#: What is broken: (what the text says, what it says instead, the cases that are meant to catch it).
+MUTANTS = {
+    "its deadline begins again with every octet": (
+        "if timeout is not self._timeout:",
+        "if True:",
+        ["a drip at MAIL"],
+    ),
+    "it does not read while it writes": (
+        "return self.socket.recv(BLOCK)",
+        "if not writes:\n                    return self.socket.recv(BLOCK)",
+        ["552 in a body in memory, then the peer reads no more"],
+    ),
+    "it forgets what was said while nobody looked": (
+        'self._exchange(b"", 0.0, on_timeout=lambda: None)',
+        "pass",
+        ["421 while idle", "a stray reply while idle"],
+    ),
+    "it leaves the connection open when it is cancelled": (
+        "            self.close()\n            raise",
+        "            raise",
+        ["cancelled at DOT", "cancelled while writing a body"],
+    ),
+    "it reports the first mail again and again": (
+        "            self.last_report = event",
+        "            self.last_report = self.last_report or event",
+        ["many mails in one session"],
+    ),
+    "it judges no certificate": (
+        "tls_context or client_context(verify=True)",
+        "client_context(verify=False)",
+        ["STARTTLS, wrong host", "TLS before the greeting, expired"],
+    ),
+    "it loses octets in clear behind STARTTLS": (
+        "self._wire.receive_data(received)",
+        'self._wire.receive_data(received.partition(b"250-peer")[0] or received)',
+        ["plaintext behind the 220 of STARTTLS"],
+    ),
+    "it reads the whole source before it writes": (
+        "        self._body = iter(message)\n",
+        "        self._body = iter(list(message))\n",
+        ["a body without end to a peer that reads no more"],
+    ),
+    "it hands over a body in one block": (
+        "[message[start : start + BLOCK] for start in range(0, len(message), BLOCK)]",
+        "[message]",
+        ["a slow reader of a body in memory is waited for"],
+    ),
+    "it waits for ever when it writes": (
+        "self._write_deadline = time.monotonic() + self._write_seconds",
+        "self._write_deadline = time.monotonic() + 1000.0",
+        ["a peer that reads no more of a body in pieces"],
+    ),
+    "it takes a source that breaks for the end of the message": (
+        "self._client.body_failed(error)",
+        'self._client.send_body(b"")',
+        ["a source of a body that breaks"],
+    ),
+    "it takes an empty piece for the end of the message": (
+        'next((piece for piece in self._body if piece), b"")',
+        'next(self._body, b"")',
+        ["a message out of pieces"],
+    ),
+    "it takes the end of the stream for silence": (
+        "self._wire.receive_eof()",
+        "self._wire.receive_timeout()",
+        ["a close at CONNECT", "a half-close at DOT"],
+    ),
+    "it leaves the connection open after QUIT": (
+        "            self._stream.socket.close()",
+        "            KEPT.append(self._stream.socket)",
+        ["a peer that is silent at QUIT"],
+    ),
+    "it raises what is no error of a session": (
+        "raise session.end.error or",
+        "raise LookupError or",
+        ["a greeting that is garbage"],
+    ),
+}
+BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peers give a broken driver up sooner."""
+    monkeypatch.setattr(peer, "PATIENCE", 1.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_driver_fails(name: str) -> None:
+    before, after, caught_by = MUTANTS[name]
+    assert TEXT.count(before) == 1
+    kept: list = []
+    adapter = adapter_for(TEXT.replace(before, after), KEPT=kept)
+    for case in caught_by:
+        with pytest.raises(Nonconformant, match=re.escape(case)):
+            BY_NAME[case](adapter)
+    for sock in kept:
+        sock.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", [name for name in MUTANTS if "open after QUIT" not in name])
+def test_a_broken_driver_fails_nothing_else(name: str) -> None:
+    before, after, _ = MUTANTS[name]
+    adapter = adapter_for(TEXT.replace(before, after))
+    for case in ("a good mail", "421 and a close at MAIL", "STARTTLS"):
+        BY_NAME[case](adapter)
+
+
+# --- the suite's own words -----------------------------------------------------------------------------------------
+
+
+def test_what_a_failure_says() -> None:
+    adapter = adapter_for(TEXT.replace("            self.last_report = event", "            pass"))
+    with pytest.raises(Nonconformant) as caught:
+        BY_NAME["a good mail"](adapter)
+    assert str(caught.value).startswith("a good mail: AttributeError: ")
+    assert "expected:\n    open\n    sent BODY_ENDED\n" in str(caught.value)
+    assert str(caught.value).endswith("got:\n    open")
+
+
+def test_a_driver_that_answers_no_mail_when_it_is_cancelled() -> None:
+    text = TEXT.replace("            self.last_report = event", "            pass")
+    with pytest.raises(Nonconformant) as caught:
+        BY_NAME["cancelled at DOT"](adapter_for(text))
+    assert str(caught.value).partition("got:\n")[2].split()[:3] == ["open", "end", "aborted"]
+
+
+def test_an_async_driver_needs_something_to_run_it() -> None:
+    class Nothing:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    with pytest.raises(Nonconformant, match="give the adapter a function that runs coroutines"):
+        BY_NAME["a good mail"](Adapter(connect=lambda *_, **__: Nothing()))
+
+
+def test_what_a_driver_cannot_do_is_left_out() -> None:
+    plain = Adapter(connect=lambda: None, tls=False)
+    needs = {need for case in CASES if case not in cases_for(plain) for need in case.needs}
+    assert needs == set(Need)
+    assert all(not case.needs for case in cases_for(plain))
+    assert len({str(case) for case in CASES}) == len(CASES)
+    assert run_blocking is plain.run
