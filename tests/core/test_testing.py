@@ -61,6 +61,13 @@ def test_a_plain_server_minds_the_order_of_commands():
     assert [reply[:3] for reply in said] == [b"503", b"503", b"250", b"554", b"250", b"503", b"250", b"500", b"250"]
 
 
+def test_a_chunk_for_nobody_is_refused_and_its_octets_are_counted():
+    server = ScriptedServer(extensions=["CHUNKING"])
+    assert talk(server, b"MAIL FROM:<>") == [b"250 2.0.0 ok\r\n"]
+    assert server.receive_data(b"BDAT 6 LAST\r\nNOOP\r\n") == b"554 5.5.1 no valid recipients\r\n"
+    assert not server.mails
+
+
 def test_octets_may_come_in_any_pieces():
     whole, pieces = ScriptedServer(), ScriptedServer()
     octets = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n"
