@@ -659,7 +659,7 @@ async def _without_end(stage: Stage) -> None:
 
     session = await stage.open()
     await stage.deliver(session, pieces())
-    stage.note("read to the end" if read == 1000 else "read in part")
+    stage.note("read to the end" if read >= 1000 else "read in part")
     stage.tell_end(session)
 
 
