@@ -93,13 +93,14 @@ _PATIENCE = 0.5
 
 _MAIL = ", ".join(MAIL_COLUMNS)
 _JOB = ", ".join(JOB_COLUMNS)
+_UNKNOWN = "AND job_id NOT IN (SELECT value FROM json_each(:known))"
 
 _DUE_OF_DOMAIN = f"""
-SELECT {_JOB} FROM job WHERE domain = :domain AND due_at <= :until AND owner >= 0 AND owner <> :owner
+SELECT {_JOB} FROM job WHERE domain = :domain AND due_at <= :until AND owner >= 0 AND owner <> :owner {_UNKNOWN}
 ORDER BY due_at, job_id LIMIT :limit
 """
 _BEYOND_OF_DOMAIN = f"""
-SELECT {_JOB} FROM job WHERE domain = :domain AND due_at > :horizon AND owner >= 0 AND owner <> :owner
+SELECT {_JOB} FROM job WHERE domain = :domain AND due_at > :horizon AND owner >= 0 AND owner <> :owner {_UNKNOWN}
 ORDER BY due_at, job_id LIMIT :limit
 """
 #: Most looks end here: those that find few jobs due, and those that find enough domains among the first of them.
@@ -586,6 +587,7 @@ class Spool:
             "until": order.until,
             "horizon": order.horizon,
             "owner": self._owner,
+            "known": json.dumps(order.known),
             "limit": order.limit + 1,
         }
         rows = self._database.execute(_DUE_OF_DOMAIN, values).fetchall()

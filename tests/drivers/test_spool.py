@@ -114,8 +114,10 @@ def look(spool: Spool, until: float = NOW, limit: int = 100, known: tuple[str, .
     return fact
 
 
-def load(spool: Spool, domain: str = "far.example", until: float = NOW, limit: int = 100) -> JobsLoaded:
-    (fact,) = spool.execute(Orders((), (Load(domain, until, FAR, limit),)), SETTINGS, NOW).facts
+def load(
+    spool: Spool, domain: str = "far.example", until: float = NOW, limit: int = 100, known: tuple[int, ...] = ()
+) -> JobsLoaded:
+    (fact,) = spool.execute(Orders((), (Load(domain, until, FAR, limit, known),)), SETTINGS, NOW).facts
     assert isinstance(fact, JobsLoaded)
     return fact
 
@@ -229,6 +231,19 @@ def test_due_jobs_come_oldest_first_and_only_so_many(spool: Spool) -> None:
     assert {mail.mail_id for mail in some.mails} == {job.mail_id for job in some.jobs}
     assert not some.complete
     assert load(spool, limit=5).complete
+
+
+def test_jobs_that_are_known_are_not_read_again(spool: Spool) -> None:
+    here = [add(spool, f"user{number}@far.example", now=NOW - 10).jobs[0].job_id for number in range(3)]
+    new = add(spool, "user3@far.example").jobs[0].job_id
+    beyond = add(spool, "user4@far.example", now=2 * FAR).jobs[0].job_id
+    fact = load(spool, limit=1, known=tuple(here))
+    assert [job.job_id for job in fact.jobs] == [new]
+    assert not fact.complete, "what lies beyond all schedules is due as well"
+    fact = load(spool, limit=1, known=(*here, new))
+    assert [job.job_id for job in fact.jobs] == [beyond]
+    assert fact.complete
+    assert load(spool, known=(*here, new, beyond)) == JobsLoaded("far.example", (), (), complete=True)
 
 
 def test_a_load_brings_the_siblings_of_its_mails(spool: Spool) -> None:

@@ -24,6 +24,7 @@ from smtpcore.relay import (
     DomainsLoaded,
     Fate,
     FateKind,
+    FixedHosts,
     Forget,
     Job,
     JobsLoaded,
@@ -36,6 +37,7 @@ from smtpcore.relay import (
     Operate,
     Orders,
     Resolve,
+    RoutingTable,
     Save,
     SessionEnded,
     ShutDown,
@@ -210,6 +212,26 @@ def test_a_fallback_is_tried_however_many_hosts_are_dead() -> None:
         tried.append(work.host.name)
         bench.tell(SessionEnded(work.session_id, ConnectFailed("no route")))
     assert tried == ["192.0.2.1", "last.example", "very-last.example"]
+    assert bench.effect(Attempted).attempts == 1
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        FixedHosts(tuple(SmartHost(f"h{number}.example") for number in range(9))),
+        FixedHosts((SmartHost("h0.example"), SmartHost("h1.example"))),
+    ],
+)
+def test_a_fallback_is_tried_however_long_the_list_of_fixed_hosts_is(hosts: FixedHosts) -> None:
+    table = RoutingTable({"far.example": hosts}, fallback=(SmartHost("last.example"), SmartHost("very-last.example")))
+    bench = Bench(table, hosts_per_attempt=2)
+    bench.accept("you@far.example")
+    tried = []
+    while bench.effects(OpenSession):
+        work = bench.effect(OpenSession)
+        tried.append(work.host.name)
+        bench.tell(SessionEnded(work.session_id, ConnectFailed("no route")))
+    assert tried == ["h0.example", "h1.example", "last.example", "very-last.example"]
     assert bench.effect(Attempted).attempts == 1
 
 

@@ -5,8 +5,10 @@ What lives here: looks, loads, bites and being drained. What does not: what beco
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
+import pytest
 from relay_bench import HOUR, MINUTE, SETTINGS, START, TAKEN, Bench, reported
 
 from smtpcore import ConnectFailed
@@ -14,8 +16,10 @@ from smtpcore.relay import (
     AddressAnswer,
     AnswerKind,
     Attempted,
+    Continue,
     DomainResolved,
     DomainsLoaded,
+    Fact,
     JobsLoaded,
     Load,
     LoadDomains,
@@ -97,6 +101,21 @@ def test_what_the_spool_answers_after_the_end_is_of_no_use() -> None:
     assert bench.relay.drained(bench.now)
 
 
+def test_a_rest_that_ends_during_the_shutdown_leaves_nothing_to_do() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.accept("you@far.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("no route")))
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example", "near.example"), True, None))
+    bench.tell(ShutDown())
+    assert bench.relay.drained(bench.now)
+    bench.now += 60.0
+    bench.tell(TimePassed())
+    assert bench.relay.drained(bench.now)
+    assert bench.relay.wake_at is None
+    assert not bench.orders.effects
+
+
 # --- looks ------------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +192,60 @@ def test_a_domain_that_waited_for_room_until_its_answer_grew_old_is_looked_up_ag
     bench.tell(resolved("far.example", "new.example"))
     load(bench, second)
     assert [work.host.name for work in bench.effects(OpenSession)] == ["new.example"]
+
+
+def test_jobs_that_are_here_already_are_not_asked_for_again() -> None:
+    bench = Bench(sessions_per_next_hop=1, window_per_next_hop=8)
+    first = [bench.mail(f"u{number}@far.example") for number in range(3)]
+    bench.tell(*first)
+    working, *waiting = first
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    order = bench.effect(Load)
+    assert set(order.known) == {fact.jobs[0].job_id for fact in (working, *waiting)}
+    assert order.limit == 6, "the room, whatever waits"
+    load(bench, bench.mail("more@far.example"))
+    assert bench.relay.jobs_in_memory == 4
+    assert not bench.effects(Load)
+
+
+@pytest.mark.parametrize("domains", [1, 30])
+def test_a_queue_is_read_once(domains: int) -> None:
+    bench = Bench(sessions=2, sessions_per_next_hop=2, window_per_next_hop=60, deliveries_ahead=4)
+    left = {
+        fact.jobs[0].job_id: fact
+        for fact in (bench.mail(f"u{number}@d{number % domains}.example") for number in range(600))
+    }
+    claimed: set[int] = set()
+    rows = done = 0
+    bench.tell(SpoolChanged())
+    answers: list[Fact] = []
+    working: deque[OpenSession | Continue] = deque()
+    while left:
+        for order in bench.effects(LoadDomains):
+            found = dict.fromkeys(f.jobs[0].domain for job, f in left.items() if job not in claimed)
+            answers.append(DomainsLoaded(tuple(domain for domain in found if domain not in order.known), True, None))
+        for order in bench.effects(Load):
+            due = [
+                fact
+                for job, fact in left.items()
+                if fact.jobs[0].domain == order.domain and job not in claimed and job not in order.known
+            ]
+            chosen = due[: order.limit]
+            rows += len(chosen)
+            assert rows <= 600
+            jobs = tuple(fact.jobs[0] for fact in chosen)
+            answers.append(JobsLoaded(order.domain, tuple(fact.mail for fact in chosen), jobs, chosen == due))
+        working += bench.work
+        claimed.update(work.delivery.jobs[0].job_id for work in bench.work)
+        if not answers:
+            work = working.popleft()
+            del left[work.delivery.jobs[0].job_id]
+            answers.append(reported(work, TAKEN))
+            done += 1
+        facts, answers = answers, []
+        bench.tell(*facts)
+    assert done == rows == 600
 
 
 # --- bites: jobs that are loaded only to be put off -------------------------------------------------------------------

@@ -12,20 +12,24 @@ from relay_bench import DAY, Bench
 
 from smtpcore import LocalProtocolError, Verdict
 from smtpcore.relay import (
+    AnswerKind,
     Attempted,
     Bounce,
+    DomainResolved,
     FixedHosts,
     Forget,
     Host,
     JobsLoaded,
     Load,
     Mx,
+    MxAnswer,
     NextHop,
     OpenSession,
     Resolve,
     RoutingTable,
     Save,
     SmartHost,
+    TimePassed,
     Unroutable,
     Way,
 )
@@ -94,9 +98,10 @@ def test_a_row_whose_key_is_no_pattern_is_refused(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("way", "with_fallback"),
     [
-        (HUB, FixedHosts((HUB, LAST))),
+        (HUB, FixedHosts((HUB,), (LAST,))),
         (LAST, FixedHosts((LAST,))),
-        (FixedHosts((HUB, OTHER)), FixedHosts((HUB, OTHER, LAST))),
+        (FixedHosts((HUB, OTHER)), FixedHosts((HUB, OTHER), (LAST,))),
+        (FixedHosts((HUB,), (OTHER,)), FixedHosts((HUB,), (OTHER,))),
         (FixedHosts((LAST, OTHER)), FixedHosts((LAST, OTHER))),
         (Mx(), Mx(fallback=(LAST,))),
         (Mx(26, (OTHER,)), Mx(26, (OTHER,))),
@@ -180,6 +185,65 @@ def test_mail_for_a_domain_that_leads_nowhere_for_now_waits_until_it_expires() -
         bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), accepted.jobs, True))
         assert [type(order) for order in bench.orders.durable] == kinds
         assert bench.effects(Attempted) == [] or bench.effect(Attempted).words == "closed for the holidays"
+
+
+class OwnRoute:
+    """A program's own route, which is not always well."""
+
+    def __init__(self, **ways: object) -> None:
+        self.ways = ways
+
+    def way(self, domain: str) -> Way:
+        return self.ways[domain.partition(".")[0]]  # type: ignore[return-value]
+
+
+def test_a_route_that_fails_defers_that_mail_and_no_other() -> None:
+    route = OwnRoute(far=HUB, strange="hub.example")
+    bench = Bench(route)
+    facts = {domain: bench.mail(f"you@{domain}") for domain in ("bad.example", "strange.example", "far.example")}
+    bench.tell(*facts.values())
+    assert [work.host.name for work in bench.effects(OpenSession)] == ["hub.example"]
+    asked = [effect.domain for effect in bench.effects(Load)]
+    assert asked == ["bad.example", "strange.example"]
+    bench.tell(*(JobsLoaded(domain, (facts[domain].mail,), facts[domain].jobs, True) for domain in asked))
+    assert [job.job.attempts for job in bench.durable(Save)] == [1, 1]
+    assert [attempt.words for attempt in bench.effects(Attempted)] == [
+        "the route failed for the domain bad.example: KeyError: 'bad'",
+        "the route gave 'hub.example' for the domain strange.example, which is no way",
+    ]
+    # Once it is mended, the mail goes.
+    route.ways["bad"] = OTHER
+    bench.now += 5 * 60.0
+    again = replace(facts["bad.example"].jobs[0], attempts=1)
+    bench.tell(replace(facts["bad.example"], jobs=(again,)))
+    assert bench.effect(OpenSession).host.name == "other.example"
+
+
+def test_a_sender_is_told_in_the_end_how_the_route_failed() -> None:
+    bench = Bench(OwnRoute())
+    accepted = bench.mail("you@bad.example", age=9 * DAY)
+    bench.tell(accepted)
+    bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), accepted.jobs, True))
+    (failure,) = bench.order(Bounce).failures
+    assert (failure.status, failure.reason) == ("4.4.7", "the route failed for the domain bad.example: KeyError: 'bad'")
+
+
+@pytest.mark.parametrize("later", [{}, {"far": HUB}], ids=["fails", "leads elsewhere"])
+def test_a_route_that_changes_while_a_domain_is_looked_up_strands_nothing(later: dict[str, object]) -> None:
+    route = OwnRoute(far=Mx())
+    bench = Bench(route)
+    accepted = bench.mail("you@far.example")
+    bench.tell(accepted)
+    assert bench.effect(Resolve).domain == "far.example"
+    route.ways = later
+    bench.tell(DomainResolved("far.example", MxAnswer(AnswerKind.NO_DATA), (), 60.0))
+    assert bench.effect(Load).domain == "far.example"
+    bench.tell(JobsLoaded("far.example", (accepted.mail,), accepted.jobs, True))
+    assert bool(bench.work) is bool(later)
+    assert bool(bench.durable(Save)) is not bool(later)
+    bench.now += 2000.0
+    bench.tell(TimePassed())
+    assert bench.relay.wake_at is None or bench.relay.wake_at > bench.now
 
 
 @pytest.mark.parametrize("literal", ["[300.0.2.1]", "[far.example]", "[]", "[IPv6:]"])

@@ -86,6 +86,30 @@ def test_what_is_deferred_is_tried_again(kind: Kind, server: Server, spool: Spoo
     assert [recipients for _, recipients, _ in server.taken] == [["u@a.example"], ["later@a.example"]]
 
 
+def test_a_route_that_fails_defers_that_mail_and_no_other(kind: Kind, server: Server, spool: Spool) -> None:
+    notes: list = []
+    seen = threading.Event()
+
+    class OwnRoute:
+        def way(self, domain: str) -> SmartHost:
+            if domain == "bad.example" and not seen.is_set():
+                raise LookupError("no table for bad.example")
+            return SmartHost("127.0.0.1", server.port)
+
+    relay = kind.make(spool, server.port, notes=notes, route=OwnRoute())
+    relay.submit(b"hi\n", sender="", recipients=["u@bad.example", "u@a.example"])
+    background = relay.start()
+    wait_until(lambda: fates(notes) == [("u@a.example", FateKind.DELIVERED)])
+    wait_until(lambda: any(isinstance(note, Attempted) for note in notes))
+    (attempt, *_) = [note for note in notes if isinstance(note, Attempted)]
+    assert attempt.words == "the route failed for the domain bad.example: LookupError: no table for bad.example"
+    seen.set()
+    wait_until(lambda: not len(spool))
+    relay.stop()
+    assert background.ended() is None
+    assert fates(notes) == [("u@a.example", FateKind.DELIVERED), ("u@bad.example", FateKind.DELIVERED)]
+
+
 def test_a_smart_host_that_wants_tls_and_credentials(kind: Kind, spool: Spool) -> None:
     authority = trustme.CA()
     context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

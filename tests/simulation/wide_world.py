@@ -207,6 +207,7 @@ def moody_host(name: str, chance: random.Random) -> Host:
         host.mails_per_session = chance.randint(1, 4)
     if chance.random() < 0.2:
         host.slowness = 200.0
+    host.loses = chance.choice((0.0, 0.0, 0.1))
     return host
 
 

@@ -146,7 +146,7 @@ class ModelSpool:
 
     def load(self, order: Load) -> JobsLoaded:
         due = self._due(order.until, order.horizon)
-        of_domain = [job for job in due if job.domain == order.domain]
+        of_domain = [job for job in due if job.domain == order.domain and job.job_id not in order.known]
         chosen = of_domain[: order.limit]
         mails = {job.mail_id for job in chosen}
         jobs = chosen + [job for job in due if job.mail_id in mails and job.domain != order.domain]
@@ -170,6 +170,8 @@ class Host:
     refuses_service: list[tuple[float, float]] = field(default_factory=list)
     mails_per_session: int = 1_000_000
     doubt: float = 0.0
+    #: How often the connection breaks under all that is on its way; sessions with such a host run ahead of its replies.
+    loses: float = 0.0
     #: How many times longer than others it takes for everything.
     slowness: float = 1.0
     grey: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -195,6 +197,8 @@ class Ledger:
     #: Taken by a host though the relay could not know it: in doubt, or crashed before the commit.
     unconfirmed: Counter[tuple[int, str]] = field(default_factory=Counter)
     attempts: Counter[tuple[int, str]] = field(default_factory=Counter)
+    #: Sessions that were lost, by how many deliveries were in doubt with them.
+    losses: Counter[int] = field(default_factory=Counter)
 
 
 class World:
@@ -233,6 +237,8 @@ class World:
         #: Session -> (host, mails done, deliveries that it was given, the first of them on its way).
         self._sessions: dict[int, tuple[Host, int, list[Delivery]]] = {}
         self._closing: set[int] = set()
+        #: Sessions that are lost, with the reports of what was on their way.
+        self._lost: set[int] = set()
         self._taken: dict[int, list[tuple[int, str]]] = {}
         self.relay = self._start()
 
@@ -336,14 +342,17 @@ class World:
     def _crash(self) -> None:
         self.crashes += 1
         for host, _, deliveries in self._sessions.values():
-            # The host may or may not have taken what was on its way when the process died.
-            if deliveries and deliveries[0].delivery_id not in self._taken and self.chance.random() < 0.5:
-                self._take(host, deliveries[0])
+            # The host may or may not have taken what was on its way when the process died: the first, or the first few.
+            for delivery in deliveries if host.loses else deliveries[:1]:
+                if delivery.delivery_id in self._taken or self.chance.random() < 0.5:
+                    break
+                self._take(host, delivery)
         for taken in self._taken.values():
             self.ledger.unconfirmed.update(taken)
         self._taken.clear()
         self._sessions.clear()
         self._closing.clear()
+        self._lost.clear()
         self._events.clear()
         self._inbox.clear()
         self.relay = self._start()
@@ -393,7 +402,8 @@ class World:
 
     def _deliver(self, session_id: int) -> None:
         """Begin the delivery that is next over a session."""
-        host, done, (delivery, *_) = self._sessions[session_id]
+        host, done, deliveries = self._sessions[session_id]
+        delivery = deliveries[0]
         seconds = self.chance.uniform(0.05, 3.0) * host.slowness
         mail = Mail(delivery.envelope)
         if host.is_in(host.dead, self.now):
@@ -407,9 +417,29 @@ class World:
             self._later(seconds, Reported(session_id, delivery.delivery_id, report))
             self._later(seconds, SessionEnded(session_id, error))
             return
+        if host.loses and self.chance.random() < host.loses:
+            self._lose(session_id, host, deliveries[: self.chance.randint(1, len(deliveries))], seconds)
+            return
         self._later(seconds, Reported(session_id, delivery.delivery_id, self._report(host, delivery, mail)))
         if self.chance.random() < 0.02:
             self._later(seconds, SessionEnded(session_id, ConnectionLost("closed")))
+
+    def _lose(self, session_id: int, host: Host, begun: list[Delivery], seconds: float) -> None:
+        """The connection breaks while deliveries are on their way: the host has taken the first few, or none."""
+        self._lost.add(session_id)
+        self.ledger.losses[len(begun)] += 1
+        error = ConnectionLost("lost before the verdicts")
+        taken = self.chance.randint(0, len(begun))
+        for place, delivery in enumerate(begun):
+            recipients = delivery.envelope.recipients
+            keys = [(delivery.mail.mail_id, to) for to in recipients]
+            self.ledger.attempts.update(keys)
+            if place < taken:
+                self.ledger.unconfirmed.update(key for key in keys if host.verdict(*key, self.now).positive)
+            outcomes = tuple(Outcome(to, Verdict.LATER, None, error, True) for to in recipients)
+            report = MailRefused(Mail(delivery.envelope), outcomes, Stage.BODY_ENDED, Transcript())
+            self._later(seconds, Reported(session_id, delivery.delivery_id, report))
+        self._later(seconds, SessionEnded(session_id, error))
 
     def _report(self, host: Host, delivery: Delivery, mail: Mail) -> MailSent | MailRefused:
         for recipient in mail.envelope.recipients:
@@ -438,7 +468,9 @@ class World:
             delivery = deliveries.pop(0)
             assert delivery.delivery_id == fact.delivery_id
             self._sessions[fact.session_id] = (host, done + 1, deliveries)
-            if fact.session_id in self._closing or fact.report.stage is Stage.NOT_STARTED:
+            if fact.session_id in self._lost:
+                pass
+            elif fact.session_id in self._closing or fact.report.stage is Stage.NOT_STARTED:
                 self._later(0.1, SessionEnded(fact.session_id, None))
             elif deliveries:
                 self._deliver(fact.session_id)
@@ -447,8 +479,10 @@ class World:
                 for outcome in fact.report.outcomes
                 if outcome.verdict is Verdict.DELIVERED
             ]
-        elif isinstance(fact, SessionEnded) and self._sessions.pop(fact.session_id, None) is None:
-            return
+        elif isinstance(fact, SessionEnded):
+            self._lost.discard(fact.session_id)
+            if self._sessions.pop(fact.session_id, None) is None:
+                return
         self._inbox.append(fact)
 
     def _take(self, host: Host, delivery: Delivery) -> None:

@@ -86,7 +86,6 @@ class Destination:
     #: Recipients that the peer has answered for, and its last answer.
     answered: int = 0
     last_answer: Outcome | None = None
-    _domains: dict[str, int] = field(default_factory=dict[str, int])
     _successes: int = 0
 
     def __post_init__(self) -> None:
@@ -107,7 +106,6 @@ class Destination:
         else:
             jobs.append(job)
         self.waiting_jobs += 1
-        self._domains[job.domain] = self._domains.get(job.domain, 0) + 1
 
     def take(self) -> list[Job]:
         """Take the jobs of the mail that waits longest, as many as one delivery bears."""
@@ -119,7 +117,7 @@ class Destination:
             taken.append(jobs.popleft())
         if not jobs:
             del self.waiting[mail_id]
-        self._taken(taken)
+        self.waiting_jobs -= len(taken)
         return taken
 
     def take_all(self) -> Iterator[list[Job]]:
@@ -130,19 +128,8 @@ class Destination:
     def take_mail(self, mail_id: int) -> list[Job]:
         """Take all that waits of one mail."""
         jobs = list(self.waiting.pop(mail_id, ()))
-        self._taken(jobs)
+        self.waiting_jobs -= len(jobs)
         return jobs
-
-    def _taken(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            self.waiting_jobs -= 1
-            self._domains[job.domain] -= 1
-            if not self._domains[job.domain]:
-                del self._domains[job.domain]
-
-    def waiting_of(self, domain: str) -> int:
-        """How many jobs of a domain wait here."""
-        return self._domains.get(domain, 0)
 
     @property
     def room(self) -> int:

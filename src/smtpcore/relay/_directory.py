@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from typing import cast
 
 from smtpcore._events import Verdict
+from smtpcore._grammar import printable
 from smtpcore.relay._facts import DomainResolved, Resolve
 from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._mx import hosts_of_domain, hosts_of_literal, listed_hosts
 from smtpcore.relay._names import AnswerKind, MxAnswer
-from smtpcore.relay._routing import FixedHosts, Mx, Route, SmartHost, Unroutable
+from smtpcore.relay._routing import FixedHosts, Mx, Route, SmartHost, Unroutable, Way
 from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Directory"]
@@ -53,7 +55,7 @@ class Directory:
 
     def find(self, domain: str, now: float) -> HostSet | Unroutable | None:
         """Where mail for a domain goes; ``None`` where it is not known."""
-        way = self._route.way(domain)
+        way = self._way(domain)
         if isinstance(way, (SmartHost, FixedHosts)):
             return self._listed.get(way) or self._list(way)
         if isinstance(way, Unroutable):
@@ -65,9 +67,20 @@ class Directory:
         found, until = self._found.get(domain, (None, 0.0))
         return found if until > now else None
 
+    def _way(self, domain: str) -> Way:
+        """What the route says. It may be anybody's code: where it fails, mail waits, and the sender is told why."""
+        try:
+            way = cast("object", self._route.way(domain))
+        except Exception as error:
+            return _no_way(f"the route failed for the domain {domain or '(none)'}: {type(error).__name__}: {error}")
+        if not isinstance(way, (SmartHost, FixedHosts, Mx, Unroutable)):
+            return _no_way(f"the route gave {way!r} for the domain {domain or '(none)'}, which is no way")
+        return way
+
     def _list(self, way: SmartHost | FixedHosts) -> HostSet:
-        hosts = self._listed[way] = listed_hosts((way,) if isinstance(way, SmartHost) else way.hosts)
-        return hosts
+        listed = listed_hosts((way,)) if isinstance(way, SmartHost) else listed_hosts(way.hosts, way.fallback)
+        self._listed[way] = listed
+        return listed
 
     def want(self, domain: str) -> None:
         """Have a domain looked up, which is not being looked up yet."""
@@ -84,10 +97,13 @@ class Directory:
 
     def resolved(self, answer: DomainResolved, now: float) -> bool:
         """Take in an answer; returns whether it was asked for."""
-        way = self._route.way(answer.domain)
-        if answer.domain not in self._asked or not isinstance(way, Mx):
+        if answer.domain not in self._asked:
             return False
         del self._asked[answer.domain]
+        way = self._way(answer.domain)
+        if not isinstance(way, Mx):
+            # The route changed its mind; what it says now needs no answer.
+            return True
         found = hosts_of_domain(answer, way, self._own_names)
         # Whoever asks again and again about what is out of order does not mend it.
         least = self._settings.rest if isinstance(found, Unroutable) else _LEAST_SECONDS
@@ -130,3 +146,8 @@ class Directory:
         """Look nothing up any more."""
         self._wanted.clear()
         self._asked.clear()
+
+
+def _no_way(words: str) -> Unroutable:
+    """The system is wrongly configured (RFC 3463 §3.4): what is put right later is delivered then."""
+    return Unroutable(printable(words), Verdict.LATER, "4.3.5")

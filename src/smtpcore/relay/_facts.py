@@ -195,7 +195,7 @@ class DomainsLoaded:
 class JobsLoaded:
     """The answer to :class:`Load`: due jobs of a domain and their siblings of the same mails, longest due first.
 
-    ``complete`` says that the domain has no other due jobs.
+    ``complete`` says that the domain has no other due jobs but those that were known.
     """
 
     domain: str
@@ -386,12 +386,16 @@ class LoadDomains:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Ask for up to ``limit`` due jobs of a domain, and for the other due jobs of the same mails."""
+    """Ask for up to ``limit`` due jobs of a domain, but those in ``known``, and for due siblings of the same mails.
+
+    ``until`` and ``horizon`` are as for :class:`LoadDomains`.
+    """
 
     domain: str
     until: float
     horizon: float
     limit: int
+    known: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

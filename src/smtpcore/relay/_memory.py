@@ -5,7 +5,6 @@ What lives here: what is held, and where. What does not: when jobs come and go.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,8 +28,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
-        #: How many jobs of each domain are held.
-        self.domains: Counter[str] = Counter()
+        #: The jobs of each domain that are held, in the order in which they came.
+        self.domains: dict[str, dict[int, None]] = {}
         self._mails: dict[int, _Held] = {}
 
     def __len__(self) -> int:
@@ -44,7 +43,7 @@ class Memory:
         held = self._mails.setdefault(mail.mail_id, _Held(mail))
         held.jobs[job.job_id] = destination
         self.jobs[job.job_id] = job
-        self.domains[job.domain] += 1
+        self.domains.setdefault(job.domain, {})[job.job_id] = None
         destination.add(job)
 
     def change(self, jobs: Iterable[Job]) -> None:
@@ -56,13 +55,18 @@ class Memory:
         """Let jobs go; the spool has them, or they are done."""
         for job in jobs:
             del self.jobs[job.job_id]
-            self.domains[job.domain] -= 1
-            if not self.domains[job.domain]:
+            of_domain = self.domains[job.domain]
+            del of_domain[job.job_id]
+            if not of_domain:
                 del self.domains[job.domain]
             held = self._mails[job.mail_id]
             del held.jobs[job.job_id]
             if not held.jobs:
                 del self._mails[job.mail_id]
+
+    def of_domain(self, domain: str) -> tuple[int, ...]:
+        """The jobs of a domain that are held, by their numbers."""
+        return tuple(self.domains.get(domain, ()))
 
     def mail(self, mail_id: int) -> StoredMail:
         """A mail of which a job is held."""

@@ -30,9 +30,9 @@ class _NoHost(Exception):
     why: Unroutable
 
 
-def listed_hosts(hosts: Sequence[SmartHost]) -> HostSet:
-    """Hosts in the order in which they are listed, one after the other."""
-    return _host_set([[_listed(host)] for host in hosts])
+def listed_hosts(hosts: Sequence[SmartHost], fallback: Sequence[SmartHost] = ()) -> HostSet:
+    """Hosts in the order in which they are listed, one after the other, and those of the fallback after them."""
+    return _host_set([[_listed(host)] for host in hosts], fallback)
 
 
 def hosts_of_literal(domain: str, way: Mx) -> HostSet | Unroutable:

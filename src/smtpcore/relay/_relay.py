@@ -382,7 +382,7 @@ class Relay:
 
     def _shut_down(self, fact: ShutDown, now: float) -> None:
         self._stopping = True
-        self._supply.clear()
+        self._supply.stop()
         self._directory.stop()
         for destination in self._destinations.table.values():
             for jobs in destination.take_all():

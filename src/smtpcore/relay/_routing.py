@@ -44,9 +44,13 @@ class SmartHost:
 
 @dataclass(frozen=True, slots=True)
 class FixedHosts:
-    """Mail goes to the first of these hosts that can be reached. Raises ``LocalProtocolError`` when there is none."""
+    """Mail goes to the first of these hosts that can be reached. Raises ``LocalProtocolError`` when there is none.
+
+    ``fallback`` holds hosts that are tried when none of those can be reached, however many they are.
+    """
 
     hosts: tuple[SmartHost, ...]
+    fallback: tuple[SmartHost, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.hosts:
@@ -106,7 +110,8 @@ Way: TypeAlias = SmartHost | FixedHosts | Mx | Unroutable
 class Route(Protocol):
     """From a recipient domain, in lower case, to its way; the same for the same domain, always.
 
-    A recipient without a domain has the domain ``""``, an address literal its brackets.
+    A recipient without a domain has the domain ``""``, an address literal its brackets. Where ``way`` raises, or gives
+    what is no way, mail for that domain is deferred with these words, and all other mail goes on.
     """
 
     def way(self, domain: str) -> Way: ...
@@ -153,8 +158,10 @@ def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
         return way
     if isinstance(way, Mx):
         return replace(way, fallback=way.fallback or fallback)
-    hosts = (way,) if isinstance(way, SmartHost) else way.hosts
-    return FixedHosts(tuple(dict.fromkeys((*hosts, *fallback))))
+    if isinstance(way, SmartHost):
+        way = FixedHosts((way,))
+    others = tuple(host for host in fallback if host not in way.hosts)
+    return replace(way, fallback=way.fallback or others)
 
 
 def _check_port(port: int) -> None:

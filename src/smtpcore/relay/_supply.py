@@ -19,7 +19,7 @@ from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Place", "Supply"]
 
-#: Domains asked for at a time, and jobs of one domain: those that wait here are read again with each load, so not few.
+#: Domains asked for at a time, and jobs of one domain.
 _DOMAINS = 1000
 _JOBS = 250
 #: Jobs of one domain asked for to be put off at once, and how many such orders are on their way.
@@ -63,6 +63,7 @@ class Supply:
         #: Domains that wait until their destination has rested.
         self._resting = 0
         self._looking = False
+        self._stopped = False
         #: When to look for due domains; ``None`` when nothing is known to fall due.
         self._look_at: float | None = 0.0
 
@@ -118,8 +119,12 @@ class Supply:
             elif destination.next_hop not in queue:
                 queue[destination.next_hop] = destination
 
-    def clear(self) -> None:
+    def stop(self) -> None:
         """Ask for nothing more."""
+        self._stopped = True
+        for destination in self._destinations.table.values():
+            # A rest that ends later must not count what nobody waits for any more.
+            destination.due.clear()
         self._domains.clear()
         self._nowhere.clear()
         self._hungry.clear()
@@ -182,10 +187,8 @@ class Supply:
     def _load(self, domain: str, loading: _Loading, now: float) -> Load:
         self._loading[domain] = loading
         self._count(loading, 1)
-        # Jobs that wait here are not claimed, so they will be among the answer.
-        place = loading.place
-        here = self._memory.domains[domain] if isinstance(place, Unroutable) else place.waiting_of(domain)
-        return Load(domain, now, self._horizon(now), loading.limit + here)
+        # Jobs that wait here are not claimed, so they would be among the answer.
+        return Load(domain, now, self._horizon(now), loading.limit, self._memory.of_domain(domain))
 
     def _count(self, loading: _Loading, sign: int) -> None:
         if loading.bite:
@@ -216,6 +219,8 @@ class Supply:
 
     def look_again(self, due_at: float, now: float) -> None:
         """Something falls due at this time."""
+        if self._stopped:
+            return
         due_at = min(max(due_at, now), now + self._settings.schedule.longest_delay)
         self._look_at = due_at if self._look_at is None else min(self._look_at, due_at)
 
