@@ -9,7 +9,8 @@ import io
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from dataclasses import replace
 from email.message import Message
-from typing import BinaryIO, TypedDict, TypeVar, cast
+from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from smtpcore import (
     BodyFacts,
@@ -31,8 +32,10 @@ from smtpcore.pool import PoolSettings, Retries
 
 __all__ = [
     "PoolOptions",
+    "Readers",
     "body_facts",
     "checked_window",
+    "is_repeatable",
     "make_settings",
     "refused_here",
     "rewindable",
@@ -94,21 +97,61 @@ class _FileFromHere:
     """The pieces of a seekable file from where it stands now, as often as they are asked for."""
 
     def __init__(self, file: BinaryIO, piece: int) -> None:
-        self._file = file
+        self.file = file
         self._piece = piece
         self._start = file.tell()
 
     def __iter__(self) -> Iterator[bytes]:
-        self._file.seek(self._start)
-        while piece := self._file.read(self._piece):
+        self.file.seek(self._start)
+        while piece := self.file.read(self._piece):
             yield piece
 
 
 def body_facts(message: AsyncSource, piece: int) -> BodyFacts:
-    """What is known of the body of a message; raises ``LocalProtocolError`` for what is no message."""
+    """What is known of the body of a message, as an envelope declares it; octets in memory are counted for it.
+
+    Raises ``LocalProtocolError`` for what is no message.
+    """
     if isinstance(message, AsyncIterable):
         return BodyFacts(repeatable=not isinstance(message, AsyncIterator))
     return make_body(message, piece).facts
+
+
+def is_repeatable(message: AsyncSource, piece: int) -> bool:
+    """Whether a message can be read for each attempt; raises as :func:`body_facts`, and counts nothing."""
+    if isinstance(message, AsyncIterable):
+        return not isinstance(message, AsyncIterator)
+    body = make_body(message, piece)
+    return body.in_memory or body.facts.repeatable
+
+
+class PooledMessage(Protocol):
+    """A mail in a pool, for as long as its message may be read."""
+
+    @property
+    def over(self) -> bool:
+        """Whether its message will not be read again."""
+        ...
+
+
+class Readers:
+    """Which mail is being read out of which file or iterator: each has one position, and so one reader at a time."""
+
+    def __init__(self) -> None:
+        self._mails: WeakValueDictionary[int, PooledMessage] = WeakValueDictionary()
+
+    def enter(self, message: AsyncSource, mail: PooledMessage) -> None:
+        """Note that ``mail``, which holds ``message``, reads it; raises ``LocalProtocolError`` if another mail does."""
+        source = message.file if isinstance(message, _FileFromHere) else message
+        if not (hasattr(source, "read") or isinstance(source, (Iterator, AsyncIterator))):
+            return
+        other = self._mails.get(id(source))
+        if other is not None and not other.over:
+            raise LocalProtocolError(
+                "another mail is read out of the same file or iterator; open the file once for each, or give bytes",
+                source,
+            )
+        self._mails[id(source)] = mail
 
 
 def refused_here(envelope: Envelope, error: LocalProtocolError) -> Report:

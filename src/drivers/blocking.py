@@ -325,12 +325,12 @@ class Session:
             self._client.no_mail()
 
     def _let_go(self) -> None:
-        """Close the bodies of mails that are answered, or never will be."""
+        """Close the bodies of mails that are answered, or never will be; all of them, whatever one of them raises."""
         self._busy = False
         self._supply = None
-        while self._bodies:
-            _, body = self._bodies.popitem()
-            body.close()
+        with contextlib.ExitStack() as bodies:
+            while self._bodies:
+                bodies.callback(self._bodies.popitem()[1].close)
 
     def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""

@@ -37,8 +37,10 @@ from smtpcore.drivers._connecting.interruptible import Interruptible
 from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
+    Readers,
     body_facts,
     checked_window,
+    is_repeatable,
     make_settings,
     refused_here,
     rewindable,
@@ -94,11 +96,16 @@ class _Mail:
         #: Whether nobody waits for the answer any more.
         self.withdrawn = False
         #: Set when it is answered, or withdrawn and in no session's hand.
-        self.over = threading.Event()
+        self.ended = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether its message will not be read again."""
+        return self.ended.is_set()
 
     def answer(self, report: Report) -> None:
         self.report = report
-        self.over.set()
+        self.ended.set()
         if self.batch is not None:
             self.batch.ended.put(self)
 
@@ -140,7 +147,7 @@ class _Line:
         """A mail is in this session's hand no more."""
         mail = self.hand.pop(mail_id)
         if mail.withdrawn:
-            mail.over.set()
+            mail.ended.set()
 
     # --- for the session's thread ----------------------------------------------------------------------------------
 
@@ -193,13 +200,13 @@ class _Batch:
 
     def ready(self, *, in_order: bool) -> bool:
         """Whether there is a report that may be given out at once."""
-        return self.mails[0].over.is_set() if in_order else not self.ended.empty()
+        return self.mails[0].ended.is_set() if in_order else not self.ended.empty()
 
     def take(self, *, in_order: bool) -> Report:
         """Wait for the report that is next to be given out."""
         if in_order:
             mail = self.mails[0]
-            mail.over.wait()
+            mail.ended.wait()
         else:
             mail = self.ended.get()
         self.mails.remove(mail)
@@ -226,6 +233,8 @@ class Pool:
         self._settings = make_settings(self._options, settings)
         self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
         self._mails: dict[int, _Mail] = {}
+        #: Asked and told under the gate.
+        self._readers = Readers()
         self._numbers = itertools.count(1)
         self._lines: dict[int, _Line] = {}
         self._threads: list[threading.Thread] = []
@@ -260,11 +269,11 @@ class Pool:
         mail = self._make_mail(envelope, message, None)
         try:
             self._ask(mail)
-            mail.over.wait()
+            mail.ended.wait()
         finally:
             if mail.report is None and mail.mail_id in self._mails:
                 self._inbox.put((MailWithdrawn(mail.mail_id),))
-                mail.over.wait()
+                mail.ended.wait()
         if mail.refusal is not None:
             raise mail.refusal
         assert mail.report is not None
@@ -370,7 +379,7 @@ class Pool:
             if mail is not None:
                 mail.withdrawn = True
                 if not any(fact.mail_id in line.hand for line in self._lines.values()):
-                    mail.over.set()
+                    mail.ended.set()
 
     def _perform(self, order: Order) -> None:
         if isinstance(order, Answer):
@@ -404,8 +413,11 @@ class Pool:
         self._check_open()
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
-        facts = body_facts(message, self._limits.body_chunk)
-        return _Mail(next(self._numbers), envelope, message, facts.repeatable, batch)
+        repeatable = is_repeatable(message, self._limits.body_chunk)
+        mail = _Mail(next(self._numbers), envelope, message, repeatable, batch)
+        with self._gate:
+            self._readers.enter(message, mail)
+        return mail
 
     def _ask(self, mail: _Mail) -> None:
         with self._gate:

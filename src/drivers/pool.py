@@ -37,8 +37,10 @@ from smtpcore import (
 from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
+    Readers,
     body_facts,
     checked_window,
+    is_repeatable,
     make_settings,
     refused_here,
     rewindable,
@@ -99,6 +101,12 @@ class _Mail:
         #: Set while no session has the message in hand.
         self.at_rest = anyio.Event()
         self.at_rest.set()
+        self.withdrawn = False
+
+    @property
+    def over(self) -> bool:
+        """Whether its message will not be read again."""
+        return (self.withdrawn or self.answered.is_set()) and self.at_rest.is_set()
 
     def answer(self, report: Report) -> None:
         self.report = report
@@ -234,6 +242,7 @@ class Pool:
         self._settings = make_settings(self._options, settings)
         self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
         self._mails: dict[int, _Mail] = {}
+        self._readers = Readers()
         self._mails_asked = 0
         self._lines: dict[int, _Line] = {}
         self._tasks: TaskGroup | None = None
@@ -372,9 +381,11 @@ class Pool:
         self._check_open()
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
-        repeatable = body_facts(message, self._limits.body_chunk).repeatable
+        repeatable = is_repeatable(message, self._limits.body_chunk)
         self._mails_asked += 1
-        mail = self._mails[self._mails_asked] = _Mail(self._mails_asked, message, batch)
+        mail = _Mail(self._mails_asked, message, batch)
+        self._readers.enter(message, mail)
+        self._mails[mail.mail_id] = mail
         self._tell(MailAsked(mail.mail_id, envelope, repeatable))
         return mail
 
@@ -383,6 +394,7 @@ class Pool:
             raise LocalProtocolError("the pool is not open: send within its `async with` block")
 
     def _withdraw(self, mail: _Mail) -> None:
+        mail.withdrawn = True
         if self._mails.pop(mail.mail_id, None) is not None:
             self._tell(MailWithdrawn(mail.mail_id))
 

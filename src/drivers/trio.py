@@ -340,12 +340,12 @@ class Session:
             self._client.no_mail()
 
     async def _let_go(self) -> None:
-        """Close the bodies of mails that are answered, or never will be."""
+        """Close the bodies of mails that are answered, or never will be; all of them, whatever one of them raises."""
         self._busy = False
         self._supply = None
-        while self._bodies:
-            _, body = self._bodies.popitem()
-            await body.close()
+        async with contextlib.AsyncExitStack() as bodies:
+            while self._bodies:
+                bodies.push_async_callback(self._bodies.popitem()[1].close)
 
     async def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import io
 import socket
 import threading
@@ -389,6 +390,67 @@ def test_a_body_that_can_be_read_once(kind: Kind) -> None:
     with Host(first_and_others(dies_at("BODY"))) as host:
         run(kind, play)
     assert len(host.lines) == 1
+
+
+def as_open_file() -> io.BytesIO:
+    return io.BytesIO(b"Hello.")
+
+
+def as_iterator() -> Iterator[bytes]:
+    return iter([b"Hello."])
+
+
+@pytest.mark.parametrize("make", [as_open_file, as_iterator])
+def test_a_file_for_two_mails_at_once(kind: Kind, make: Callable[[], Any]) -> None:
+    """It has one position: two sessions that read it would each send a part of it."""
+    source = make()
+
+    def script(line: Line) -> None:
+        line.serve("MAIL")
+        line.go.wait()
+        line.say("250 ok")
+        line.serve(greet=False)
+
+    async def play() -> None:
+        async def meanwhile() -> None:
+            await kind.until(lambda: host.said(b"MAIL"))
+            with pytest.raises(LocalProtocolError, match="the same file or iterator"):
+                await pool.deliver(envelope(), source)
+            reports = [report async for report in pool.send_many([(envelope(), source)])]
+            assert reports[0].outcomes[0].verdict is Verdict.NEVER
+            host.go.set()
+
+        async with kind.pool("127.0.0.1", host.port, retries=NONE) as pool:
+            report, failure = await kind.together(pool.deliver(envelope(), source), meanwhile())
+            assert failure is None
+            assert isinstance(report, MailSent)
+            if isinstance(source, io.BytesIO):
+                # One after the other they may well read it.
+                source.seek(0)
+                assert isinstance(await pool.deliver(envelope(), source), MailSent)
+
+    with Host(first_and_others(script)) as host:
+        run(kind, play)
+    assert set(host.bodies) == {b"Hello.\r\n.\r\n"}
+
+
+def test_octets_in_memory_are_counted_once(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many attempts there are, and not at all for an envelope that says what it wishes to."""
+    counted: list[int] = []
+    bodies = importlib.import_module("smtpcore.drivers._session.bodies")
+    count = bodies._facts_of
+    monkeypatch.setattr(bodies, "_facts_of", lambda octets: (counted.append(len(octets)), count(octets))[1])
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
+            await pool.deliver(envelope(), b"Hello.")
+            assert not counted
+            await pool.send(b"Hello.", sender=SENDER, recipients=RECIPIENT)
+            assert counted == [6]
+
+    with Host(first_and_others(dies_at("MAIL"))) as host:
+        run(kind, play)
+    assert counted == [6]
 
 
 def test_a_body_that_breaks(kind: Kind) -> None:

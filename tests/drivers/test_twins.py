@@ -20,6 +20,8 @@ WORDS = [
     ("AsyncBody", "Body"),
     ("AsyncSource", "Source"),
     ("AsyncIterator", "Iterator"),
+    ("AsyncExitStack", "ExitStack"),
+    ("push_async_callback", "callback"),
     ("__aenter__", "__enter__"),
     ("__aexit__", "__exit__"),
     ("as an async context manager", "as a context manager"),

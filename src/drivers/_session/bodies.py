@@ -45,14 +45,20 @@ class Body(Protocol):
 
 
 class MemoryBody:
-    """Octets that are there already."""
+    """Octets that are there already; they are counted when somebody wants to know, for that takes time."""
 
     in_memory = True
 
-    def __init__(self, octets: bytes, piece: int, facts: BodyFacts | None = None) -> None:
+    def __init__(self, octets: bytes, piece: int) -> None:
         self._octets = octets
         self._piece = piece
-        self.facts = facts or _facts_of(octets)
+        self._facts: BodyFacts | None = None
+
+    @property
+    def facts(self) -> BodyFacts:
+        if self._facts is None:
+            self._facts = _facts_of(self._octets)
+        return self._facts
 
     def read(self, offset: int) -> bytes:
         if not offset and len(self._octets) <= self._piece:
@@ -194,9 +200,12 @@ class AsyncBody:
         self._in_use = threading.Lock()
         self._closed = False
         self.in_memory = self._body is not None and self._body.in_memory
-        self.facts = (
-            BodyFacts(repeatable=not isinstance(body, AsyncIterator)) if self._body is None else self._body.facts
-        )
+
+    @property
+    def facts(self) -> BodyFacts:
+        if self._body is None:
+            return BodyFacts(repeatable=not isinstance(self._source, AsyncIterator))
+        return self._body.facts
 
     async def read(self, offset: int) -> bytes:
         if self._body is not None:
