@@ -5,15 +5,18 @@ What lives here: pure helpers. What does not: anything that waits, and any decis
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from email.message import Message
 from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from smtpcore import (
+    AuthDeclined,
     BodyFacts,
+    CredentialsUnavailable,
     Envelope,
     LocalProtocolError,
     Mail,
@@ -21,6 +24,7 @@ from smtpcore import (
     Outcome,
     Pipelining,
     Report,
+    SmtpError,
     Stage,
     Transcript,
     Verdict,
@@ -29,10 +33,13 @@ from smtpcore.drivers._session.bodies import AsyncSource, make_body
 from smtpcore.drivers._session.options import Options
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
+from smtpcore.sasl import Mechanism, OAuthBearer, XOAuth2
 
 __all__ = [
+    "AskedCredentials",
     "PoolOptions",
     "Readers",
+    "asking_credentials",
     "body_facts",
     "checked_window",
     "is_repeatable",
@@ -69,6 +76,58 @@ def session_options(options: Options, *, ahead: bool) -> Options:
     if ahead or options.get("pipelining") is not Pipelining.ACROSS:
         return options
     return {**options, "pipelining": Pipelining.WITHIN}
+
+
+class AskedCredentials:
+    """The caller's function that gives credentials, as a pool asks it for each session.
+
+    What it raises comes out as ``CredentialsUnavailable``. Credentials that the peer refused are not said again: when
+    the function gives the same ones, the refusal is raised in place of another session.
+    """
+
+    def __init__(self, ask: Callable[[str | None], Sequence[Mechanism]]) -> None:
+        self._ask = ask
+        self._given: list[object] = []
+        self._refused: list[tuple[list[object], AuthDeclined]] = []
+
+    def __call__(self, host: str | None) -> Sequence[Mechanism]:
+        try:
+            mechanisms = tuple(self._ask(host))
+            self._given = [_content(mechanism) for mechanism in mechanisms]
+        except Exception as error:
+            raise CredentialsUnavailable(f"the function that gives the credentials: {type(error).__name__}") from error
+        for given, refusal in self._refused:
+            if given == self._given:
+                raise refusal
+        return mechanisms
+
+    def note_end(self, error: SmtpError | None) -> None:
+        """A session ended so; with its credentials refused for good, they are remembered."""
+        known = any(refusal is error for _, refusal in self._refused)
+        if isinstance(error, AuthDeclined) and not error.retryable and not known:
+            self._refused.append((self._given, error))
+
+
+def _content(mechanism: Mechanism) -> object:
+    """What makes two mechanisms say the same; those with a token say another one when the token is."""
+    fresh = copy.copy(mechanism)
+    if isinstance(fresh, (OAuthBearer, XOAuth2)):
+        return type(fresh), fresh.start()
+    # The state that a copy would be made from; what has none that can be told is itself and nothing else.
+    try:
+        made = fresh.__reduce_ex__(4)
+    except TypeError:
+        return mechanism
+    return made[1:3]
+
+
+def asking_credentials(options: Options) -> tuple[Options, AskedCredentials | None]:
+    """The options with a function for credentials, if it is one, in a pool's care."""
+    credentials = options.get("credentials")
+    if not callable(credentials):
+        return options, None
+    asked = AskedCredentials(credentials)
+    return {**options, "credentials": asked}, asked
 
 
 def checked_window(window: int | None, settings: PoolSettings) -> int:

@@ -38,6 +38,7 @@ from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
     Readers,
+    asking_credentials,
     body_facts,
     checked_window,
     is_repeatable,
@@ -220,6 +221,10 @@ class Pool:
     ``options`` are those of ``connect``, ``settings`` those of :class:`smtpcore.pool.PoolSettings`. Leaving the block
     lets the mails in the hands of sessions come to their ends, answers all others, and ends the sessions with QUIT;
     leaving it by an exception drops everything. Any number of threads may send at once.
+
+    ``credentials`` that are a function are asked for each session: what it raises is the answer to all that waits, as
+    ``CredentialsUnavailable``, and what the peer refused is not said again until the function gives something else. A
+    unix socket is reached by the ``connect`` option; the host is then the name that TLS verifies.
     """
 
     def __init__(
@@ -227,11 +232,12 @@ class Pool:
     ) -> None:
         self._host = host
         self._port = port
-        self._options: Options = options if options is not None else {}
+        self._options, self._credentials = asking_credentials(options if options is not None else {})
         check_options(self._options, Way(host, port))
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
         self._settings = make_settings(self._options, settings)
-        self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
+        seed = int.from_bytes(os.urandom(4))
+        self._machine = PoolMachine(self._settings, seed, credentials_asked=self._credentials is not None)
         self._mails: dict[int, _Mail] = {}
         #: Asked and told under the gate.
         self._readers = Readers()
@@ -480,6 +486,8 @@ class Pool:
                     session.close()
         except SmtpError as failure:
             error = failure
+            if self._credentials is not None:
+                self._credentials.note_end(error)
         except Exception as failure:
             _log.exception("session %d failed in an unforeseen way", line.session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")

@@ -38,6 +38,7 @@ from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._pooling import (
     PoolOptions,
     Readers,
+    asking_credentials,
     body_facts,
     checked_window,
     is_repeatable,
@@ -228,7 +229,11 @@ class Pool:
 
     ``options`` are those of ``connect``, ``settings`` those of :class:`smtpcore.pool.PoolSettings`. Leaving the block
     lets the mails in the hands of sessions come to their ends, answers all others, and ends the sessions with QUIT;
-    leaving it by an exception drops everything. Any number of tasks may send at once.
+    leaving it by an exception drops everything. Any number of tasks of its event loop may send at once.
+
+    ``credentials`` that are a function are asked for each session: what it raises is the answer to all that waits, as
+    ``CredentialsUnavailable``, and what the peer refused is not said again until the function gives something else. A
+    unix socket is reached by the ``connect`` option; the host is then the name that TLS verifies.
     """
 
     def __init__(
@@ -236,17 +241,20 @@ class Pool:
     ) -> None:
         self._host = host
         self._port = port
-        self._options: Options = options if options is not None else {}
+        self._options, self._credentials = asking_credentials(options if options is not None else {})
         check_options(self._options, Way(host, port))
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
         self._settings = make_settings(self._options, settings)
-        self._machine = PoolMachine(self._settings, int.from_bytes(os.urandom(4)))
+        seed = int.from_bytes(os.urandom(4))
+        self._machine = PoolMachine(self._settings, seed, credentials_asked=self._credentials is not None)
         self._mails: dict[int, _Mail] = {}
         self._readers = Readers()
         self._mails_asked = 0
         self._lines: dict[int, _Line] = {}
         self._tasks: TaskGroup | None = None
         self._driver: ModuleType | None = None
+        #: The event loop in which it was opened.
+        self._loop: object = None
         self._closed = False
         #: Until when the clock's task sleeps, and what wakes it earlier.
         self._sleeping_until = math.inf
@@ -316,6 +324,7 @@ class Pool:
         if self._tasks is not None:
             raise LocalProtocolError("a pool is entered once")
         self._driver = _driver()
+        self._loop = anyio.lowlevel.current_token()
         self._wake, self._empty = anyio.Event(), anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -392,6 +401,8 @@ class Pool:
     def _check_open(self) -> None:
         if not self.is_open:
             raise LocalProtocolError("the pool is not open: send within its `async with` block")
+        if anyio.lowlevel.current_token() != self._loop:
+            raise LocalProtocolError("the pool belongs to another event loop: send within the one that opened it")
 
     def _withdraw(self, mail: _Mail) -> None:
         mail.withdrawn = True
@@ -474,6 +485,8 @@ class Pool:
                 error = SessionAborted("the session was dropped")
         except SmtpError as failure:
             error = failure
+            if self._credentials is not None:
+                self._credentials.note_end(error)
         except Exception as failure:
             _log.exception("session %d failed in an unforeseen way", line.session_id)
             error = SessionAborted(f"unforeseen: {failure!r}")

@@ -43,6 +43,7 @@ __all__ = [
     "BodyNotRepeatable",
     "ConnectFailed",
     "ConnectionLost",
+    "CredentialsUnavailable",
     "DeliveryFailed",
     "EhloRequired",
     "ExtensionRequired",
@@ -159,6 +160,12 @@ class TlsFailed(SessionError):
 
 class AuthRequired(SessionError):
     """Authentication is wanted, and the peer offers no mechanism that the caller has (RFC 4954 §4)."""
+
+    _lasting = True
+
+
+class CredentialsUnavailable(SessionError):
+    """The function that was to give the credentials raised; its exception is the cause, and its words are not shown."""
 
     _lasting = True
 

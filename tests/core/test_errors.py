@@ -18,6 +18,7 @@ from smtpcore import (
     AuthDeclined,
     AuthExchangeFailed,
     AuthRequired,
+    CredentialsUnavailable,
     DeliveryFailed,
     EhloRequired,
     Envelope,
@@ -61,7 +62,7 @@ def test_a_session_error_carries_the_dialogue(kind: type[SessionError]) -> None:
     assert "554" not in str(error)
 
 
-HOPELESS = {AuthDeclined, AuthExchangeFailed, AuthRequired, EhloRequired, TlsRequired}
+HOPELESS = {AuthDeclined, AuthExchangeFailed, AuthRequired, CredentialsUnavailable, EhloRequired, TlsRequired}
 
 
 @pytest.mark.parametrize("kind", SESSION)

@@ -67,6 +67,13 @@ class Host:
         self._listener.listen(50)
         self._begin(self._accept)
 
+    def listen_at(self, path: str) -> None:
+        """Listen on a unix socket instead."""
+        self._listener.close()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self.listen()
+
     def _begin(self, run: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=run, args=args, name="host")
         self._threads.append(thread)

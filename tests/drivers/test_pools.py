@@ -7,6 +7,7 @@ the machine's; being cancelled at every point (``test_pool_cancellation.py``).
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import importlib
 import io
@@ -17,6 +18,8 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from smtpcore import (
@@ -25,6 +28,7 @@ from smtpcore import (
     BodyNotRepeatable,
     ConnectFailed,
     ConnectionLost,
+    CredentialsUnavailable,
     Deadlines,
     DeliveryFailed,
     Limits,
@@ -40,7 +44,7 @@ from smtpcore import (
     Verdict,
 )
 from smtpcore.pool import PoolMachine, Retries
-from smtpcore.sasl import Plain
+from smtpcore.sasl import Plain, XOAuth2
 
 from .peers import Line, server_context, trusting_context
 from .pool_stage import KINDS, NONE, QUICK, RECIPIENT, SENDER, Host, Kind, envelope, nothing_left
@@ -494,6 +498,144 @@ def test_the_same_wrong_password_is_not_said_twice(kind: Kind) -> None:
         run(kind, play)
     assert len(host.said(b"AUTH")) == 1
     assert len(host.lines) == 1
+
+
+class Changing:
+    """A function for credentials: gives these passwords in their turn, the last one again and again."""
+
+    def __init__(self, *passwords: str) -> None:
+        self._passwords = list(passwords)
+
+    def __call__(self, host: str | None) -> list[Plain]:
+        assert host == "localhost"
+        return [Plain("anna", self._passwords.pop(0) if len(self._passwords) > 1 else self._passwords[0])]
+
+
+def only_the_right_one(line: Line, _: int) -> None:
+    line.serve("STARTTLS", extensions=("STARTTLS",))
+    line.say("220 go")
+    if line.tls(server_context()):
+        line.serve("AUTH", greet=False, extensions=("AUTH PLAIN",))
+        right = base64.b64encode(b"\0anna\0right")
+        line.say("235 ok" if right in line.commands[-1] else "535 5.7.8 wrong")
+        line.serve(greet=False)
+
+
+def test_a_password_that_changes_is_tried_and_the_same_one_is_not(kind: Kind) -> None:
+    function = Changing("wrong", "wrong", "worse", "wrong", "right")
+    options = {"tls_context": trusting_context(), "credentials": function}
+
+    async def play() -> None:
+        async with kind.pool("localhost", host.port, options, retries=Retries(delays=(0.001,))) as pool:
+            while not isinstance(report := await pool.deliver(envelope(), b"Hello."), MailSent):
+                assert isinstance(report.outcomes[0].error, AuthDeclined)
+
+    with Host(only_the_right_one) as host:
+        run(kind, play)
+    said = [base64.b64decode(command.split()[-1]) for command in host.said(b"AUTH")]
+    assert said == [b"\0anna\0wrong", b"\0anna\0worse", b"\0anna\0right"]
+    assert len(host.lines) == 3
+
+
+def test_a_token_that_changes_is_tried_and_the_same_one_is_not(kind: Kind) -> None:
+    tokens: list[str] = []
+    options = {
+        "tls_context": trusting_context(),
+        "credentials": lambda host: [XOAuth2("anna", lambda request: tokens[-1])],
+    }
+
+    async def play() -> None:
+        async with kind.pool("localhost", host.port, options, retries=Retries(delays=(0.001,))) as pool:
+            for token in ("one-token", "another-token"):
+                tokens.append(token)
+                before = len(host.lines)
+                while len(host.lines) == before:
+                    report = await pool.deliver(envelope(), b"Hello.")
+                    assert isinstance(report.outcomes[0].error, AuthDeclined)
+                for _ in range(5):
+                    await pool.deliver(envelope(), b"Hello.")
+
+    def script(line: Line, _: int) -> None:
+        line.serve("STARTTLS", extensions=("STARTTLS",))
+        line.say("220 go")
+        if line.tls(server_context()):
+            line.serve(greet=False, extensions=("AUTH XOAUTH2",), replies={"AUTH": "535 5.7.8 wrong"})
+
+    with Host(script) as host:
+        run(kind, play)
+    said = [base64.b64decode(command.split()[-1]).split(b"\1")[1] for command in host.said(b"AUTH")]
+    assert said == [b"auth=Bearer one-token", b"auth=Bearer another-token"]
+
+
+def test_credentials_that_cannot_be_had_are_the_answer(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str | None] = []
+
+    def locked(host: str | None) -> list[Plain]:
+        asked.append(host)
+        raise KeyError("open sesame")
+
+    async def play() -> None:
+        retries = Retries(delays=(100.0,))
+        async with kind.pool("localhost", host.port, {"credentials": locked}, retries=retries) as pool:
+            for _ in range(3):
+                report = await pool.deliver(envelope(), b"Hello.")
+                error = report.outcomes[0].error
+                assert isinstance(error, CredentialsUnavailable)
+                assert isinstance(error.__cause__, KeyError)
+                assert "KeyError" in str(error)
+                assert "sesame" not in str(error)
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert asked == ["localhost"]
+    assert not host.lines
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_unix_socket(kind: Kind, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+
+    def connected(host: str, port: int, seconds: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        return sock
+
+    async def connect(host: str, port: int, seconds: float) -> socket.socket:
+        return connected(host, port, seconds)
+
+    async def play() -> None:
+        options = {"connect": connect if kind.is_async else connected}
+        async with kind.pool("mx.example", 25, options) as pool:
+            for _ in range(2):
+                assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    with Host(serve, listening=False) as host:
+        host.listen_at(path)
+        run(kind, play)
+    assert [len(line.bodies) for line in host.lines] == [2]
+
+
+def test_a_pool_of_another_event_loop_says_so(kind: Kind) -> None:
+    if not kind.is_async:
+        pytest.skip("any thread may send")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            await pool.deliver(envelope(), b"Hello.")
+
+            async def elsewhere() -> None:
+                with pytest.raises(LocalProtocolError, match="another event loop"):
+                    await pool.deliver(envelope(), b"Hello.")
+                with pytest.raises(LocalProtocolError, match="another event loop"):
+                    await anext(pool.send_many([(envelope(), b"Hello.")]))
+
+            await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere, backend=kind.name.partition("+")[0]))
+            await pool.deliver(envelope(), b"Hello.")
+
+    with Host(serve) as host:
+        # The event loops keep their worker threads for a while.
+        kind.run(play())
+    assert len(host.bodies) == 2
 
 
 def test_tls_that_is_not_to_be_had(kind: Kind) -> None:

@@ -17,6 +17,7 @@ from smtpcore import (
     BodyError,
     BodyNotRepeatable,
     ConnectFailed,
+    CredentialsUnavailable,
     EhloRequired,
     Envelope,
     ExtensionRequired,
@@ -35,9 +36,19 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
-from smtpcore.pool import MailAsked, PoolSettings, Reported, Retries, SessionEnded, SessionOpened
+from smtpcore.pool import (
+    Answer,
+    MailAsked,
+    OpenSession,
+    PoolMachine,
+    PoolSettings,
+    Reported,
+    Retries,
+    SessionEnded,
+    SessionOpened,
+)
 
-from .bench import GOODBYE, LOST, NO, NOT_NOW, OK, Bench
+from .bench import GOODBYE, LOST, NO, NOT_NOW, OK, PLAIN, Bench
 
 REFUSED = ConnectFailed("cannot connect to there.example:25: Connection refused")
 
@@ -477,6 +488,7 @@ def test_a_session_that_ends_with_its_verdict_is_no_failure() -> None:
 LASTING = [
     AuthDeclined("no", reply=Reply(535, ("5.7.8 no",))),
     AuthRequired("no common mechanism"),
+    CredentialsUnavailable("the function that gives the credentials: KeyError"),
     AuthExchangeFailed("no base64", reply=Reply(334, ("!",))),
     EhloRequired("HELO only", reply=Reply(502, ("what?",))),
     TlsRequired("no STARTTLS"),
@@ -495,6 +507,16 @@ def test_what_does_not_pass_by_waiting_is_the_answer_to_all(error: SessionError)
     assert bench.ask() == ["answer 3"]
     bench.wait(1)
     assert bench.ask() == (["answer 4"] if isinstance(error, AuthDeclined) else ["open 2"])
+
+
+def test_credentials_that_are_asked_for_each_time_are_refused_for_a_while() -> None:
+    machine = PoolMachine(PoolSettings(openings=1, retries=PLAIN), credentials_asked=True)
+    machine.handle([MailAsked(1, Envelope("", ("b@there.example",)), True)], 0.0)
+    (answer,) = machine.handle([SessionEnded(1, LASTING[0])], 0.0)
+    assert isinstance(answer, Answer)
+    (again,) = machine.handle([MailAsked(2, Envelope("", ("b@there.example",)), True)], 0.5)
+    assert isinstance(again, Answer)
+    assert machine.handle([MailAsked(3, Envelope("", ("b@there.example",)), True)], 1.0) == (OpenSession(2, False),)
 
 
 @pytest.mark.parametrize(

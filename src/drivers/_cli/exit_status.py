@@ -13,6 +13,7 @@ from smtpcore import (
     AuthExchangeFailed,
     AuthRequired,
     BodyError,
+    CredentialsUnavailable,
     EhloRequired,
     ExtensionRequired,
     LocalProtocolError,
@@ -58,6 +59,7 @@ _OF_ERROR: tuple[tuple[type[SmtpError], ExitStatus], ...] = (
     (AuthRequired, ExitStatus.CONFIG),
     (AuthDeclined, ExitStatus.CONFIG),
     (AuthExchangeFailed, ExitStatus.CONFIG),
+    (CredentialsUnavailable, ExitStatus.CONFIG),
     (RemoteProtocolError, ExitStatus.PROTOCOL),
 )
 

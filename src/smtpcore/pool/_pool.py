@@ -27,7 +27,7 @@ the waiting mails lose nothing by it; when there is none, each of them has faile
 
 **Some failures do not pass by waiting.** TLS or AUTH that cannot be had, or options that cannot be used, are the answer
 to all that waits. Credentials that were refused are remembered: no session is opened again, for nobody may say the same
-wrong password twice.
+wrong password twice; unless whoever opens sessions asks for the credentials each time and minds that himself.
 """
 
 from __future__ import annotations
@@ -92,12 +92,14 @@ class _Session:
 class PoolMachine:
     """The machine. ``handle`` takes facts and answers with orders; ``wake_at`` says when to call it without any.
 
-    ``seed`` is any number that keeps the retries of many pools apart.
+    ``seed`` is any number that keeps the retries of many pools apart. ``credentials_asked`` says that each session asks
+    for its credentials and is not opened with any that were refused, so that a refusal holds for the time of the rest.
     """
 
-    def __init__(self, settings: PoolSettings, seed: int = 0) -> None:
+    def __init__(self, settings: PoolSettings, seed: int = 0, *, credentials_asked: bool = False) -> None:
         self._settings = settings
         self._seed = seed
+        self._credentials_asked = credentials_asked
         self._mails: dict[int, PooledMail] = {}
         self._queue: deque[PooledMail] = deque()
         #: Mails whose next attempt is not due yet: ``(due at, number, mail)``.
@@ -281,10 +283,14 @@ class PoolMachine:
             self._failures += 1
             self._resting_until = now + self._settings.retries.delay(self._seed, 0, self._failures)
         lasting = not error.retryable if isinstance(error, SessionError) else isinstance(error, LocalProtocolError)
-        if lasting and not isinstance(self._refusal, AuthDeclined):
+        if lasting and not self._refused_for_ever:
             self._refusal = error
         elif not self._alive:
             self._queue = deque(mail for mail in self._queue if self._fail(mail, error))
+
+    @property
+    def _refused_for_ever(self) -> bool:
+        return isinstance(self._refusal, AuthDeclined) and not self._credentials_asked
 
     def _fail(self, mail: PooledMail, error: SmtpError) -> bool:
         """Note a failed attempt; whether there may be another, or else the mail is answered."""
@@ -321,7 +327,7 @@ class PoolMachine:
         """End the rest that is over, queue what has fallen due, and close sessions that have served their time."""
         if self._resting_until is not None and now >= self._resting_until:
             self._resting_until = None
-            if not isinstance(self._refusal, AuthDeclined):
+            if not self._refused_for_ever:
                 self._refusal = None
         while self._delayed and self._delayed[0][0] <= now:
             self._queue.append(heapq.heappop(self._delayed)[2])
