@@ -22,6 +22,7 @@ What lives here: the exception types and the facts they carry. What does not: th
         ├── TlsRequired             TLS is required, and the peer does not offer it or refused it
         ├── TlsFailed               the TLS handshake failed
         ├── AuthRequired            authentication is wanted, and no mechanism is common to both
+        ├── CredentialsUnavailable  the function that was to give the credentials raised
         ├── AuthExchangeFailed      the peer sent a challenge that makes no sense, or failed to prove itself
         └── AuthDeclined            the peer refused the credentials
 """
