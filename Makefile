@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGE_FILES := $(shell find src -name '*.py' | LC_ALL=C sort)
 STAMP := .make/installed-$(shell echo $(PACKAGE_FILES) $(CURDIR) | cksum | cut -d' ' -f1)
 
-.PHONY: dev demo test test-interop interop-page fuzz lint types bench coverage clean
+.PHONY: dev demo docs test test-interop interop-page fuzz lint types bench coverage clean
 
 dev: $(STAMP)
 
@@ -54,6 +54,10 @@ lint: dev
 types: dev
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+# Any warning is an error; the pages are in build/docs.
+docs: dev
+	$(BIN)/python -m sphinx --fail-on-warning --quiet --builder html docs build/docs
 
 bench: dev
 	$(BIN)/python benchmarks/run.py

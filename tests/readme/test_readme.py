@@ -1,4 +1,4 @@
-"""Every example of the README is run as a reader would run it, against a real server.
+"""Every example of the README and of the docs is run as a reader would run it, against a real server.
 
 What lives here: finding the examples, and running each in a process of its own. What does not: the examples.
 """
@@ -25,11 +25,26 @@ from ..drivers.peers import Line, Peer, authority, client_certificate, server_co
 from ..drivers.proxies import Proxy
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+PAGES = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
+README = PAGES[ROOT / "README.md"]
+SERVICE = PAGES[ROOT / "docs" / "howto" / "service.md"]
+QUEUE = PAGES[ROOT / "docs" / "howto" / "queue.md"]
+FOUND = re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
+EXAMPLES = dict(FOUND)
 
 #: What each example must print, as a pattern.
 PRINTS = {
+    "tutorial_first": r"250 2\.0\.0 Taken\n",
+    "tutorial_outcomes": r"boris@\S+ DELIVERED 250 2\.0\.0 Taken\nnobody@\S+ NEVER 550 5\.1\.1 There is nobody of ",
+    "tutorial_errors": r"refused: nobody@north\.example never: 550 5\.1\.1 .*\nConnectFailed retryable: True\n",
+    "tutorial_session": r"boris@.* delivered: 250.*\nchen@.* delivered: 250.*\ndora@.* delivered: 250",
+    "tutorial_relay": r"on disk as 1\nboris@north\.example delivered\n",
+    "blocking_session": r"(250 2\.0\.0 Taken\n){3}",
+    "lines": r"boris@north\.example delivered\n",
+    "bulk": r"(boris@north\.example delivered\n){3}",
+    "background": r"safe on disk as 1\nboris@north\.example delivered 250 2\.0\.0 Taken\n",
+    "scripted": r"one dialogue of 6 commands\n",
+    "fuzzing": r"no answer confused it\n",
     "blocking": r"boris@north\.example delivered 250 .*\nchen@south\.example delivered 250 ",
     "addresses": r"bounces@home\.example \('\"front desk\"@north\.example',\) 250 ",
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
@@ -145,9 +160,13 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+#: Examples that send nothing to the receiver.
+SEND_NOTHING = {"trio", "tls", "tutorial_errors", "blocking_pool", "intake", "scripted", "fuzzing", *SERVERS}
+
+
 def test_every_python_example_is_run() -> None:
-    assert README.count("```python") == len(EXAMPLES)
-    assert EXAMPLES.keys() == PRINTS.keys()
+    assert sum(page.count("```python") for page in PAGES.values()) == len(FOUND)
+    assert sorted(name for name, _ in FOUND) == sorted(PRINTS)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -160,7 +179,7 @@ def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> Non
         (tmp_path / "example.py").write_text(text, encoding="utf-8")
         printed = run([sys.executable, "-W", "error", "example.py"], tmp_path)
     assert re.search(PRINTS[name], printed, re.DOTALL), printed
-    assert bool(receiver.contents) == (name not in {"trio", "tls", *SERVERS, "blocking_pool", "intake", "testing"})
+    assert bool(receiver.contents) == (name not in SEND_NOTHING)
 
 
 def test_the_custom_driver_is_as_short_as_promised() -> None:
@@ -180,7 +199,7 @@ def shell_lines(text: str) -> list[str]:
 def test_the_shell_examples(server: tuple[Receiver, int], tmp_path: Path) -> None:
     receiver, port = server
     (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
-    lines = shell_lines(README.partition("### Operate it")[0])
+    lines = shell_lines(README)
     assert len(lines) == 4
     printed = [run(shlex.split(line.replace("8025", str(port))), tmp_path) for line in lines]
     assert ">>> MAIL FROM:<anna@home.example>" in printed[0]
@@ -191,14 +210,13 @@ def test_the_shell_examples(server: tuple[Receiver, int], tmp_path: Path) -> Non
 
 
 def test_the_examples_for_operators(tmp_path: Path) -> None:
-    before, _, text = README.partition("### Operate it")
-    (configuration,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (configuration,) = re.findall(r"```toml\n(.*?)```", SERVICE, re.DOTALL)
     (tmp_path / "relay.toml").write_text(configuration, encoding="utf-8")
     (tmp_path / "partner.password").write_text("correct horse\n")
     (tmp_path / "message.eml").write_bytes(b"Subject: hi\n\nhi\n")
-    add = next(line for line in shell_lines(before) if "queue add" in line)
+    add = next(line for line in shell_lines(README) if "queue add" in line)
     run(shlex.split(add), tmp_path)
-    check, listed, shown, *changed = (run(shlex.split(line), tmp_path) for line in shell_lines(text))
+    check, listed, shown, *changed = (run(shlex.split(line), tmp_path) for line in shell_lines(SERVICE + QUEUE))
     assert check == "The configuration is sound.\n"
     assert json.loads(listed)["recipient"] == "boris@north.example"
     assert "    Subject: hi\n" in shown
