@@ -44,7 +44,7 @@ ROUTES = {
     (State.READY, State.AUTH): ("M520 218 L520 122", (496, 178)),
     (State.AUTH, State.READY): ("M560 122 L560 218", (604, 150)),
     (State.READY, State.MAIL): ("M615 240 L725 240", (670, 234)),
-    (State.MAIL, State.READY): ("M725 262 L615 262", (670, 290)),
+    (State.MAIL, State.READY): ("M725 262 L615 262", (670, 312)),
     (State.MAIL, State.RCPT): ("M875 250 L935 250", (905, 243)),
     (State.RCPT, State.DATA): ("M1085 250 L1165 250", (1125, 243)),
     (State.RCPT, State.READY): ("M990 282 Q770 420 570 282", (775, 356)),
@@ -108,7 +108,7 @@ def picture() -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1330 530" font-family="sans-serif" role="img">',
         "<title>The states of a session and what moves it</title>",
         "<style>rect{fill:#f4f6f8;stroke:#345} path{fill:none;stroke:#345;stroke-width:1.3} text{text-anchor:middle}"
-        " .state{font-size:14px;font-weight:bold} .stays{font-size:10px;fill:#555}"
+        " .state{font-size:14px;font-weight:bold} .stays{font-size:9px;fill:#555}"
         " .arrow{font-size:11px;stroke:#fff;stroke-width:4px;paint-order:stroke}"
         " .note{font-size:12px;text-anchor:start}"
         "</style>",
