@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
-from smtpcore import DEFAULT_LIMITS, Envelope
+from smtpcore import DEFAULT_LIMITS, Envelope, LocalProtocolError
 from smtpcore.drivers._spool.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
 from smtpcore.drivers._spool.intake import Intake, IntakeFailed, sync_folder
 from smtpcore.drivers._spool.reserve import Reserve
@@ -279,10 +279,14 @@ class Spool:
     def prepare(self, envelope: Envelope, chunks: bytes | Iterable[bytes]) -> Prepared:
         """Read a body, whole or in pieces, and write it to its file if it is large; nothing is accepted yet.
 
-        Raises ``LocalProtocolError`` for an envelope beyond the limits, :class:`SpoolFull` where there is no room, and
-        whatever ``chunks`` raises.
+        Raises ``LocalProtocolError`` for an envelope beyond the limits or with what a spool does not keep (options,
+        addresses beyond ASCII), :class:`SpoolFull` where there is no room, and whatever ``chunks`` raises.
         """
         envelope.check_limits(DEFAULT_LIMITS)
+        if envelope.extended:
+            raise LocalProtocolError(
+                "a spool keeps no options, no binary bodies and no addresses beyond ASCII", envelope
+            )
         try:
             return Prepared(envelope, Intake(self._bodies).read((chunks,) if isinstance(chunks, bytes) else chunks))
         except IntakeFailed as error:

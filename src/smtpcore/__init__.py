@@ -62,12 +62,15 @@ from smtpcore._grammar import (
     check_host_name,
     check_mailbox,
     check_reverse_path,
+    decode_utf8_address,
     decode_xtext,
     domain_of,
+    encode_utf8_address,
     encode_xtext,
     printable,
 )
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
+from smtpcore._options import DeliverBy, MailOptions, Notify, RecipientOptions, Return
 from smtpcore._state import LEADS, LEGAL, State
 
 __all__ = [
@@ -92,6 +95,7 @@ __all__ = [
     "CredentialsUnavailable",
     "DataEncoder",
     "Deadlines",
+    "DeliverBy",
     "DeliveryFailed",
     "Disconnect",
     "DisconnectReason",
@@ -106,19 +110,23 @@ __all__ = [
     "LocalProtocolError",
     "LostStep",
     "Mail",
+    "MailOptions",
     "MailRefused",
     "MailSent",
     "NeedBody",
     "NeedMail",
+    "Notify",
     "Outcome",
     "PeerClosed",
     "PeerTimeout",
     "Pipelining",
     "Protocol",
+    "RecipientOptions",
     "RemoteProtocolError",
     "Replied",
     "Reply",
     "Report",
+    "Return",
     "SendBody",
     "SendLine",
     "ServiceRefused",
@@ -139,8 +147,10 @@ __all__ = [
     "check_host_name",
     "check_mailbox",
     "check_reverse_path",
+    "decode_utf8_address",
     "decode_xtext",
     "domain_of",
+    "encode_utf8_address",
     "encode_xtext",
     "printable",
 ]

@@ -41,6 +41,7 @@ from smtpcore._errors import (
     BodyError,
     ConnectionLost,
     EhloRequired,
+    ExtensionRequired,
     LocalProtocolError,
     LostStep,
     PeerTimeout,
@@ -70,16 +71,10 @@ from smtpcore._events import (
     Transcript,
     Verb,
 )
-from smtpcore._extensions import (
-    NO_CAPABILITIES,
-    Capabilities,
-    check_mail_line,
-    mail_command,
-    missing_extension,
-    rcpt_command,
-)
+from smtpcore._extensions import Capabilities
 from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
+from smtpcore._planner import NO_OFFER, Offer, in_a_labels, plan, rehearse
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
 from smtpcore.sasl import Mechanism
@@ -163,6 +158,8 @@ class Client:
     ``nonce`` makes the chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does:
     printable ASCII without a comma. Without it they are passed over.
     ``chunking`` lets messages go in chunks where the peer offers it (RFC 3030), which saves a round trip.
+    ``to_a_labels`` writes a domain beyond ASCII in A-labels, as ``idna.encode`` does, and raises ``ValueError`` where
+    that cannot be: mails of which only domains are beyond ASCII then go to any peer, others need SMTPUTF8 (RFC 6531).
 
     Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
     """
@@ -179,6 +176,7 @@ class Client:
         line_ends: LineEnds = LineEnds.NORMALISE,
         limits: Limits = DEFAULT_LIMITS,
         nonce: Callable[[], str] | None = None,
+        to_a_labels: Callable[[str], str] | None = None,
     ) -> None:
         check_host_name(helo_name)
         if credentials and tls is TlsPolicy.NEVER:
@@ -188,13 +186,14 @@ class Client:
         self._needs_auth = bool(credentials)
         self._pipelining = pipelining
         self._chunking = chunking
+        self._to_a_labels = to_a_labels
         self._line_ends = line_ends
         self._limits = limits
         self._lmtp = protocol is Protocol.LMTP
         self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT, lmtp=self._lmtp)
         self._orders = self._connection.orders
 
-        self._capabilities = NO_CAPABILITIES
+        self._offer = NO_OFFER
         self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
         self._tls: TlsInfo | None = None
         self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
@@ -203,7 +202,8 @@ class Client:
         self._challenge: Reply | None = None
         self._open = False
 
-        self._queue: deque[tuple[Mail, list[Command]]] = deque()
+        #: Mails that wait for their turn, with their envelopes and their RCPT commands as they are said.
+        self._queue: deque[tuple[Mail, Envelope, list[Command]]] = deque()
         self._transaction: Transaction | None = None
         self._across = False
         self._chunked = False
@@ -233,7 +233,7 @@ class Client:
     @property
     def capabilities(self) -> Capabilities:
         """What the peer offers, as its last EHLO reply said; empty before, and after HELO."""
-        return self._capabilities
+        return self._offer.capabilities
 
     @property
     def tls(self) -> TlsInfo | None:
@@ -263,7 +263,7 @@ class Client:
         """The whole state, comparable."""
         return ClientSnapshot(
             connection=self._connection.snapshot(),
-            capabilities=self._capabilities,
+            capabilities=self.capabilities,
             tls=self._tls,
             authenticated=self._authentication.succeeded,
             queued=len(self._queue),
@@ -282,15 +282,16 @@ class Client:
     def send(self, envelope: Envelope) -> Mail:
         """Ask for a mail to be sent; the handle comes back in :class:`NeedBody` and in the report.
 
-        Raises ``LocalProtocolError`` for an envelope beyond the limits, and after ``quit()`` or the end of the session.
+        Raises ``LocalProtocolError`` for an envelope beyond the limits, for a domain that has no A-labels, and after
+        ``quit()`` or the end of the session.
         """
         if self._quitting or self._ending is not None or self._over is not None:
             raise LocalProtocolError("the session is over, or about to be: it takes no more mail")
         envelope.check_limits(self._limits)
-        check_mail_line(envelope, self._limits)
-        commands = [rcpt_command(recipient, self._limits) for recipient in envelope.recipients]
+        said = in_a_labels(envelope, self._to_a_labels) if envelope.extended else envelope
+        commands = rehearse(said, self._limits)
         mail = Mail(envelope)
-        self._queue.append((mail, commands))
+        self._queue.append((mail, said, commands))
         self._no_mail = False
         return mail
 
@@ -401,7 +402,7 @@ class Client:
             self._fail(DisconnectReason.PROTOCOL, violation)
             return
         self._tls = info
-        self._capabilities = NO_CAPABILITIES
+        self._offer = NO_OFFER
         self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
 
     def tls_failed(self, error: Exception | str) -> None:
@@ -527,11 +528,13 @@ class Client:
 
     def _hear_ehlo(self, reply: Reply) -> None:
         if reply.positive:
-            self._capabilities = Capabilities.from_reply(reply)
-            offered = "PIPELINING" in self._capabilities
+            capabilities = Capabilities.from_reply(reply)
+            offered = "PIPELINING" in capabilities
             self._connection.allow_pipelining(offered and self._pipelining is not Pipelining.NONE)
             self._across = offered and self._pipelining is Pipelining.ACROSS
-            self._chunked = self._chunking and "CHUNKING" in self._capabilities
+            self._chunked = self._chunking and "CHUNKING" in capabilities
+            verified = self._tls is not None and self._tls.verified
+            self._offer = Offer(capabilities=capabilities, chunking=self._chunked, tls_verified=verified)
         elif not reply.permanent or self._lmtp:
             self._refused(reply)
         elif self._needs_ehlo:
@@ -593,7 +596,7 @@ class Client:
     def _say_auth(self) -> None:
         try:
             end_point = None if self._tls is None else self._tls.server_end_point
-            self._connection.send(self._authentication.begin(self._capabilities.auth_mechanisms, end_point))
+            self._connection.send(self._authentication.begin(self.capabilities.auth_mechanisms, end_point))
         except (AuthRequired, AuthExchangeFailed) as error:
             self._fail(DisconnectReason.AUTH, error, polite=True)
 
@@ -628,7 +631,7 @@ class Client:
         return True
 
     def _say_starttls(self) -> None:
-        if "STARTTLS" in self._capabilities:
+        if "STARTTLS" in self.capabilities:
             self._connection.send(Command(Verb.STARTTLS, b"STARTTLS"))
         elif self._tls_policy is TlsPolicy.REQUIRED:
             error = TlsRequired("TLS is required, and the peer does not offer STARTTLS")
@@ -660,16 +663,17 @@ class Client:
             return True
         if self._many_kept_back and self._connection.in_flight:
             return False
-        mail, commands = self._queue.popleft()
+        mail, said, commands = self._queue.popleft()
         self._number += 1
-        transaction = Transaction(mail, commands, self._number)
-        transaction.one_by_one = self._lmtp
-        missing = missing_extension(mail.envelope, self._capabilities)
-        if missing is not None:
-            transaction.refuse(missing)
+        planned = plan(said, commands, self._offer, self._limits)
+        if isinstance(planned, ExtensionRequired):
+            transaction = Transaction(mail, commands, self._number)
+            transaction.refuse(planned)
         else:
-            command = mail_command(mail.envelope, self._capabilities, self._limits)
-            transaction.begin(command, chunked=self._chunked)
+            mail_command, commands = planned
+            transaction = Transaction(mail, commands, self._number)
+            transaction.one_by_one = self._lmtp
+            transaction.begin(mail_command, chunked=self._chunked)
             self._transaction = transaction
             self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
         self._begun.append(transaction)
@@ -806,7 +810,7 @@ class Client:
         lost_step = isinstance(error, LostStep)
         self._transaction = None
         self._ran_ahead = False
-        self._begun.extend(Transaction(*queued) for queued in self._queue)
+        self._begun.extend(Transaction(mail, commands) for mail, _, commands in self._queue)
         self._queue.clear()
         self._again.clear()
         for transaction in self._begun:

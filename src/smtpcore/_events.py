@@ -10,13 +10,14 @@ import binascii
 import contextlib
 import enum
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
 from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status, printable
 from smtpcore._limits import Limits
+from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions
 from smtpcore._values import value
 
 __all__ = [
@@ -201,20 +202,30 @@ class BodyFacts:
     ``size`` is in octets, with CRLF line ends and without dot-stuffing (RFC 1870 §3). ``eight_bit`` says whether octets
     above 127 occur. ``repeatable`` says that the body can be read again from its beginning, as a further transaction
     for the same mail needs it. ``canonical`` declares that every line end is CRLF already, that the last line has one,
-    and that no line begins with a dot: such a body passes through untouched.
+    and that no line begins with a dot: such a body passes through untouched. ``binary`` declares that it must pass so
+    though it need not have lines, which takes a peer that offers BINARYMIME (RFC 3030 §3). ``utf8_header`` declares
+    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2).
     """
 
     size: int | None = None
     eight_bit: bool | None = None
     repeatable: bool = False
     canonical: bool = False
+    binary: bool = False
+    utf8_header: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 0:
             raise LocalProtocolError("a body has 0 octets or more", self.size)
+        if self.binary:
+            object.__setattr__(self, "canonical", True)
 
 
 _UNKNOWN_BODY: Final = BodyFacts()
+
+
+def _no_options() -> dict[str, RecipientOptions]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +233,17 @@ class Envelope:
     """Where a mail comes from and goes to (RFC 5321 §2.3.1).
 
     ``reverse_path`` is a mailbox, or empty for the null reverse-path; ``recipients`` are mailboxes, at least one.
-    Mailboxes come without angle brackets. Raises ``LocalProtocolError`` for whatever may not be sent.
+    Mailboxes come without angle brackets. ``options`` are asked for the mail, ``recipient_options`` for single
+    recipients, by their mailboxes. Raises ``LocalProtocolError`` for whatever may not be sent.
     """
 
     reverse_path: str
     recipients: tuple[str, ...]
     body: BodyFacts = field(default=_UNKNOWN_BODY, kw_only=True)
+    options: MailOptions = field(default=NO_OPTIONS, kw_only=True)
+    recipient_options: Mapping[str, RecipientOptions] = field(default_factory=_no_options, kw_only=True, hash=False)
+    #: Whether it asks for more than any server can do: by options, by addresses beyond ASCII, or by its body.
+    extended: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.recipients, (str, bytes)):  # type: ignore[unreachable]  # callers without a type checker
@@ -236,8 +252,19 @@ class Envelope:
         if not self.recipients:
             raise LocalProtocolError("a mail needs at least one recipient")
         check_reverse_path(self.reverse_path)
+        ascii_only = self.reverse_path.isascii()
         for recipient in self.recipients:
             check_forward_path(recipient)
+            ascii_only = ascii_only and recipient.isascii()
+        if self.recipient_options:
+            self._check_recipient_options()
+        plain = ascii_only and not self.recipient_options and (self.options is NO_OPTIONS or self.options == NO_OPTIONS)
+        object.__setattr__(self, "extended", not plain or self.body.binary or self.body.utf8_header)
+
+    def _check_recipient_options(self) -> None:
+        object.__setattr__(self, "recipient_options", dict(self.recipient_options))
+        for recipient in self.recipient_options.keys() - set(self.recipients):
+            raise LocalProtocolError("options for somebody who is no recipient of this mail", recipient)
 
     def check_limits(self, limits: Limits) -> None:
         """Raise ``LocalProtocolError`` if there are too many recipients or a path is too long (RFC 5321 §4.5.3.1)."""
@@ -246,7 +273,7 @@ class Envelope:
                 f"a mail has at most {limits.recipients} recipients (Limits.recipients)", len(self.recipients)
             )
         for path in (self.reverse_path, *self.recipients):
-            if len(path) + 2 > limits.path:
+            if len(path.encode("utf-8") if self.extended else path) + 2 > limits.path:
                 raise LocalProtocolError(
                     f"a path has at most {limits.path} octets with its brackets (RFC 5321 §4.5.3.1.3)", path
                 )

@@ -1,4 +1,4 @@
-"""The grammar of RFC 5321: addresses, domains, reply lines, enhanced status codes, xtext.
+"""The grammar of RFC 5321 and 6531: addresses, domains, reply lines, enhanced status codes, xtext.
 
 What lives here: pure functions from text to its parts. Text of the caller's that breaks a rule is a
 ``LocalProtocolError`` that names value and rule; text of the peer's is a ``RemoteProtocolError``. Nothing is repaired.
@@ -13,6 +13,8 @@ The productions (RFC 5321 §4.1.2, §4.1.3)::
     Domain         = sub-domain *("." sub-domain)
     sub-domain     = Let-dig [Ldh-str]
     address-literal = "[" ( IPv4 / "IPv6:" IPv6 / tag ":" 1*dcontent ) "]"
+
+In a mailbox, atoms, quoted strings and sub-domains may hold characters beyond ASCII as well (RFC 6531 §3.3).
 """
 
 from __future__ import annotations
@@ -32,22 +34,30 @@ __all__ = [
     "check_mailbox",
     "check_reverse_path",
     "decode_base64",
+    "decode_utf8_address",
     "decode_xtext",
     "domain_of",
+    "encode_utf8_address",
     "encode_xtext",
     "enhanced_status",
     "parse_reply_line",
     "printable",
 ]
 
-_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+"
+#: Everything beyond ASCII but controls, line and paragraph separators and lone surrogates.
+_BEYOND: Final = "\xa0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
+_ATEXT: Final = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{_BEYOND}]+"
 _DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
-_QUOTED_STRING: Final = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\[\x20-\x7e])*"')
-_SUB_DOMAIN: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_QUOTED_STRING: Final = re.compile(rf'"(?:[\x20\x21\x23-\x5b\x5d-\x7e{_BEYOND}]|\\[\x20-\x7e])*"')
+_LET_DIG: Final = f"A-Za-z0-9{_BEYOND}"
+_SUB_DOMAIN: Final = f"[{_LET_DIG}](?:[{_LET_DIG}-]{{0,61}}[{_LET_DIG}])?"
 _DOMAIN: Final = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
+_NOT_ALLOWED: Final = re.compile(f"[^ -~{_BEYOND}]")
 _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[\x21-\x5a\x5e-\x7e]+")
 _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 _XTEXT_ENCODED: Final = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_UTF8_ADDRESS_ENCODED: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
+_UTF8_ADDRESS: Final = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{[0-9A-F]{2,6}\})*")
 _XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
 _DOMAIN_OCTETS: Final = 255
@@ -59,12 +69,8 @@ def _check_text(value: object) -> None:
 
 
 def _check_characters(value: str) -> None:
-    if value.isascii() and value.isprintable():
-        return
-    first = next(character for character in value if not " " <= character <= "~")
-    if first > "\x7f":
-        raise LocalProtocolError("characters beyond ASCII need SMTPUTF8, which is not supported yet", value)
-    raise LocalProtocolError("control characters (CR, LF, NUL, ...) are not allowed", value)
+    if not (value.isascii() and value.isprintable()) and _NOT_ALLOWED.search(value):
+        raise LocalProtocolError("control characters (CR, LF, NUL, ...) are not allowed", value)
 
 
 def _check_literal(literal: str, value: str) -> None:
@@ -81,24 +87,28 @@ def _check_literal(literal: str, value: str) -> None:
         raise LocalProtocolError("not a valid address literal (RFC 5321 §4.1.3)", value) from None
 
 
-def check_host_name(name: str, value: str | None = None) -> None:
-    """Check a ``Domain`` or an ``address-literal``, as EHLO and the right side of a mailbox take it.
-
-    ``value`` is what an error names when ``name`` is a part of it.
-    """
-    shown = name if value is None else value
+def check_host_name(name: str) -> None:
+    """Check a ``Domain`` or an ``address-literal``, as EHLO takes it: in ASCII."""
     _check_text(name)
     _check_characters(name)
-    if len(name) > _DOMAIN_OCTETS:
-        raise LocalProtocolError("a domain or address literal has at most 255 octets (RFC 5321 §4.5.3.1.2)", shown)
+    if not name.isascii():
+        raise LocalProtocolError("a host name is in ASCII: give the A-labels (RFC 5890 §2.3.2.1)", name)
+    _check_domain(name, name)
+
+
+def _check_domain(name: str, value: str) -> None:
+    """Check the right side of a mailbox; ``value`` is what an error names."""
+    octets = len(name) if name.isascii() else len(name.encode("utf-8"))
+    if octets > _DOMAIN_OCTETS:
+        raise LocalProtocolError("a domain or address literal has at most 255 octets (RFC 5321 §4.5.3.1.2)", value)
     if name[:1] == "[" and name[-1:] == "]":
-        _check_literal(name, shown)
+        _check_literal(name, value)
     elif not _DOMAIN.fullmatch(name):
-        raise LocalProtocolError(f"{name!r} is not a domain or address literal (RFC 5321 §4.1.2)", shown)
+        raise LocalProtocolError(f"{name!r} is not a domain or address literal (RFC 5321 §4.1.2)", value)
 
 
 def check_mailbox(mailbox: str) -> None:
-    """Check a ``Mailbox``.
+    """Check a ``Mailbox``; one with characters beyond ASCII needs a peer that offers SMTPUTF8 (RFC 6531 §3.3).
 
     The 64 octets of §4.5.3.1.1 are not enforced on the local part: return paths that encode the recipient exceed them
     everywhere, and the RFC asks for no limits where none are needed. The whole path is bounded by ``Limits.path``.
@@ -119,7 +129,7 @@ def _check_mailbox(mailbox: str) -> None:
             f"local part {local_part!r} is neither a dot-string nor a quoted string (RFC 5321 §4.1.2)",
             mailbox,
         )
-    check_host_name(domain, mailbox)
+    _check_domain(domain, mailbox)
 
 
 def check_reverse_path(path: str) -> None:
@@ -178,6 +188,20 @@ def decode_xtext(text: str) -> str:
     if not _XTEXT.fullmatch(text):
         raise LocalProtocolError("not xtext (RFC 3461 §4)", text)
     return re.sub(r"\+([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), text)
+
+
+def encode_utf8_address(text: str) -> str:
+    r"""``utf-8-addr-xtext`` of RFC 6533 §3: ``\``, ``+``, ``=`` and all but printable ASCII as ``\x{HEX}``."""
+    return _UTF8_ADDRESS_ENCODED.sub(lambda found: f"\\x{{{ord(found[0]):02X}}}", text)
+
+
+def decode_utf8_address(text: str) -> str:
+    """The inverse of :func:`encode_utf8_address`; code points that are no characters are refused."""
+    if _UTF8_ADDRESS.fullmatch(text):
+        points = [int(found, 16) for found in re.findall(r"\\x\{([0-9A-F]+)\}", text)]
+        if all(point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF for point in points):
+            return re.sub(r"\\x\{([0-9A-F]+)\}", lambda found: chr(int(found[1], 16)), text)
+    raise LocalProtocolError("not utf-8-addr-xtext (RFC 6533 §3)", text)
 
 
 def decode_base64(text: str) -> bytes:

@@ -31,7 +31,7 @@ def mailbox_of(address: str | Address) -> str:
     is not one address, and for one that cannot be used.
     """
     if isinstance(address, Address):
-        check_mailbox(address.addr_spec)
+        _check_ascii_mailbox(address.addr_spec)
         return address.addr_spec
     if not isinstance(address, str) or not address.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError("an address must be a printable str, or an email.headerregistry.Address", address)
@@ -93,10 +93,16 @@ def _mailboxes(name: str, value: Any, header: Any) -> list[str]:
     mailboxes = [address.addr_spec for address in header.addresses]
     for mailbox in mailboxes:
         try:
-            check_mailbox(mailbox)
+            _check_ascii_mailbox(mailbox)
         except LocalProtocolError as error:
             raise LocalProtocolError(f"{name} holds an address that cannot be used: {error}", str(value)) from None
     return mailboxes
+
+
+def _check_ascii_mailbox(mailbox: str) -> None:
+    check_mailbox(mailbox)
+    if not mailbox.isascii():
+        raise LocalProtocolError("addresses beyond ASCII (RFC 6531) are taken from an Envelope only", mailbox)
 
 
 def _parsed(name: str, value: Any) -> Any:

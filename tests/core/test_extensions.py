@@ -1,20 +1,18 @@
-"""What a peer offers, and what MAIL and RCPT say because of it.
+"""What a peer offers.
 
-What lives here: capabilities against an independent reader of EHLO replies, and the lines of a mail for every
-combination of what is offered and what is known. What does not: when they are said.
+What lives here: capabilities against an independent reader of EHLO replies. What does not: what follows from them.
 """
 
 from __future__ import annotations
 
-import itertools
 import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpcore import BodyFacts, Capabilities, Client, Envelope, Limits, LocalProtocolError, Reply, Verb
-from smtpcore._extensions import NO_CAPABILITIES, mail_command, missing_extension, rcpt_command
+from smtpcore import Capabilities, Client, Reply
+from smtpcore._extensions import NO_CAPABILITIES
 
 WORD = string.ascii_letters + string.digits + "-"
 
@@ -114,59 +112,6 @@ def test_capabilities_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         NO_CAPABILITIES.extensions["DSN"] = ()  # type: ignore[index]
     assert Client("x.example").capabilities == NO_CAPABILITIES
-
-
-@pytest.mark.parametrize("eight_bit", [True, False, None])
-@pytest.mark.parametrize("size", [None, 0, 10, 11])
-def test_every_mail_against_every_peer(size: int | None, eight_bit: bool | None) -> None:
-    envelope = Envelope("a@b.example", ("c@d.example",), body=BodyFacts(size=size, eight_bit=eight_bit))
-    for size_line, eight in itertools.product((None, "SIZE", "size 0", "SIZE 10"), (False, True)):
-        offers = read(*([size_line] if size_line else []), *(["8bitmime"] if eight else []))
-        missing = missing_extension(envelope, offers)
-        if eight_bit and not eight:
-            assert missing is not None
-            assert missing.enhanced == "5.6.3"
-        elif size == 11 and size_line == "SIZE 10":
-            assert missing is not None
-            assert missing.enhanced == "5.3.4"
-        else:
-            assert missing is None
-        command = mail_command(envelope, offers, Limits())
-        words = command.line.split(b" ")
-        assert command.verb is Verb.MAIL
-        assert words[:2] == [b"MAIL", b"FROM:<a@b.example>"]
-        assert (b"BODY=8BITMIME" in words) == (eight and eight_bit is not False)
-        assert (f"SIZE={size}".encode() in words) == (size is not None and size_line is not None)
-        assert len(words) == 2 + (b"BODY=8BITMIME" in words) + any(word.startswith(b"SIZE=") for word in words)
-
-
-def test_the_null_reverse_path_and_postmaster_are_said_as_they_are() -> None:
-    assert mail_command(Envelope("", ("a@b.example",)), NO_CAPABILITIES, Limits()).line == b"MAIL FROM:<>"
-    assert rcpt_command("Postmaster", Limits()).line == b"RCPT TO:<Postmaster>"
-    assert rcpt_command('"a> b"@x.example', Limits()).line == b'RCPT TO:<"a> b"@x.example>'
-
-
-def test_a_line_is_as_long_as_the_limit_and_no_longer() -> None:
-    line = rcpt_command("a@b.example", Limits()).line
-    assert rcpt_command("a@b.example", Limits(command_line=len(line) + 2)).line == line
-    with pytest.raises(LocalProtocolError):
-        rcpt_command("a@b.example", Limits(command_line=len(line) + 1))
-    envelope = Envelope("a@b.example", ("c@d.example",), body=BodyFacts(size=5))
-    line = mail_command(envelope, read("SIZE"), Limits()).line
-    assert mail_command(envelope, read("SIZE"), Limits(command_line=len(line) + 2)).line == line
-    with pytest.raises(LocalProtocolError):
-        mail_command(envelope, read("SIZE"), Limits(command_line=len(line) + 1))
-
-
-def test_a_mail_whose_longest_line_would_be_too_long_is_refused_when_it_is_asked_for() -> None:
-    envelope = Envelope("a@b.example", ("c@d.example",), body=BodyFacts(size=5))
-    longest = len(mail_command(envelope, read("SIZE", "8BITMIME"), Limits()).line)
-    Client("x.example", limits=Limits(command_line=longest + 2)).send(envelope)
-    client = Client("x.example", limits=Limits(command_line=longest + 1))
-    before = client.snapshot()
-    with pytest.raises(LocalProtocolError, match=r"Limits\.command_line"):
-        client.send(envelope)
-    assert client.snapshot() == before
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=8))

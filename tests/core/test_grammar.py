@@ -19,7 +19,15 @@ from smtpcore import (
     domain_of,
     printable,
 )
-from smtpcore._grammar import decode_base64, decode_xtext, encode_xtext, enhanced_status, parse_reply_line
+from smtpcore._grammar import (
+    decode_base64,
+    decode_utf8_address,
+    decode_xtext,
+    encode_utf8_address,
+    encode_xtext,
+    enhanced_status,
+    parse_reply_line,
+)
 
 LEGAL = [
     "a@b.example",
@@ -38,6 +46,11 @@ LEGAL = [
     "a@x--y.example",
     "x" * 64 + "@b.example",
     "bounces+" + "x" * 100 + "@b.example",
+    "ä@b.example",
+    "用户@例え.テスト",
+    "a@bücher.example",
+    '"zwei wörter"@b.example',
+    "a\u200cb@b.example",
 ]
 
 ILLEGAL = [
@@ -75,8 +88,12 @@ ILLEGAL = [
     "a@[IPv6:fe80::1%eth0]",
     "a@[]",
     "a@[tag:with space]",
-    "ä@b.example",
-    "a@bücher.example",
+    "a\x85@b.example",
+    "a\u2028@b.example",
+    "a\ud800@b.example",
+    "a@b\x9f.example",
+    "a@" + ".".join(["ü" * 60] * 3),
+    "a@[IPv6:::١]",
     "a@b.example BODY=BINARYMIME",
     "a@b.example> SIZE=1",
 ]
@@ -120,8 +137,8 @@ def test_nothing_that_is_taken_can_end_a_line_or_a_path(text: str) -> None:
     except LocalProtocolError:
         return
     outside_quotes = text.rpartition("@")[2] if text.startswith('"') else text
-    assert text.isascii()
-    assert not any(octet < 32 or octet == 127 for octet in text.encode())
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text)
+    assert text.encode().decode() == text
     assert not set(outside_quotes) & set(' <>()",;')
 
 
@@ -130,7 +147,9 @@ def test_a_host_name_is_a_domain_or_a_literal(name: str) -> None:
     check_host_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a.example\r\nRSET", "a_b.example", "[1]", "127.0.0.1:25", "x" * 256])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a.example\r\nRSET", "a_b.example", "[1]", "127.0.0.1:25", "x" * 256, "bücher.example"]
+)
 def test_what_is_no_host_name_is_refused(name: str) -> None:
     with pytest.raises(LocalProtocolError):
         check_host_name(name)
@@ -232,6 +251,21 @@ def test_xtext_encodes_what_must_be() -> None:
             decode_xtext(broken)
     with pytest.raises(LocalProtocolError):
         encode_xtext("ä")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_utf8_addresses_come_back(text: str) -> None:
+    encoded = encode_utf8_address(text)
+    assert decode_utf8_address(encoded) == text
+    assert all("!" <= character <= "~" and character not in "+=" for character in encoded)
+
+
+def test_utf8_addresses_are_written_as_the_rfc_has_them() -> None:
+    assert encode_utf8_address("a+b=c\\d") == "a\\x{2B}b\\x{3D}c\\x{5C}d"
+    assert encode_utf8_address("ü€😀") == "\\x{FC}\\x{20AC}\\x{1F600}"
+    for broken in ("ü", "a b", "a+b", "a=b", "a\\b", "\\x{}", "\\x{fc}", "\\x{FC", "\\x{D800}", "\\x{110000}"):
+        with pytest.raises(LocalProtocolError):
+            decode_utf8_address(broken)
 
 
 @pytest.mark.parametrize("text", ["a", "YQ=", "YQ==\n", "Y Q==", "YQ==YQ==", "ä", "!!!!"])

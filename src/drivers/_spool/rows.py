@@ -53,11 +53,17 @@ def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
     return value
 
 
+def _check_ascii(path: str) -> None:
+    if not path.isascii():
+        raise LocalProtocolError("a spool keeps no addresses beyond ASCII", path)
+
+
 def mail_of(row: Sequence[Any]) -> StoredMail:
     """A mail out of ``MAIL_COLUMNS``; raises :class:`Damaged`."""
     mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at = row
     try:
         check_reverse_path(reverse_path)
+        _check_ascii(reverse_path)
     except LocalProtocolError as error:
         raise Damaged(f"its reverse-path cannot be said: {error}") from None
     if _is(int, "size", size) < 0:
@@ -126,6 +132,7 @@ def _recipient_of(fields: Any) -> PendingRecipient:
         raise Damaged(f"one of its recipients is {fields!r}")
     try:
         check_forward_path(address)
+        _check_ascii(address)
     except LocalProtocolError as error:
         raise Damaged(f"a recipient cannot be said: {error}") from None
     return PendingRecipient(address, last_words, warned)
