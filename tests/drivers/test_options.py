@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import socket
 import ssl
 import threading
@@ -33,7 +34,15 @@ from smtpcore import (
 )
 from smtpcore.drivers import tls
 from smtpcore.drivers._connecting.race import Ends, Way
-from smtpcore.drivers._session.options import Machine, Options, fallback_in_clear, make_envelope, make_machine, settled
+from smtpcore.drivers._session.options import (
+    Machine,
+    Options,
+    default_to_a_labels,
+    fallback_in_clear,
+    make_envelope,
+    make_machine,
+    settled,
+)
 from smtpcore.drivers.memory import HostMemory
 from smtpcore.drivers.tls import client_context, default_context
 from smtpcore.sasl import Plain
@@ -282,3 +291,30 @@ def test_a_peer_that_lost_step_is_spoken_to_within_a_mail() -> None:
     assert not runs_ahead(across(steps).client)
     steps.clear()
     assert runs_ahead(across(steps).client)
+
+
+def test_domains_beyond_ascii_are_written_by_the_idna_package_or_by_the_callers_own_function() -> None:
+    envelope = Envelope("", ("c@faß.example",))
+    asked: list[str] = []
+
+    def own(domain: str) -> str:
+        asked.append(domain)
+        return "own.example"
+
+    def client(**options: Any) -> Client:
+        return make_machine({"tls": TlsPolicy.NEVER, **options}, None, Ends(None, "peer.example")).client  # type: ignore[typeddict-item]
+
+    client(to_a_labels=own).send(envelope)
+    assert asked == ["faß.example"]
+    client().send(envelope)
+    with pytest.raises(LocalProtocolError, match="cannot be written in A-labels"):
+        client().send(Envelope("", ("c@\N{COMBINING ACUTE ACCENT}a.example",)))
+
+
+def test_without_the_idna_package_such_domains_need_smtputf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    default_to_a_labels.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    try:
+        assert default_to_a_labels() is None
+    finally:
+        default_to_a_labels.cache_clear()

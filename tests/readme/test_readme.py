@@ -53,6 +53,7 @@ PRINTS = {
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
+    "options": r"boris@north\.example delivered: 250 .*\nboris@north\.example never: .* does not offer REQUIRETLS",
     "proxy": r"250 2\.0\.0 Taken",
     "tunnel": r"250 2\.0\.0 Taken",
     "token": r"refused: {'status': 'invalid_token'}\nauthenticated: True",

@@ -6,6 +6,8 @@ What lives here: pure helpers. What does not: anything that waits.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import logging
 import secrets
 import socket
@@ -51,6 +53,7 @@ __all__ = [
     "check_options",
     "connect_seconds",
     "credentials_for",
+    "default_to_a_labels",
     "explained",
     "fallback_in_clear",
     "make_envelope",
@@ -83,6 +86,8 @@ class Options(TypedDict, total=False):
     #: Whether messages go in chunks where the peer offers it (RFC 3030); default: they do.
     chunking: bool
     line_ends: LineEnds
+    #: Writes a domain beyond ASCII in A-labels, or raises ``ValueError``; default: the idna package, if it is there.
+    to_a_labels: Callable[[str], str]
     limits: Limits
     #: Called with every line said and heard, secrets masked.
     trace: Callable[[str], None]
@@ -136,6 +141,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
         limits=limits,
         nonce=secrets.token_urlsafe,
+        to_a_labels=options.get("to_a_labels") or default_to_a_labels(),
     )
     journal = make_journal(logger, ends.peer)
     wire: Wire = client
@@ -151,6 +157,18 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         wire = _with_tls(wire, client, context, options, host, binds=binds)
     lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
     return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps)
+
+
+@functools.cache
+def default_to_a_labels() -> Callable[[str], str] | None:
+    """What writes domains in A-labels (RFC 5891), with the mapping of UTS 46; ``None`` without the idna package."""
+    return None if importlib.util.find_spec("idna") is None else _to_a_labels
+
+
+def _to_a_labels(domain: str) -> str:
+    import idna
+
+    return idna.encode(domain, uts46=True).decode("ascii")
 
 
 def _pipelining(options: Options, peer: str) -> Pipelining:
