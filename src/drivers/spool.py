@@ -38,6 +38,7 @@ from smtpcore.drivers._spool.rows import (
     MAIL_COLUMNS,
     NO_MAIL,
     Damaged,
+    check_ascii,
     check_body,
     dump,
     job_of,
@@ -284,9 +285,9 @@ class Spool:
         """
         envelope.check_limits(DEFAULT_LIMITS)
         if envelope.extended:
-            raise LocalProtocolError(
-                "a spool keeps no options, no binary bodies and no addresses beyond ASCII", envelope
-            )
+            for path in (envelope.reverse_path, *envelope.recipients):
+                check_ascii(path)
+            raise LocalProtocolError("a spool keeps no options, no binary bodies and no headers beyond ASCII")
         try:
             return Prepared(envelope, Intake(self._bodies).read((chunks,) if isinstance(chunks, bytes) else chunks))
         except IntakeFailed as error:

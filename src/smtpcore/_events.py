@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
 from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status, printable
 from smtpcore._limits import Limits
-from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions
+from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions, check_kind
 from smtpcore._values import value
 
 __all__ = [
@@ -256,12 +256,17 @@ class Envelope:
         for recipient in self.recipients:
             check_forward_path(recipient)
             ascii_only = ascii_only and recipient.isascii()
+        if self.options is not NO_OPTIONS:
+            check_kind("options", self.options, MailOptions)
         if self.recipient_options:
             self._check_recipient_options()
         plain = ascii_only and not self.recipient_options and (self.options is NO_OPTIONS or self.options == NO_OPTIONS)
         object.__setattr__(self, "extended", not plain or self.body.binary or self.body.utf8_header)
 
     def _check_recipient_options(self) -> None:
+        check_kind("recipient_options", self.recipient_options, Mapping)
+        for options in self.recipient_options.values():
+            check_kind("each of recipient_options", options, RecipientOptions)
         object.__setattr__(self, "recipient_options", dict(self.recipient_options))
         for recipient in self.recipient_options.keys() - set(self.recipients):
             raise LocalProtocolError("options for somebody who is no recipient of this mail", recipient)

@@ -16,7 +16,7 @@ from typing import Final
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_mailbox, encode_utf8_address, encode_xtext
 
-__all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return"]
+__all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return", "check_kind"]
 
 _ATOM: Final = re.compile(r"[A-Za-z0-9-]+")
 #: What the RFCs allow for a value once it is encoded, in octets.
@@ -41,6 +41,12 @@ class Notify(enum.Enum):
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     DELAY = "DELAY"
+
+
+def check_kind(what: str, given: object, kind: type) -> None:
+    """Raise ``LocalProtocolError`` unless ``given`` is a ``kind``: callers without a type checker make mistakes."""
+    if not isinstance(given, kind):
+        raise LocalProtocolError(f"{what} must be a {kind.__name__}", given)
 
 
 def _check_number(what: str, number: object, least: int, most: int) -> None:
@@ -96,6 +102,9 @@ class MailOptions:
     submitter: str | None = None
 
     def __post_init__(self) -> None:
+        for option, kind in _KINDS_OF_OPTIONS.items():
+            if getattr(self, option) is not None:
+                check_kind(option, getattr(self, option), kind)
         if self.envelope_id is not None:
             self._check_envelope_id(self.envelope_id)
         if self.priority is not None:
@@ -135,6 +144,14 @@ class MailOptions:
         return f"{utc.isoformat()}Z"
 
 
+_KINDS_OF_OPTIONS: Final[dict[str, type]] = {
+    "returned": Return,
+    "envelope_id": str,
+    "require_tls": bool,
+    "deliver_by": DeliverBy,
+    "hold_until": datetime,
+    "submitter": str,
+}
 NO_OPTIONS: Final = MailOptions()
 
 
@@ -152,6 +169,7 @@ class RecipientOptions:
     address_type: str = "rfc822"
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         object.__setattr__(self, "notify", tuple(kind for kind in Notify if kind in self.notify))
         if Notify.NEVER in self.notify and len(self.notify) > 1:
             raise LocalProtocolError("NEVER stands alone (RFC 3461 §4.1)", self.notify)
@@ -159,6 +177,14 @@ class RecipientOptions:
             raise LocalProtocolError("an address type is a word, such as rfc822 (RFC 3461 §4.2)", self.address_type)
         if self.original_recipient is not None:
             self._check_original(self.original_recipient)
+
+    def _check_kinds(self) -> None:
+        check_kind("notify", self.notify, Collection)
+        for kind in self.notify:
+            check_kind("each of notify", kind, Notify)
+        check_kind("address_type", self.address_type, str)
+        if self.original_recipient is not None:
+            check_kind("original_recipient", self.original_recipient, str)
 
     def _check_original(self, value: str) -> None:
         if not value or not value.isprintable():

@@ -258,6 +258,12 @@ def test_tls_all_the_way_needs_tls_here_and_a_peer_that_sees_to_the_rest() -> No
         ({"hold_for": 1.5}, "1 to 999999999"),
         ({"hold_until": datetime(2030, 1, 1)}, "time zone"),
         ({"hold_for": 1, "hold_until": NOON}, "not both"),
+        ({"returned": "HDRS"}, "returned must be a Return"),
+        ({"envelope_id": 4711}, "envelope_id must be a str"),
+        ({"require_tls": "no"}, "require_tls must be a bool"),
+        ({"deliver_by": 60}, "deliver_by must be a DeliverBy"),
+        ({"hold_until": "2030-01-31T12:00:00Z"}, "hold_until must be a datetime"),
+        ({"submitter": 0}, "submitter must be a str"),
         ({"submitter": "nobody"}, "local-part@domain"),
         ({"submitter": "ä@x.example"}, "ASCII mailbox"),
         ({"submitter": "+" * 200 + "@x.example"}, "500 octets"),
@@ -315,6 +321,11 @@ def test_original_recipients_are_written_as_their_type_has_it(options: dict[str,
     ("wish", "named"),
     [
         ({"notify": [Notify.NEVER, Notify.DELAY]}, "NEVER stands alone"),
+        ({"notify": ["FAILURE"]}, "each of notify must be a Notify"),
+        ({"notify": "FAILURE"}, "each of notify must be a Notify"),
+        ({"notify": Notify.FAILURE}, "notify must be a Collection"),
+        ({"original_recipient": 5}, "original_recipient must be a str"),
+        ({"address_type": 5}, "address_type must be a str"),
         ({"original_recipient": ""}, "printable"),
         ({"original_recipient": "a\r\nRSET"}, "printable"),
         ({"original_recipient": "x" * 494}, "500 octets"),
@@ -330,6 +341,21 @@ def test_recipient_options_that_may_not_be_asked_cannot_be_made(wish: dict[str, 
 def test_options_are_for_recipients_of_the_mail() -> None:
     with pytest.raises(LocalProtocolError, match="no recipient"):
         mail(B, recipient_options={C: RecipientOptions()})
+
+
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [([B], "must be a Mapping"), ({B: [Notify.NEVER]}, "each of recipient_options must be a RecipientOptions")],
+)
+def test_options_of_recipients_are_no_other_things(wish: Any, named: str) -> None:
+    with pytest.raises(LocalProtocolError, match=named):
+        Envelope(A, (B,), recipient_options=wish)
+
+
+@pytest.mark.parametrize("wish", [{"returned": Return.FULL}, None])
+def test_options_of_a_mail_are_no_other_things(wish: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="MailOptions"):
+        Envelope(A, (B,), options=wish)
 
 
 @settings(deadline=None)

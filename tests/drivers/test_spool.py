@@ -25,10 +25,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpcore import (
+    BodyFacts,
     ConnectFailed,
     Envelope,
     LocalProtocolError,
     Mail,
+    MailOptions,
     MailRefused,
     MailSent,
     Outcome,
@@ -194,6 +196,21 @@ def test_a_source_that_breaks_leaves_nothing_behind(spool: Spool, directory: Pat
 def test_an_envelope_beyond_the_limits_is_refused_before_the_body_is_read(spool: Spool) -> None:
     envelope = Envelope("", ("a" * 300 + "@far.example",))
     with pytest.raises(LocalProtocolError):
+        spool.prepare(envelope, iter(lambda: pytest.fail("the body was read"), b""))
+
+
+@pytest.mark.parametrize(
+    ("envelope", "named"),
+    [
+        (Envelope("", ("me@far.example", "ünal@far.example")), "^'ünal@far.example': .* beyond ASCII"),
+        (Envelope("me@bücher.example", ("you@far.example",)), "^'me@bücher.example': .* beyond ASCII"),
+        (Envelope("", ("you@far.example",), options=MailOptions(require_tls=True)), "^a spool keeps no options"),
+        (Envelope("", ("you@far.example",), body=BodyFacts(binary=True)), "^a spool keeps no .*binary bodies"),
+        (Envelope("", ("you@far.example",), body=BodyFacts(utf8_header=True)), "^a spool keeps no .*headers"),
+    ],
+)
+def test_what_a_spool_does_not_keep_is_refused_and_named(spool: Spool, envelope: Envelope, named: str) -> None:
+    with pytest.raises(LocalProtocolError, match=named):
         spool.prepare(envelope, iter(lambda: pytest.fail("the body was read"), b""))
 
 

@@ -23,9 +23,12 @@ from smtpcore import (
     ExtensionRequired,
     LocalProtocolError,
     Mail,
+    MailOptions,
     MailRefused,
     MailSent,
+    Notify,
     Outcome,
+    RecipientOptions,
     RemoteProtocolError,
     Reply,
     SessionAborted,
@@ -204,6 +207,25 @@ def test_only_those_without_a_final_verdict_are_tried_again() -> None:
         "d@there.example never: 550 5.1.1 nobody",
         "c@there.example delivered: 250 2.0.0 taken",
     ]
+
+
+def test_a_further_attempt_asks_for_its_recipients_what_was_asked() -> None:
+    bench = Bench()
+    wishes = {
+        "b@there.example": RecipientOptions(notify=[Notify.FAILURE]),
+        "c@there.example": RecipientOptions(notify=[Notify.DELAY]),
+    }
+    options = MailOptions(envelope_id="order 4711")
+    asked = Envelope("a@here.example", tuple(wishes), options=options, recipient_options=wishes)
+    bench.tell(MailAsked(1, asked, True))
+    bench.opened(1)
+    bench.reported(1, OK, NOT_NOW)
+    assert bench.wait(1) == ["give 1 to 1"]
+    again = bench.envelope(1)
+    assert (again.recipients, again.options) == (("c@there.example",), options)
+    assert again.recipient_options == {"c@there.example": RecipientOptions(notify=[Notify.DELAY])}
+    bench.reported(1, OK)
+    assert bench.answers[1].mail.envelope is asked
 
 
 def test_a_refused_mail_is_not_tried_again() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "MAIL_COLUMNS",
     "NO_MAIL",
     "Damaged",
+    "check_ascii",
     "check_body",
     "dump",
     "job_of",
@@ -53,7 +54,8 @@ def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
     return value
 
 
-def _check_ascii(path: str) -> None:
+def check_ascii(path: str) -> None:
+    """Raise ``LocalProtocolError`` for a path that a spool does not keep."""
     if not path.isascii():
         raise LocalProtocolError("a spool keeps no addresses beyond ASCII", path)
 
@@ -63,7 +65,7 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
     mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at = row
     try:
         check_reverse_path(reverse_path)
-        _check_ascii(reverse_path)
+        check_ascii(reverse_path)
     except LocalProtocolError as error:
         raise Damaged(f"its reverse-path cannot be said: {error}") from None
     if _is(int, "size", size) < 0:
@@ -132,7 +134,7 @@ def _recipient_of(fields: Any) -> PendingRecipient:
         raise Damaged(f"one of its recipients is {fields!r}")
     try:
         check_forward_path(address)
-        _check_ascii(address)
+        check_ascii(address)
     except LocalProtocolError as error:
         raise Damaged(f"a recipient cannot be said: {error}") from None
     return PendingRecipient(address, last_words, warned)

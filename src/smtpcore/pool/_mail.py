@@ -61,7 +61,9 @@ class PooledMail:
         """The envelope of the next attempt."""
         if len(self._pending) == len(self.envelope.recipients):
             return self.envelope
-        return replace(self.envelope, recipients=tuple(self.envelope.recipients[index] for index in self._pending))
+        recipients = tuple(self.envelope.recipients[index] for index in self._pending)
+        asked = {to: wish for to, wish in self.envelope.recipient_options.items() if to in recipients}
+        return replace(self.envelope, recipients=recipients, recipient_options=asked)
 
     def fail(self, error: SmtpError) -> None:
         """Note an attempt that did not reach MAIL."""
