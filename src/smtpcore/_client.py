@@ -74,6 +74,7 @@ from smtpcore._events import (
 from smtpcore._extensions import Capabilities
 from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
+from smtpcore._options import check_kind
 from smtpcore._planner import NO_OFFER, Offer, in_a_labels, plan, rehearse
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
@@ -161,7 +162,7 @@ class Client:
     ``to_a_labels`` writes a domain beyond ASCII in A-labels, as ``idna.encode`` does, and raises ``ValueError`` where
     that cannot be: mails of which only domains are beyond ASCII then go to any peer, others need SMTPUTF8 (RFC 6531).
 
-    Raises ``LocalProtocolError`` for a name that is none, and for credentials where TLS is forbidden.
+    Raises ``LocalProtocolError`` for a name or a policy that is none, and for credentials where TLS is forbidden.
     """
 
     def __init__(
@@ -179,6 +180,12 @@ class Client:
         to_a_labels: Callable[[str], str] | None = None,
     ) -> None:
         check_host_name(helo_name)
+        # Text in place of a policy would be none of them, and credentials would go out in clear.
+        check_kind("protocol", protocol, Protocol)
+        check_kind("tls", tls, TlsPolicy)
+        check_kind("pipelining", pipelining, Pipelining)
+        check_kind("line_ends", line_ends, LineEnds)
+        check_kind("limits", limits, Limits)
         if credentials and tls is TlsPolicy.NEVER:
             raise LocalProtocolError("credentials are never said without TLS; choose another TlsPolicy", tls)
         self._helo_name = helo_name

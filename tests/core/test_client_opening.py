@@ -6,6 +6,7 @@ What lives here: what it says while a session opens, and why it gives one up. Wh
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 
@@ -386,6 +387,23 @@ def test_credentials_make_tls_required():
 def test_credentials_are_refused_where_tls_is_forbidden():
     with pytest.raises(LocalProtocolError):
         Client("client.example", tls=TlsPolicy.NEVER, credentials=[Plain("user", "hunter2")])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"tls": "required"},
+        {"tls": None},
+        {"tls": True},
+        {"protocol": "lmtp"},
+        {"pipelining": "none"},
+        {"line_ends": "refuse"},
+        {"limits": 100},
+    ],
+)
+def test_a_policy_is_never_another_than_was_meant(option: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError, match=f"{next(iter(option))} must be a "):
+        Client("client.example", **option)
 
 
 def test_a_whole_conversation_with_starttls_and_authentication():

@@ -37,6 +37,7 @@ from smtpcore.drivers._connecting.race import Ends, Way
 from smtpcore.drivers._session.options import (
     Machine,
     Options,
+    check_options,
     default_to_a_labels,
     fallback_in_clear,
     make_envelope,
@@ -108,6 +109,23 @@ def test_contradictions() -> None:
         with pytest.raises(LocalProtocolError, match="give tls_server_name"):
             make_machine({"tls": policy}, None, NOWHERE)
     make_machine({"tls": TlsPolicy.REQUIRED, "tls_server_name": "peer.example"}, None, NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tls": "required"},
+        {"tls": None},
+        {"pipelining": "across"},
+        {"protocol": "lmtp"},
+        {"line_ends": 1},
+        {"limits": 1},
+    ],
+)
+def test_a_policy_that_is_none_is_refused_before_anything_is_connected(options: Any) -> None:
+    (name,) = options
+    with pytest.raises(LocalProtocolError, match=f"the option {name} must be a "):
+        check_options(options, Way("peer.example", 25))
 
 
 def test_certificates_are_judged_where_tls_is_meant() -> None:

@@ -5,6 +5,7 @@ What lives here: ways and tables as values, and what becomes of mail whose way l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,49 @@ def test_what_fits_no_row_has_the_fallback_too() -> None:
 @pytest.mark.parametrize("way", [HUB, FixedHosts((HUB,)), Mx(), Unroutable("closed")])
 def test_a_way_is_the_route_that_has_no_other(way: Way) -> None:
     assert way.way("a.example") is way.way("") is way
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (FixedHosts([HUB], [LAST]), FixedHosts((HUB,), (LAST,))),  # type: ignore[arg-type]
+        (Mx(fallback=[LAST]), Mx(fallback=(LAST,))),  # type: ignore[arg-type]
+        (RoutingTable({}, [LAST]).way("far.example"), Mx(fallback=(LAST,))),  # type: ignore[arg-type]
+    ],
+)
+def test_hosts_may_come_as_a_list_and_make_the_same_way(given: Way, meant: Way) -> None:
+    assert given == meant
+    assert hash(given) == hash(meant)
+
+
+def test_a_way_over_a_list_of_hosts_is_gone() -> None:
+    bench = Bench(FixedHosts([HUB], [LAST]))
+    bench.accept("you@far.example")
+    assert bench.effect(OpenSession).host.name == HUB.host
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FixedHosts("hub.example"),  # type: ignore[arg-type]
+        lambda: FixedHosts([HUB], HUB),  # type: ignore[arg-type]
+        lambda: Mx(fallback=["hub.example"]),  # type: ignore[list-item]
+        lambda: RoutingTable({}, HUB),  # type: ignore[arg-type]
+        lambda: RoutingTable({"far.example": "hub.example"}),  # type: ignore[dict-item]
+        lambda: SmartHost(25),  # type: ignore[arg-type]
+        lambda: SmartHost("hub.example", "25"),  # type: ignore[arg-type]
+        lambda: SmartHost("hub.example:25"),
+        lambda: SmartHost("::1:x"),
+    ],
+)
+def test_what_is_no_host_and_no_way_is_refused_at_once(make: Callable[[], object]) -> None:
+    with pytest.raises(LocalProtocolError, match=r"must be a|a way is a|IPv6 address"):
+        make()
+
+
+@pytest.mark.parametrize("host", ["::1", "2001:db8::25", "fe80::1%eth0", "192.0.2.1", "[IPv6:::1]", "hub.example"])
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    assert SmartHost(host).host == host
 
 
 def test_fixed_hosts_are_some() -> None:

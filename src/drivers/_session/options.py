@@ -128,7 +128,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
 
     Raises ``LocalProtocolError`` for options that contradict each other.
     """
-    _check_names(options)
+    _check_each(options)
     limits = options.get("limits", DEFAULT_LIMITS)
     credentials = credentials_for(options, host)
     client = Client(
@@ -189,15 +189,28 @@ def _with_tls(
     return TlsFloor(client, wire, context, name, options.get("limits", DEFAULT_LIMITS), binds=binds)
 
 
-def _check_names(options: Options) -> None:
+_KINDS: Final[dict[str, type]] = {
+    "protocol": Protocol,
+    "tls": TlsPolicy,
+    "pipelining": Pipelining,
+    "line_ends": LineEnds,
+    "limits": Limits,
+}
+
+
+def _check_each(options: Options) -> None:
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
+    for name, given in options.items():
+        kind = _KINDS.get(name, object)
+        if not isinstance(given, kind):
+            raise LocalProtocolError(f"the option {name} must be a {kind.__name__}", given)
 
 
 def check_options(options: Options, way: Way) -> None:
     """Raise ``LocalProtocolError`` for options that do not exist, or contradict each other or the way."""
-    _check_names(options)
+    _check_each(options)
     if "source_address" in options:
         source_addresses(options["source_address"])
         if "connect" in options or way.path is not None:

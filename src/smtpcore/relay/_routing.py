@@ -7,13 +7,14 @@ What does not: what follows from the records of the DNS (``_mx``), and looking t
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._events import Verdict
 from smtpcore._grammar import check_host_name
+from smtpcore._options import check_kind
 
 __all__ = ["FixedHosts", "Mx", "Route", "RoutingTable", "SmartHost", "Unroutable", "Way"]
 
@@ -33,9 +34,11 @@ class SmartHost:
 
     def __post_init__(self) -> None:
         _check_port(self.port)
-        if ":" not in self.host:
-            # What holds a colon is an IPv6 address, which needs no brackets to be connected to.
+        check_kind("a host", self.host, str)
+        if ":" not in self.host or self.host.startswith("["):
             check_host_name(self.host)
+        else:
+            _check_ipv6(self.host)
 
     def way(self, domain: str) -> Way:
         """The same for every domain."""
@@ -44,15 +47,17 @@ class SmartHost:
 
 @dataclass(frozen=True, slots=True)
 class FixedHosts:
-    """Mail goes to the first of these hosts that can be reached. Raises ``LocalProtocolError`` when there is none.
+    """Mail goes to the first of these hosts that can be reached. Raises ``LocalProtocolError`` where that is none.
 
     ``fallback`` holds hosts that are tried when none of those can be reached, however many they are.
     """
 
-    hosts: tuple[SmartHost, ...]
-    fallback: tuple[SmartHost, ...] = ()
+    hosts: Sequence[SmartHost]
+    fallback: Sequence[SmartHost] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hosts", _hosts(self.hosts))
+        object.__setattr__(self, "fallback", _hosts(self.fallback))
         if not self.hosts:
             raise LocalProtocolError("a way over fixed hosts needs at least one", self.hosts)
 
@@ -69,10 +74,11 @@ class Mx:
     """
 
     port: int = 25
-    fallback: tuple[SmartHost, ...] = ()
+    fallback: Sequence[SmartHost] = ()
 
     def __post_init__(self) -> None:
         _check_port(self.port)
+        object.__setattr__(self, "fallback", _hosts(self.fallback))
 
     def way(self, domain: str) -> Way:
         """The same for every domain."""
@@ -124,18 +130,21 @@ class RoutingTable:
     The keys of ``rows`` are domains, ``.example`` for all below (but not ``example`` itself), and ``*`` for what fits
     nowhere else. The domain itself goes before a suffix, a longer suffix before a shorter one. What fits nowhere goes
     where its MX records say. ``fallback`` are hosts that are tried when those of a way cannot be reached. Raises
-    ``LocalProtocolError`` for a key that is no pattern.
+    ``LocalProtocolError`` for a key that is no pattern, and for what is no way and no host.
     """
 
     rows: Mapping[str, Way]
-    fallback: tuple[SmartHost, ...] = ()
+    fallback: Sequence[SmartHost] = ()
     _ways: dict[str, Way] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for pattern in self.rows:
+        fallback = _hosts(self.fallback)
+        object.__setattr__(self, "fallback", fallback)
+        for pattern, way in self.rows.items():
             _check_pattern(pattern)
-        ways = {pattern.lower(): _with_fallback(way, self.fallback) for pattern, way in self.rows.items()}
-        ways.setdefault(_FOR_EVERYTHING, Mx(fallback=self.fallback))
+            _check_way(way)
+        ways = {pattern.lower(): _with_fallback(way, fallback) for pattern, way in self.rows.items()}
+        ways.setdefault(_FOR_EVERYTHING, Mx(fallback=fallback))
         object.__setattr__(self, "_ways", ways)
 
     def way(self, domain: str) -> Way:
@@ -164,7 +173,28 @@ def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
     return replace(way, fallback=way.fallback or others)
 
 
+def _check_way(way: object) -> None:
+    if not isinstance(way, (SmartHost, FixedHosts, Mx, Unroutable)):
+        raise LocalProtocolError("a way is a SmartHost, FixedHosts, Mx or Unroutable", way)
+
+
+def _hosts(hosts: Sequence[SmartHost]) -> tuple[SmartHost, ...]:
+    check_kind("hosts", hosts, Sequence)
+    for host in hosts:
+        check_kind("each host", host, SmartHost)
+    return tuple(hosts)
+
+
+def _check_ipv6(host: str) -> None:
+    """Check an address that needs no brackets to be connected to."""
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise LocalProtocolError("a host with a colon is an IPv6 address; the port is given beside it", host) from None
+
+
 def _check_port(port: int) -> None:
+    check_kind("a port", port, int)
     if not 1 <= port <= 65_535:
         raise LocalProtocolError("a port is a number from 1 to 65535", port)
 
