@@ -30,6 +30,7 @@ from smtpcore.drivers._relaying.under_way import UnderWay, Wire
 from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
+    checked_options,
     close_body,
     lookup_failed,
     prepare,
@@ -110,7 +111,8 @@ class RelayService:
     :class:`smtpcore.relay.Attempted`, once each, after it is safe in the spool; what it raises is logged. ``grace`` is
     how many seconds a delivery on its way has to finish when the relay is stopped; a task that is cancelled breaks off
     at once. In every case what was not delivered waits in the spool. ``resolver`` looks domains up where the route
-    says so; default: :class:`smtpcore.drivers.resolver.AsyncResolver`.
+    says so; default: :class:`smtpcore.drivers.resolver.AsyncResolver`. Raises
+    ``LocalProtocolError`` for options with which no session could be held.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class RelayService:
         resolver: LooksUp | None = None,
     ) -> None:
         self._spool = spool
-        self._options: Options | OptionsFor = options if options is not None else {}
+        self._options = checked_options(options)
         self._notice = notice
         self._resolver = resolver
         self._watched = Watched(Submission)

@@ -25,6 +25,7 @@ from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
     broken_off,
+    checked_options,
     close_body,
     lookup_failed,
     prepare,
@@ -111,7 +112,8 @@ class RelayService:
     waits while it runs. ``grace`` is how many seconds a delivery on its way has to finish when the relay is stopped;
     whoever is interrupted breaks off at once. In every case what was not delivered waits in the spool. ``resolver``
     looks domains up where the route says so, in several threads; default:
-    :class:`smtpcore.drivers.resolver.Resolver`.
+    :class:`smtpcore.drivers.resolver.Resolver`. Raises
+    ``LocalProtocolError`` for options with which no session could be held.
 
     A name that is being looked up cannot be interrupted: the thread that does it may outlive the relay for as long as
     that takes, and an interpreter that exits does not wait for it.
@@ -132,7 +134,7 @@ class RelayService:
         self._watched = Watched(Submission)
         self._owner = Owner(spool, route, settings, self._watched, grace)
         self._sessions = _Sessions(
-            self._owner, self._watched, notice, options if options is not None else {}, _Lookups(self._owner, resolver)
+            self._owner, self._watched, notice, checked_options(options), _Lookups(self._owner, resolver)
         )
         self._thread: threading.Thread | None = None
 

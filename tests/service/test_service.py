@@ -123,6 +123,31 @@ def test_a_smart_host_that_wants_tls_and_credentials(kind: Kind, spool: Spool) -
         assert server.encrypted == {True}
 
 
+@pytest.mark.parametrize("options", [{"nonsense": 1}, {"tls": "required"}, {"helo_name": "a b"}])
+def test_options_that_let_no_session_begin_are_refused_at_once(kind: Kind, spool: Spool, options: Any) -> None:
+    with pytest.raises(LocalProtocolError):
+        kind.make(spool, 25, options=options)
+
+
+def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
+    kind: Kind, server: Server, spool: Spool
+) -> None:
+    def refuse(host: str | None) -> list[Plain]:
+        raise RuntimeError("the vault does not take hunter2")
+
+    notes: list = []
+    relay = kind.make(spool, server.port, notes=notes, options={"credentials": refuse})
+    relay.submit(b"hi\n", sender="me@a.example", recipients="u@a.example")
+    background = relay.start()
+    wait_until(lambda: bool(notes))
+    relay.stop()
+    assert background.ended() is None
+    (attempt,) = notes
+    assert attempt.words == "unforeseen: RuntimeError"
+    (entry,) = spool.list()
+    assert [recipient.last_words for recipient in entry.job.recipients] == ["unforeseen: RuntimeError"]
+
+
 def test_sessions_are_shared_and_limited(kind: Kind, server: Server, spool: Spool) -> None:
     relay = kind.make(spool, server.port, sessions_per_next_hop=2)
     for number in range(40):

@@ -25,8 +25,9 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
+from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._session.bodies import Body, Source, make_body
-from smtpcore.drivers._session.options import Options, make_envelope
+from smtpcore.drivers._session.options import Options, check_options, make_envelope
 from smtpcore.drivers.spool import Prepared, Spool
 from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer
 
@@ -34,6 +35,7 @@ __all__ = [
     "OptionsFor",
     "Work",
     "broken_off",
+    "checked_options",
     "close_body",
     "lookup_failed",
     "prepare",
@@ -51,6 +53,7 @@ Work: TypeAlias = tuple[Delivery, bytes | BinaryIO]
 OptionsFor: TypeAlias = Callable[[Host], Options]
 
 
+_ANY_HOST = Way("localhost", 25)
 #: Seconds before a resolver that failed is asked again.
 _FAILED_LOOKUP_SECONDS = 60.0
 
@@ -71,6 +74,16 @@ def _chunks(body: Body) -> Iterable[bytes]:
         while chunk := body.read(offset):
             offset += len(chunk)
             yield chunk
+
+
+def checked_options(how: Options | OptionsFor | None) -> Options | OptionsFor:
+    """The options of all sessions, or the function that gives them.
+
+    Raises ``LocalProtocolError`` for options with which no session could be held, so that no mail waits for them.
+    """
+    if how is not None and not callable(how):
+        check_options(how, _ANY_HOST)
+    return {} if how is None else how
 
 
 def way_to(host: Host, how: Options | OptionsFor) -> tuple[str, Options]:
@@ -96,9 +109,12 @@ def refused(envelope: Envelope, error: SmtpError) -> MailRefused:
 
 
 def unforeseen(what: str, error: Exception) -> str:
-    """Log an error that is a mistake of somebody's, with its trace; returns it in words."""
+    """Log an error that is a mistake of somebody's, with its trace; returns it in words.
+
+    They go into the spool and to the sender: what an application's own code raised is only named.
+    """
     _log.error("%s failed in an unforeseen way", what, exc_info=error)
-    return f"unforeseen: {error!r}"
+    return f"unforeseen: {type(error).__name__}{f': {error}' if isinstance(error, SmtpError) else ''}"
 
 
 def lookup_failed(domain: str, error: Exception) -> DomainResolved:
