@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from smtpcore.drivers._cli.exit_status import ExitStatus
 
@@ -18,12 +18,23 @@ __all__ = ["main", "run"]
 def main() -> NoReturn:
     """The entry point: never a traceback, always a status of :class:`ExitStatus`."""
     status = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough; what is left must not be tried again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        # Without standard streams there are none here, either.
+        if cast("object", stream) is not None:
+            status = _close(stream, status)
     sys.exit(status)
+
+
+def _close(stream: TextIO, status: int) -> int:
+    """Write what is left in a standard stream; returns the exit status, which is another where that fails."""
+    try:
+        stream.flush()
+    except OSError as error:
+        # What is left must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # Whoever closed a pipe has seen enough.
+        return status if isinstance(error, BrokenPipeError) else ExitStatus.OUTPUT
+    return status
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ What lives here: the command on spools that were filled for it. What does not: s
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -245,6 +246,16 @@ def test_a_damaged_mail_is_shown_with_what_is_wrong_and_keeps_nobody_else(spool:
     assert f"    {rows[0]['problem']}" in lines
     assert lines[-1] == "    (the body is gone from the spool)"
     assert out(capsys, "remove", "--spool", spool, "--state", "set-aside")[0] == "1 removed"
+
+
+@pytest.mark.parametrize(("closed", "status"), [("> /dev/full", 74), ("2> /dev/full", 0), (">&-", 0), (">&- 2>&-", 0)])
+def test_output_that_cannot_be_written_is_no_traceback(spool: Path, closed: str, status: int) -> None:
+    with Spool(spool) as opened:
+        opened.add([opened.prepare(Envelope("", ("you@far.example",)), [b"x\n"])], time.time())
+    command = f"{shlex.join([*PROGRAM, 'queue', 'list', '--spool', str(spool)])} {closed}"
+    ended = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == status
+    assert ended.stderr == ("smtpcore: the output cannot be written: No space left on device\n" if status else "")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(spool: Path) -> None:

@@ -6,6 +6,7 @@ file each; the process.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import click
@@ -28,17 +29,28 @@ def run_command(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.UsageError as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return ExitStatus.USAGE
     except Stop as stop:
         for line in str(stop).splitlines():
-            click.echo(f"smtpcore: {line}", err=True)
+            _complain(line)
         return stop.status
     except (click.Abort, KeyboardInterrupt):
-        click.echo("smtpcore: interrupted", err=True)
+        _complain("interrupted")
         return 130
     except BrokenPipeError:
         return ExitStatus.OK
+    except OSError as error:
+        # Commands know what their files may do; what is left are the standard streams.
+        _complain(f"the output cannot be written: {error.strerror or error}")
+        return ExitStatus.OUTPUT
+
+
+def _complain(words: str) -> None:
+    """Say what is wrong, if anybody can be told."""
+    with contextlib.suppress(OSError):
+        click.echo(f"smtpcore: {words}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

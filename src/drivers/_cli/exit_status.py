@@ -31,6 +31,8 @@ __all__ = ["ExitStatus", "exit_status"]
 class ExitStatus(enum.IntEnum):
     """In order of precedence: of two that apply, the one that stands first."""
 
+    #: The output cannot be written, whatever was done.
+    OUTPUT = 74
     #: Bad usage.
     USAGE = 64
     #: A file cannot be read.

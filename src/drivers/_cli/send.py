@@ -66,7 +66,7 @@ def send(
 
     Exit status: 0 all delivered, 75 something is to be tried again, 69 something was refused for good, 76 the server
     broke the protocol, 78 TLS or authentication could not be had, 65 an address or the message was refused here,
-    66 a file cannot be read, 64 bad usage.
+    66 a file cannot be read, 64 bad usage, 74 the output cannot be written.
     """
     try:
         options = read_session(flags_of(session))
