@@ -100,9 +100,10 @@ def _mailboxes(name: str, value: Any, header: Any) -> list[str]:
 
 
 def _check_ascii_mailbox(mailbox: str) -> None:
-    check_mailbox(mailbox)
+    # First, for octets beyond ASCII that stand in a header as they are come out of the email package as surrogates.
     if not mailbox.isascii():
         raise LocalProtocolError("addresses beyond ASCII (RFC 6531) are taken from an Envelope only", mailbox)
+    check_mailbox(mailbox)
 
 
 def _parsed(name: str, value: Any) -> Any:

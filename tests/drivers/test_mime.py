@@ -193,6 +193,12 @@ def test_addresses_that_cannot_be_used(parse: Parse, field: str) -> None:
         recipients_of(parse("To: a@x.example", f"Resent-To: {field}"))
 
 
+@pytest.mark.parametrize("address", ["Ä <a@ä.example>", "ä@x.example"])
+def test_an_address_beyond_ascii_is_said_to_be_one(parse: Parse, address: str) -> None:
+    with pytest.raises(LocalProtocolError, match="beyond ASCII"):
+        sender_of(parse(f"From: {address}"))
+
+
 @pytest.mark.parametrize("lines", [[], ["From: a@x.example"], ["To: undisclosed-recipients:;"], ["To:"]])
 def test_no_recipients(parse: Parse, lines: list[str]) -> None:
     with pytest.raises(LocalProtocolError, match="the message has no To, Cc or Bcc; give the recipients"):

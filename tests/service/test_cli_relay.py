@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import trustme
+from relays import wait_until
 from servers import Server
 
 from smtpcore import Envelope
@@ -117,6 +118,22 @@ def test_counts_are_written_where_there_is_no_terminal_until_it_is_told_to_stop(
                 assert relay.wait(timeout=30) == 0
             finally:
                 relay.kill()
+
+
+def test_a_log_that_was_renamed_is_begun_anew(spool: Path, tmp_path: Path) -> None:
+    log, old = tmp_path / "relay.log", tmp_path / "relay.log.1"
+    with Server() as server:
+        path = configure(tmp_path, server.port, f'[logging]\nfile = "{log}"\nsummary_every = "50ms"\n')
+        with subprocess.Popen([*PROGRAM, "relay", "--config", path], stderr=subprocess.DEVNULL) as relay:
+            try:
+                wait_until(lambda: log.exists() and "event=fate" in log.read_text())
+                log.rename(old)
+                wait_until(lambda: log.exists() and "event=summary" in log.read_text())
+                os.kill(relay.pid, signal.SIGTERM)
+                assert relay.wait(timeout=30) == 0
+            finally:
+                relay.kill()
+    assert "event=fate" not in log.read_text()
 
 
 def test_a_log_that_cannot_be_written_is_said_at_once(spool: Path, tmp_path: Path, capsys: Any) -> None:

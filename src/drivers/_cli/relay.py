@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from logging.handlers import WatchedFileHandler
 from types import FrameType
 from typing import Any, Protocol
 
@@ -219,7 +220,8 @@ def _logging(settings: LogSettings, progress: Progress) -> Generator[None]:
     if settings.file is None and (progress.live or not progress.show):
         level = max(level, "warning", key=LEVELS.index)
     try:
-        handler = logging.StreamHandler() if settings.file is None else logging.FileHandler(settings.file, "a", "utf-8")
+        # Who rotates logs renames the file; the next line then begins another.
+        handler = logging.StreamHandler() if settings.file is None else WatchedFileHandler(settings.file, "a", "utf-8")
     except OSError as error:
         raise Stop(ExitStatus.NO_INPUT, f"{settings.file}: {os_reason(error)}") from None
     with logging_to(handler, level, settings.format):

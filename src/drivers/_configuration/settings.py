@@ -285,7 +285,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "The least that is written: info has every attempt and fate, debug the dialogue with every host, too.",
         "info",
     ),
-    Setting("logging.file", FILE, "Append to this file. Default: standard error."),
+    Setting("logging.file", FILE, "Append to this file; where it was renamed, begin it anew. Default: standard error."),
     Setting("logging.format", choice("text", "json"), "text is key=value, json is one object a line.", "text"),
     Setting(
         "logging.summary_every",
