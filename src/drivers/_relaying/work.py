@@ -24,6 +24,7 @@ from smtpcore import (
     Stage,
     Transcript,
     Verdict,
+    check_host_name,
 )
 from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._session.bodies import Body, Source, make_body
@@ -83,6 +84,8 @@ def checked_options(how: Options | OptionsFor | None) -> Options | OptionsFor:
     """
     if how is not None and not callable(how):
         check_options(how, _ANY_HOST)
+        if helo_name := how.get("helo_name"):
+            check_host_name(helo_name)
     return {} if how is None else how
 
 

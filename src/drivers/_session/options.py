@@ -206,8 +206,6 @@ def _check_each(options: Options) -> None:
         kind = _KINDS.get(name, object)
         if not isinstance(given, kind):
             raise LocalProtocolError(f"the option {name} must be a {kind.__name__}", given)
-    if helo_name := options.get("helo_name"):
-        check_host_name(helo_name)
 
 
 def check_options(options: Options, way: Way) -> None:
