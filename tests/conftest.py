@@ -8,8 +8,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES
+
+# Timing is measured in benchmarks; on a busy machine an example may take any time.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,9 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 __all__ = ["Server", "raw_server"]
 
+#: Seconds that a verdict is held back at most.
+PATIENCE = 120.0
+
 
 class Server:
     """Running inside ``with``. Recipients: ``nobody*`` are refused, ``later*`` deferred at first, the rest taken."""
@@ -59,7 +62,7 @@ class Server:
     async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
         if self.hold is not None:
             self.holding.set()
-            await asyncio.to_thread(self.hold.wait, 30)
+            await asyncio.to_thread(self.hold.wait, PATIENCE)
         self.encrypted.add(session.ssl is not None)
         self.taken.append((envelope.mail_from.strip("<>"), envelope.rcpt_tos, envelope.content))
         return "250 2.0.0 taken"

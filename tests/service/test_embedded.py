@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 import sniffio
-from relays import Kind, failing_to, wait_until
+from relays import PATIENCE, Kind, failing_to, wait_until
 from servers import Server
 
 from smtpcore.drivers.service import RelayService, RelayStopped
@@ -36,7 +36,7 @@ def submit(relay, *recipients: str, sender: str = ""):
 def test_fates_are_waited_for(kind: Kind, server: Server, spool: Spool) -> None:
     with kind.make(spool, server.port) as relay:
         submission = submit(relay, "u@a.example", "later@a.example", "nobody@b.example")
-        fates = submission.fates(30)
+        fates = submission.fates(PATIENCE)
     assert sorted((fate.recipient, fate.kind) for fate in fates) == [
         ("later@a.example", FateKind.DELIVERED),
         ("nobody@b.example", FateKind.DISCARDED),
@@ -61,15 +61,15 @@ def test_a_fate_that_was_known_before_one_asks_is_told_again_and_again(
     with kind.make(spool, server.port) as relay:
         submission = submit(relay)
         wait_until(lambda: not len(spool))
-        assert submission.fates(30) == submission.fates(30)
-    assert [fate.kind for fate in submission.fates(30)] == [FateKind.DELIVERED]
+        assert submission.fates(PATIENCE) == submission.fates(PATIENCE)
+    assert [fate.kind for fate in submission.fates(PATIENCE)] == [FateKind.DELIVERED]
 
 
 def test_a_mail_submitted_before_the_relay_runs_has_its_fate_told(kind: Kind, server: Server, spool: Spool) -> None:
     relay = kind.make(spool, server.port)
     submission = submit(relay)
     relay.run(once=True)
-    assert [fate.kind for fate in submission.fates(30)] == [FateKind.DELIVERED]
+    assert [fate.kind for fate in submission.fates(PATIENCE)] == [FateKind.DELIVERED]
 
 
 def test_nothing_is_kept_of_a_submission_that_was_let_go(kind: Kind, server: Server, spool: Spool) -> None:
@@ -81,7 +81,7 @@ def test_nothing_is_kept_of_a_submission_that_was_let_go(kind: Kind, server: Ser
     gc.collect()
     assert gone() is None
     relay.run(once=True)
-    assert [fate.mail_id for fate in held.fates(30)] == [held.queue_id]
+    assert [fate.mail_id for fate in held.fates(PATIENCE)] == [held.queue_id]
     assert len(told) == 2
 
 
@@ -89,9 +89,9 @@ def test_waiting_ends_when_the_relay_does(kind: Kind, server: Server, spool: Spo
     server.hold = threading.Event()
     with kind.make(spool, server.port, grace=0.0) as relay:
         submission = submit(relay)
-        assert server.holding.wait(30)
+        assert server.holding.wait(PATIENCE)
     with pytest.raises(RelayStopped, match=f"mail {submission.queue_id} waits in the spool"):
-        submission.fates(30)
+        submission.fates(PATIENCE)
     assert len(spool) == 1
 
 
@@ -102,7 +102,7 @@ def test_waiting_has_a_bound(kind: Kind, server: Server, spool: Spool) -> None:
         with pytest.raises(TimeoutError):
             submission.fates(0.05)
         server.hold.set()
-        assert len(submission.fates(30)) == 1
+        assert len(submission.fates(PATIENCE)) == 1
 
 
 def test_every_recipient_is_called_back_once(kind: Kind, server: Server, spool: Spool) -> None:
@@ -110,7 +110,7 @@ def test_every_recipient_is_called_back_once(kind: Kind, server: Server, spool: 
     with kind.make(spool, server.port, notes=notes) as relay:
         submissions = [submit(relay, f"u{n}@a.example", f"nobody{n}@b.example") for n in range(20)]
         for submission in submissions:
-            submission.fates(30)
+            submission.fates(PATIENCE)
     told = sorted((note.mail_id, note.recipient) for note in notes if isinstance(note, Fate))
     assert told == sorted((s.queue_id, recipient) for s in submissions for recipient in s.recipients)
 
@@ -121,7 +121,7 @@ def test_a_callback_that_fails_harms_nobody(kind: Kind, server: Server, spool: S
 
     with kind.make(spool, server.port, notice=notice) as relay:
         for number in range(3):
-            assert [fate.kind for fate in submit(relay, f"u{number}@a.example").fates(30)] == [FateKind.DELIVERED]
+            assert [fate.kind for fate in submit(relay, f"u{number}@a.example").fates(PATIENCE)] == [FateKind.DELIVERED]
     logged = [record for record in caplog.records if record.exc_info]
     assert sorted(str(r.exc_info[1]) for r in logged) == ["u0@a.example", "u1@a.example", "u2@a.example"]
 
@@ -135,7 +135,7 @@ def test_a_callback_may_submit_and_stop(kind: Kind, server: Server, spool: Spool
 
     relay = kind.make(spool, server.port, notice=notice)
     with relay:
-        submit(relay).fates(30)
+        submit(relay).fates(PATIENCE)
         wait_until(lambda: notes)
     assert len(spool) == 0
 
@@ -173,7 +173,7 @@ def test_mails_submitted_at_once_share_commits_and_none_is_lost(kind: Kind, serv
         for caller in callers:
             caller.join()
         for submission in submissions:
-            assert [fate.kind for fate in submission.fates(30)] == [FateKind.DELIVERED]
+            assert [fate.kind for fate in submission.fates(PATIENCE)] == [FateKind.DELIVERED]
     assert len({submission.queue_id for submission in submissions}) == 80
     taken = sorted(recipient for _, recipients, _ in server.taken for recipient in recipients)
     assert taken == sorted(f"{name}{number}@a.example" for name in "abcdefgh" for number in range(10))
@@ -186,7 +186,7 @@ def test_leaving_lets_what_is_on_its_way_finish(kind: Kind, server: Server, spoo
     server.hold = threading.Event()
     with kind.make(spool, server.port, grace=30.0) as relay:
         submit(relay)
-        assert server.holding.wait(30)
+        assert server.holding.wait(PATIENCE)
         threading.Timer(0.1, server.hold.set).start()
     assert len(spool) == 0
     assert len(server.taken) == 1
@@ -197,7 +197,7 @@ def test_leaving_breaks_off_what_hangs_and_all_waits_in_the_spool(kind: Kind, se
     with kind.make(spool, server.port, grace=0.1, sessions_per_next_hop=1) as relay:
         for number in range(5):
             submit(relay, f"u{number}@a.example")
-        assert server.holding.wait(30)
+        assert server.holding.wait(PATIENCE)
     entries = list(spool.list())
     assert len(entries) == 5
     assert not any(entry.active for entry in entries)
@@ -206,7 +206,7 @@ def test_leaving_breaks_off_what_hangs_and_all_waits_in_the_spool(kind: Kind, se
 
 def test_an_error_of_the_block_passes_as_it_is(kind: Kind, server: Server, spool: Spool) -> None:
     with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012
-        submit(relay).fates(30)
+        submit(relay).fates(PATIENCE)
         raise ZeroDivisionError
     assert len(spool) == 0
 
@@ -216,7 +216,7 @@ def test_who_is_interrupted_does_not_wait(kind: Kind, server: Server, spool: Spo
     relay = kind.make(spool, server.port, grace=1e6)
     with pytest.raises(KeyboardInterrupt), relay:  # noqa: PT012
         submit(relay)
-        assert server.holding.wait(30)
+        assert server.holding.wait(PATIENCE)
         raise KeyboardInterrupt
     (entry,) = spool.list()
     assert not entry.active
@@ -241,7 +241,7 @@ def test_what_stops_the_relay_reaches_the_user_of_the_block(
     with pytest.raises(SpoolUnusable, match="full"), kind.make(spool, server.port) as relay:  # noqa: PT012
         submission = submit(relay)
         with pytest.raises(SpoolUnusable, match="full"):
-            submission.fates(30)
+            submission.fates(PATIENCE)
         with pytest.raises(SpoolUnusable, match="full"):
             submit(relay)
         # The block itself goes on.
@@ -256,7 +256,7 @@ def test_an_error_of_the_block_comes_before_that_of_the_relay(
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012
         with pytest.raises(SpoolUnusable):
-            submit(relay).fates(30)
+            submit(relay).fates(PATIENCE)
         raise ZeroDivisionError
 
 
@@ -311,7 +311,7 @@ def test_a_process_that_ends_leaves_a_clean_spool(how: str, server: Server, tmp_
     command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path / "spool"), str(server.port), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert server.holding.wait(30)
+            assert server.holding.wait(PATIENCE)
             if how == "runs":
                 os.kill(process.pid, signal.SIGTERM)
                 told = ""

@@ -6,11 +6,10 @@ records mean (``relay``, ``world``).
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 
-from relays import Kind, wait_until
+from relays import PATIENCE, Kind, wait_until
 from servers import Server
 
 from smtpcore.drivers._relaying.owner import LOOKUPS
@@ -43,7 +42,7 @@ def test_mail_goes_where_the_resolver_says(kind: Kind, server: Server, spool: Sp
     with world(kind, spool, server, found) as relay:
         submissions = [relay.submit(b"hi\n", sender="", recipients=f"u@{name}.example") for name in "abc"]
         for submission in submissions:
-            assert [fate.kind for fate in submission.fates(30)] == [FateKind.DELIVERED]
+            assert [fate.kind for fate in submission.fates(PATIENCE)] == [FateKind.DELIVERED]
 
 
 def test_a_slow_lookup_keeps_nobody_waiting(kind: Kind, server: Server, spool: Spool) -> None:
@@ -51,15 +50,15 @@ def test_a_slow_lookup_keeps_nobody_waiting(kind: Kind, server: Server, spool: S
 
     def slowly(domain: str) -> DomainResolved:
         if domain == "slow.example":
-            assert answered.wait(30)
+            assert answered.wait(PATIENCE)
         return found(domain)
 
     with world(kind, spool, server, slowly) as relay:
         slow = relay.submit(b"hi\n", sender="", recipients="u@slow.example")
         for name in "abc":
-            assert len(relay.submit(b"hi\n", sender="", recipients=f"u@{name}.example").fates(30)) == 1
+            assert len(relay.submit(b"hi\n", sender="", recipients=f"u@{name}.example").fates(PATIENCE)) == 1
         answered.set()
-        assert len(slow.fates(30)) == 1
+        assert len(slow.fates(PATIENCE)) == 1
 
 
 def test_only_so_many_domains_are_looked_up_at_once(kind: Kind, server: Server, spool: Spool) -> None:
@@ -71,7 +70,7 @@ def test_only_so_many_domains_are_looked_up_at_once(kind: Kind, server: Server, 
         with mutex:
             now += 1
             most = max(most, now)
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         with mutex:
             now -= 1
         return found(domain)
@@ -81,7 +80,7 @@ def test_only_so_many_domains_are_looked_up_at_once(kind: Kind, server: Server, 
         wait_until(lambda: now == LOOKUPS)
         go_on.set()
         for submission in submissions:
-            assert len(submission.fates(30)) == 1
+            assert len(submission.fates(PATIENCE)) == 1
     assert most == LOOKUPS
 
 
@@ -97,12 +96,13 @@ def test_a_resolver_that_fails_puts_mail_off(kind: Kind, server: Server, spool: 
 
     with world(kind, spool, server, fails, notes=notes, schedule=Schedule()) as relay:
         relay.submit(b"hi\n", sender="", recipients="u@broken.example")
-        relay.submit(b"hi\n", sender="", recipients="u@a.example").fates(30)
+        relay.submit(b"hi\n", sender="", recipients="u@a.example").fates(PATIENCE)
         wait_until(lambda: any(isinstance(note, Attempted) for note in notes))
     assert failed
     (attempt,) = [note for note in notes if isinstance(note, Attempted)]
     assert attempt.recipient == "u@broken.example"
-    assert re.search("no resolver", attempt.words), attempt.words
+    assert "ZeroDivisionError" in attempt.words
+    assert "no resolver" not in attempt.words  # it may hold a secret, and senders read it
     assert [note.recipient for note in notes if isinstance(note, Fate)] == ["u@a.example"]
 
 
@@ -111,12 +111,12 @@ def test_leaving_does_not_wait_for_lookups(kind: Kind, server: Server, spool: Sp
 
     def never(domain: str) -> DomainResolved:
         asked.set()
-        answered.wait(30)
+        answered.wait(PATIENCE)
         return found(domain)
 
     with world(kind, spool, server, never, grace=0.0) as relay:
         relay.submit(b"hi\n", sender="", recipients="u@a.example")
-        assert asked.wait(30)
+        assert asked.wait(PATIENCE)
         if kind.name != "threads":
             # The test's own resolver blocks a thread that its event loop waits for.
             answered.set()

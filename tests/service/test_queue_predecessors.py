@@ -17,7 +17,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from relays import Kind, wait_until
+from relays import PATIENCE, Kind, wait_until
 from servers import Server, raw_server
 
 from smtpcore import DEFAULT_LIMITS, LocalProtocolError
@@ -72,7 +72,7 @@ def test_r5_bodies_are_read_as_text_and_all_files_stay_open(threads: Kind, serve
         relay.submit(large if number % 2 else body, sender="", recipients="u@a.example")
     server.hold = threading.Event()
     background = relay.start()
-    assert server.holding.wait(30)
+    assert server.holding.wait(PATIENCE)
     assert open_bodies(spool) <= 2
     server.hold.set()
     wait_until(lambda: not len(spool))
@@ -117,7 +117,7 @@ def test_r9_an_exception_stops_the_relay_for_ever(threads: Kind, server: Server,
     relay = threads.make(spool, server.port, notice=notice)
     with relay:
         for _ in range(3):
-            relay.submit(b"hi\n", sender="", recipients="v@a.example").fates(30)
+            relay.submit(b"hi\n", sender="", recipients="v@a.example").fates(PATIENCE)
 
 
 def bounce_of(threads: Kind, server: Server, spool: Spool, message: bytes, *recipients: str) -> EmailMessage:

@@ -10,7 +10,7 @@ import re
 import socket
 
 import pytest
-from relays import Kind
+from relays import PATIENCE, Kind
 from servers import Server, raw_server
 
 from smtpcore.drivers.spool import Spool
@@ -28,7 +28,7 @@ def lines(log: pytest.LogCaptureFixture) -> list[str]:
 
 def relayed(kind: Kind, spool: Spool, port: int, *recipients: str, sender: str = "") -> None:
     with kind.make(spool, port) as relay:
-        relay.submit(b"Subject: private\n\nprivate\n", sender=sender, recipients=recipients).fates(30)
+        relay.submit(b"Subject: private\n\nprivate\n", sender=sender, recipients=recipients).fates(PATIENCE)
 
 
 def test_a_fate_says_all_in_one_line(kind: Kind, server: Server, spool: Spool, log) -> None:

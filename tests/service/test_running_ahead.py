@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from relays import Kind, wait_until
+from relays import PATIENCE, Kind, wait_until
 
 from smtpcore import Pipelining
 from smtpcore.drivers.memory import HostMemory
@@ -207,7 +207,7 @@ def test_stopping_answers_for_all_that_is_under_way(kind: Kind, spool: Spool, gr
     def verdict(number: int) -> bytes:
         if number == 5:
             holding.set()
-            release.wait(30)
+            release.wait(PATIENCE)
             raise HangUp
         return TAKEN
 
@@ -215,7 +215,7 @@ def test_stopping_answers_for_all_that_is_under_way(kind: Kind, spool: Spool, gr
     with Pipelining2920(verdict) as server:
         relay = prepared(kind, spool, server, Pipelining.ACROSS, notes, grace=grace)
         background = relay.start()
-        assert holding.wait(30)
+        assert holding.wait(PATIENCE)
         relay.stop()
         assert background.ended() is None
         release.set()

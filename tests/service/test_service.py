@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from relays import Kind, failing_to, wait_until
+from relays import PATIENCE, Kind, failing_to, wait_until
 from servers import Server
 
 from smtpcore import Envelope, LocalProtocolError, TlsPolicy
@@ -189,7 +189,7 @@ def test_stopping_breaks_off_what_hangs_and_loses_nothing(kind: Kind, server: Se
     relay = kind.make(spool, server.port, notes=notes, grace=0.1)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     background = relay.start()
-    assert server.holding.wait(30)
+    assert server.holding.wait(PATIENCE)
     relay.stop()
     assert background.ended() is None
     (entry,) = spool.list()
@@ -204,7 +204,7 @@ def test_stopping_lets_what_is_on_its_way_finish(kind: Kind, server: Server, spo
     relay = kind.make(spool, server.port, notes=notes, grace=30.0)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     background = relay.start()
-    assert server.holding.wait(30)
+    assert server.holding.wait(PATIENCE)
     relay.stop()
     server.hold.set()
     assert background.ended() is None
@@ -217,7 +217,7 @@ def test_interrupting_loses_nothing(kind: Kind, server: Server, spool: Spool) ->
     relay = kind.make(spool, server.port)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     background = relay.start()
-    assert server.holding.wait(30)
+    assert server.holding.wait(PATIENCE)
     background.interrupt()
     background.ended()
     wait_until(lambda: kind.new_threads() == [])
@@ -267,7 +267,7 @@ def test_a_second_relay_over_one_spool_object_is_refused_until_the_first_has_end
     with kind.make(spool, server.port) as first:
         with pytest.raises(SpoolLocked, match="another relay of this process"):
             kind.make(spool, server.port).run(once=True)
-        assert len(first.submit(b"hi\n", sender="", recipients="u@a.example").fates(30)) == 1
+        assert len(first.submit(b"hi\n", sender="", recipients="u@a.example").fates(PATIENCE)) == 1
     kind.make(spool, server.port).run(once=True)
     with Spool(spool.directory) as other:
         kind.make(other, server.port).run(once=True)
@@ -325,13 +325,13 @@ def test_a_lost_body_keeps_nobody_else(kind: Kind, server: Server, spool: Spool)
     background = relay.start()
     # While one mail is on its way the others wait in memory.
     relay.submit(b"first\r\n", sender="", recipients="t@a.example")
-    assert server.holding.wait(30)
+    assert server.holding.wait(PATIENCE)
     relay.submit(b"lost\r\n" * 20_000, sender="", recipients="u@a.example")
     found = relay.submit(b"found\r\n", sender="", recipients="v@a.example")
     (body,) = (spool.directory / "bodies").iterdir()
     body.unlink()
     server.hold.set()
-    assert len(found.fates(30)) == 1
+    assert len(found.fates(PATIENCE)) == 1
     relay.stop()
     assert background.ended() is None
     assert [recipients for _, recipients, _ in server.taken] == [["t@a.example"], ["v@a.example"]]
@@ -385,7 +385,7 @@ def test_an_operators_wish_that_the_last_relay_left_is_heeded(kind: Kind, server
         last.lock()
         spool.command(Action.HOLD, [held.queue_id])
     background = relay.start()
-    assert [fate.kind for fate in sent.fates(30)] == [FateKind.DELIVERED]
+    assert [fate.kind for fate in sent.fates(PATIENCE)] == [FateKind.DELIVERED]
     wait_until(lambda: [entry.mail.mail_id for entry in spool.list()] == [held.queue_id])
     relay.stop()
     assert background.ended() is None
