@@ -6,6 +6,7 @@ expectation, and anything of smtpcore.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import random
 import socket
@@ -126,16 +127,21 @@ class NameServer:
             with connection:
                 if self._over:
                     return
-                connection.settimeout(5)
-                query = dns.message.from_wire(_message(connection))
-                fault = self._note("tcp", query)
-                response = self._respond(query, fault)
-                if response is None or fault is Fault.HANG_UP:
-                    continue
-                wire = b"\x00\x00\x80\x00\xff" if fault is Fault.GARBAGE else response.to_wire(max_size=65_535)
-                if fault is Fault.DAMAGED:
-                    wire = self._damaged(wire)
-                connection.sendall(struct.pack("!H", len(wire)) + wire)
+                # Who asks may give up before the answer has come.
+                with contextlib.suppress(OSError, struct.error):
+                    self._answer_over_tcp(connection)
+
+    def _answer_over_tcp(self, connection: socket.socket) -> None:
+        connection.settimeout(5)
+        query = dns.message.from_wire(_message(connection))
+        fault = self._note("tcp", query)
+        response = self._respond(query, fault)
+        if response is None or fault is Fault.HANG_UP:
+            return
+        wire = b"\x00\x00\x80\x00\xff" if fault is Fault.GARBAGE else response.to_wire(max_size=65_535)
+        if fault is Fault.DAMAGED:
+            wire = self._damaged(wire)
+        connection.sendall(struct.pack("!H", len(wire)) + wire)
 
     def _damaged(self, wire: bytes) -> bytes:
         octets = bytearray(wire)
