@@ -55,7 +55,8 @@ _DOMAIN: Final = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
 _NOT_ALLOWED: Final = re.compile(f"[^ -~{_BEYOND}]")
 _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[\x21-\x5a\x5e-\x7e]+")
 _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
-_XTEXT_ENCODED: Final = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+#: A quotation mark need not be encoded and may be: Exim takes it for the beginning of a quoted string.
+_XTEXT_ENCODED: Final = re.compile(r"[^\x21\x23-\x2a\x2c-\x3c\x3e-\x7e]")
 _UTF8_ADDRESS_ENCODED: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
 _UTF8_ADDRESS: Final = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{[0-9A-F]{2,6}\})*")
 _XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
@@ -177,7 +178,7 @@ def enhanced_status(code: int, text: str) -> str | None:
 
 
 def encode_xtext(text: str) -> str:
-    """``xtext`` of RFC 3461 §4: ``+``, ``=`` and everything outside printable ASCII as ``+XX``."""
+    """``xtext`` of RFC 3461 §4: ``+``, ``=``, ``"`` and everything outside printable ASCII as ``+XX``."""
     if not text.isascii():
         raise LocalProtocolError("xtext holds ASCII only (RFC 3461 §4)", text)
     return _XTEXT_ENCODED.sub(lambda found: f"+{ord(found[0]):02X}", text)

@@ -37,6 +37,6 @@ class Maildirs:
             self._seen.add(path)
             trace, mail = split_trace(path.read_bytes())
             return_path = _RETURN_PATH.search(trace)
-            assert return_path is not None, trace
-            self._mails[return_path[1].decode()].append((trace, mail))
+            # OpenSMTPD puts none on top of its own reports.
+            self._mails[return_path[1].decode() if return_path is not None else ""].append((trace, mail))
         return self._mails[sender]

@@ -115,17 +115,22 @@ def screened() -> Iterator[Postfix]:
 
 
 class Driver:
-    """``driver.run(story, port, **options)`` opens a session to ``localhost`` and plays ``await story(session)``.
+    """``driver.run(story, end, **options)`` opens a session and plays ``await story(session)``.
 
-    The session is ended with QUIT. The blocking driver has its methods wrapped, so that one text serves all three.
+    ``end`` is a port of ``localhost``, or the path of a unix socket. The session is ended with QUIT. The blocking
+    driver has its methods wrapped, so that one text serves all three.
     """
 
     def __init__(self, name: str, run: Callable[..., Any]) -> None:
         self.name = name
         self._run = run
 
-    def run(self, story: Callable[[Any], Awaitable[Any]], port: int, **options: Any) -> Any:
-        return self._run(story, port, options)
+    def run(self, story: Callable[[Any], Awaitable[Any]], end: int | Path, **options: Any) -> Any:
+        return self._run(story, end, options)
+
+
+def _connect(driver: Any, end: int | Path, options: Any) -> Any:
+    return driver.connect_unix(end, **options) if isinstance(end, Path) else driver.connect("localhost", end, **options)
 
 
 class _Awaitable:
@@ -151,8 +156,8 @@ class _Awaitable:
         self._session.quit()
 
 
-def _run_blocking(story: Callable[[Any], Any], port: int, options: Any) -> Any:
-    with smtpcore.drivers.blocking.connect("localhost", port, **options) as session:
+def _run_blocking(story: Callable[[Any], Any], end: int | Path, options: Any) -> Any:
+    with _connect(smtpcore.drivers.blocking, end, options) as session:
         steps = story(_Awaitable(session))
         try:
             steps.send(None)
@@ -161,17 +166,17 @@ def _run_blocking(story: Callable[[Any], Any], port: int, options: Any) -> Any:
         raise AssertionError("nothing in this story may wait")
 
 
-def _run_asyncio(story: Callable[[Any], Any], port: int, options: Any) -> Any:
+def _run_asyncio(story: Callable[[Any], Any], end: int | Path, options: Any) -> Any:
     async def main() -> Any:
-        async with await smtpcore.drivers.asyncio.connect("localhost", port, **options) as session:
+        async with await _connect(smtpcore.drivers.asyncio, end, options) as session:
             return await story(session)
 
     return asyncio.run(main())
 
 
-def _run_trio(story: Callable[[Any], Any], port: int, options: Any) -> Any:
+def _run_trio(story: Callable[[Any], Any], end: int | Path, options: Any) -> Any:
     async def main() -> Any:
-        async with await smtpcore.drivers.trio.connect("localhost", port, **options) as session:
+        async with await _connect(smtpcore.drivers.trio, end, options) as session:
             return await story(session)
 
     return trio.run(main)

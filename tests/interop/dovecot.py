@@ -1,17 +1,22 @@
-"""A private Dovecot that does nothing but check passwords, out of an unpacked package.
+"""A private Dovecot out of an unpacked package: one checks passwords for other servers, one takes mail over LMTP.
 
-What lives here: its configuration, and running it. What does not: any test.
+What lives here: their configurations, and running them. What does not: any test.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import PASSWORD, USER, remove_folder
+from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
 from .unpacked import Unpacked
+
+#: The local part whose mailbox has no room for any message.
+FULL = "full"
 
 _CONFIGURATION = """
 base_dir = {folder}/run
@@ -20,21 +25,9 @@ log_path = {folder}/log
 default_internal_user = nobody
 default_internal_group = nogroup
 default_login_user = nobody
-protocols =
-ssl = no
-disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
-auth_failure_delay = 0
-auth_verbose = yes
 passdb {{
   driver = passwd-file
-  args = scheme=plain {folder}/users
-}}
-service auth {{
-  chroot =
-  unix_listener auth-client {{
-    mode = 0666
-  }}
+  args = scheme=plain username_format=%n {folder}/users
 }}
 service anvil {{
   chroot =
@@ -44,24 +37,79 @@ service anvil {{
   }}
 }}
 """
+_PASSWORDS = """
+protocols =
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
+auth_failure_delay = 0
+auth_verbose = yes
+service auth {{
+  chroot =
+  unix_listener auth-client {{
+    mode = 0666
+  }}
+}}
+"""
+_LMTP = """
+protocols = lmtp
+ssl = yes
+ssl_cert = <{folder}/chain.pem
+ssl_key = <{folder}/chain.pem
+hostname = mx.{domain}
+postmaster_address = postmaster@{domain}
+first_valid_uid = 1
+mail_location = maildir:{folder}/maildirs/%n
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%n {folder}/users
+  default_fields = uid=nobody gid=nogroup home={folder}/homes/%n
+}}
+service auth {{
+  chroot =
+}}
+service stats {{
+  chroot =
+}}
+service lmtp {{
+  chroot =
+  user = nobody
+  inet_listener lmtp {{
+    address = {host}
+    port = {port}
+  }}
+  unix_listener lmtp {{
+    mode = 0666
+  }}
+}}
+"""
 
 
-class Dovecot:
-    """Answers SASL questions at the socket ``socket`` while inside ``with``."""
+class _Running:
+    """A Dovecot with its folder while inside ``with``."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-dovecot-"))
         self.folder.chmod(0o755)
-        self.socket = self.folder / "run" / "auth-client"
-        (self.folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
-        configuration = _CONFIGURATION.format(folder=self.folder)
-        (self.folder / "configuration").write_text(configuration)
         self._process = Unpacked(
             "dovecot",
             ["dovecot", "-F", "-c", str(self.folder / "configuration")],
             self.folder,
-            ready=self.socket.exists,
+            prepare='mkdir -m 777 "$2/maildirs" "$2/homes"',
+            ready=self._ready,
         )
+
+    def _configure(self, configuration: str, users: str, **values: object) -> None:
+        (self.folder / "users").write_text(users, "utf-8")
+        text = (_CONFIGURATION + configuration).format(folder=self.folder, **values)
+        (self.folder / "configuration").write_text(text)
+
+    def _ready(self) -> bool:
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         try:
@@ -76,3 +124,50 @@ class Dovecot:
     ) -> None:
         self._process.stop()
         remove_folder(self.folder)
+
+
+class Dovecot(_Running):
+    """Answers SASL questions at the socket ``socket`` while inside ``with``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = self.folder / "run" / "auth-client"
+        self._configure(_PASSWORDS, f"{USER}:{{PLAIN}}{PASSWORD}\n")
+
+    def _ready(self) -> bool:
+        return self.socket.exists()
+
+
+class DovecotLmtp(_Running):
+    """Delivers into the maildirs of ``mailboxes``, at whatever domain, and refuses all others; so :data:`FULL` is.
+
+    It listens on ``port`` and at the socket ``socket``, both with STARTTLS.
+    """
+
+    def __init__(self, chain: bytes, *, mailboxes: Sequence[str]) -> None:
+        super().__init__()
+        self.socket = self.folder / "run" / "lmtp"
+        (self.port,) = free_ports(1)
+        (self.folder / "chain.pem").write_bytes(chain)
+        users = "".join(f"{name}:{{PLAIN}}{PASSWORD}::::::\n" for name in mailboxes)
+        users += f"{FULL}:{{PLAIN}}{PASSWORD}::::::userdb_quota_rule=*:bytes=1B\n"
+        self._configure(_LMTP, users, domain=DOMAIN, host=HOST, port=self.port)
+
+    def _ready(self) -> bool:
+        # Its version stands in the log a moment after it listens.
+        return self.version != "?" and self.socket.exists() and accepts(self.port)
+
+    @property
+    def version(self) -> str:
+        started = re.search(r"Dovecot v(\S+)", self.log)
+        return started[1] if started else "?"
+
+    @property
+    def maildirs(self) -> Path:
+        return self.folder / "maildirs"
+
+    @property
+    def log(self) -> str:
+        """Its log so far."""
+        file = self.folder / "log"
+        return file.read_text("utf-8", "backslashreplace") if file.exists() else ""

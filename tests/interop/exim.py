@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
+from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
 from .unpacked import SERVERS, Unpacked
 
 #: Its user, whose number the package has compiled in by name.
@@ -25,7 +25,7 @@ pid_file_path = {folder}/pid
 primary_hostname = mx.{domain}
 local_interfaces = {host}
 daemon_smtp_ports = {ports}
-domainlist local_domains = {domain}
+domainlist local_domains = {domains}
 host_lookup =
 rfc1413_query_timeout = 0s
 keep_environment =
@@ -45,11 +45,17 @@ check_rcpt:
        message = authenticate first
   deny !domains = +local_domains
        message = relaying is not permitted
-  deny !local_parts = {mailboxes}
+  deny !local_parts = {mailboxes} : {broken}
        message = no such user
   accept
 
 begin routers
+broken:
+  driver = redirect
+  local_parts = {broken}
+  allow_fail
+  data = :fail: it is broken
+
 mailboxes:
   driver = accept
   local_parts = {mailboxes}
@@ -100,11 +106,11 @@ def exim_asks_dovecot() -> bool:
 
 
 class Exim:
-    """An Exim that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAIN` and refuses all others.
+    """An Exim that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAINS` and refuses all others.
 
-    ``clear``, ``starttls`` and ``auth`` are its ports: in clear only; with STARTTLS; with STARTTLS and AUTH, and
-    without AUTH no mail. ``settings`` are more lines of its configuration. Where there is a socket of Dovecot's,
-    Dovecot checks the ``mechanisms`` that Exim does not know.
+    Mail to :data:`~.postfix.BROKEN` it takes and gives back. ``clear``, ``starttls`` and ``auth`` are its ports: in
+    clear only; with STARTTLS; with STARTTLS and AUTH, and without AUTH no mail. ``settings`` are more lines of its
+    configuration. Where there is a socket of Dovecot's, Dovecot checks the ``mechanisms`` that Exim does not know.
     """
 
     def __init__(
@@ -123,6 +129,8 @@ class Exim:
         configuration = _CONFIGURATION.format(
             folder=self.folder,
             domain=DOMAIN,
+            domains=" : ".join(DOMAINS),
+            broken=BROKEN,
             host=HOST,
             ports=f"{self.clear} : {self.starttls} : {self.auth}",
             clear=self.clear,

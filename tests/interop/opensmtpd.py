@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
+from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
 from .unpacked import SERVERS, Unpacked
 
 _CONFIGURATION = """
@@ -25,7 +25,9 @@ listen on {host} port {clear} hostname mx.{domain}
 listen on {host} port {starttls} hostname mx.{domain} tls pki interop
 listen on {host} port {auth} hostname mx.{domain} tls-require pki interop auth <credentials>
 action "keep" maildir "{folder}/maildirs/%{{rcpt.user}}" virtual <mailboxes>
-match from any for domain "{domain}" action "keep"
+action "give back" mda "exit 70" virtual <mailboxes>
+match from any for domain "{domain}" rcpt-to "{broken}@{domain}" action "give back"
+match from any for domain {{ {domains} }} action "keep"
 """
 
 
@@ -48,13 +50,17 @@ class OpenSmtpd:
         configuration = _CONFIGURATION.format(
             folder=self.folder,
             domain=DOMAIN,
+            domains=", ".join(f'"{domain}"' for domain in DOMAINS if domain.isascii()),
+            broken=BROKEN,
             host=HOST,
             clear=self.clear,
             starttls=self.starttls,
             auth=self.auth,
             user=USER,
             hashed=subprocess.run([encrypt, PASSWORD], capture_output=True, check=True, text=True).stdout.strip(),
-            mailboxes=", ".join(f'"{name}@{DOMAIN}" = nobody' for name in mailboxes),
+            mailboxes=", ".join(
+                f'"{name}@{domain}" = nobody' for domain in DOMAINS if domain.isascii() for name in (*mailboxes, BROKEN)
+            ),
         )
         (self.folder / "configuration").write_text(configuration)
         self._process = Unpacked(

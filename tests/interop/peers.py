@@ -22,18 +22,33 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from smtpcore import Pipelining, TlsPolicy
+from smtpcore import Pipelining, Protocol, TlsPolicy
 from smtpcore.sasl import CramMd5, Login, Mechanism, Plain, Scram, ScramSha1, ScramSha256
 
 from .arrivals import Maildirs
-from .dovecot import Dovecot
+from .dovecot import Dovecot, DovecotLmtp
 from .exim import Exim, exim_asks_dovecot
 from .opensmtpd import OpenSmtpd
-from .postfix import HOST, PASSWORD, USER, Postfix, Sink, free_ports, postfix_missing, program, sink_missing
+from .postfix import (
+    BROKEN,
+    DOMAIN,
+    DOMAINS,
+    HOST,
+    PASSWORD,
+    USER,
+    Postfix,
+    Sink,
+    free_ports,
+    postfix_missing,
+    program,
+    sink_missing,
+)
 from .unpacked import unpacked_missing
 
 #: Local parts with a mailbox; every other one is refused.
 MAILBOXES = ("alice", "bob", "carol")
+#: One that only servers with SMTPUTF8 have.
+UTF8_MAILBOX = "jörg"
 
 
 class Door(enum.Enum):
@@ -42,15 +57,20 @@ class Door(enum.Enum):
     CLEAR = "nothing"
     STARTTLS = "nothing, and it offers STARTTLS"
     AUTH = "STARTTLS, and then AUTH"
+    #: At a unix socket.
+    UNIX = "nothing, on this machine"
 
+
+_TCP = (Door.CLEAR, Door.STARTTLS, Door.AUTH)
 
 #: What each server offers in clear, of what is known here.
 OFFERS = {
     "Postfix": {"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN", "SMTPUTF8", "CHUNKING"},
-    "Exim": {"PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "CHUNKING"},
+    "Exim": {"PIPELINING", "SIZE", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"},
     "OpenSMTPD": {"SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN"},
     "aiosmtpd": {"SIZE", "8BITMIME", "SMTPUTF8"},
     "smtp-sink": {"PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN"},
+    "Dovecot (LMTP)": {"PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING"},
 }
 
 
@@ -74,6 +94,8 @@ class Way(enum.Enum):
     ACROSS = "in clear, across mails", Door.CLEAR, None, True
     ACROSS_DATA = "in clear, across mails, by DATA", Door.CLEAR, None, True
     ACROSS_STARTTLS = "STARTTLS, across mails", Door.STARTTLS, None, True
+    UNIX = "at a unix socket", Door.UNIX, None, False
+    UNIX_DATA = "at a unix socket, by DATA", Door.UNIX, None, False
 
     def __init__(self, words: str, door: Door, mechanism: type[ByPassword] | None, across: bool) -> None:
         self.words = words
@@ -86,7 +108,7 @@ class Way(enum.Enum):
         options: dict[str, Any] = {"pipelining": Pipelining.ACROSS} if self.across else {}
         if self.words.endswith("DATA"):
             options["chunking"] = False
-        if self.door is Door.CLEAR:
+        if self.door in {Door.CLEAR, Door.UNIX}:
             options["tls"] = TlsPolicy.NEVER
         else:
             options.update(tls=TlsPolicy.REQUIRED, tls_context=trusting)
@@ -112,7 +134,8 @@ class Peer:
 
     name: str
     version: str
-    ports: Mapping[Door, int]
+    #: Its TCP ports, and the path of its unix socket.
+    ends: Mapping[Door, int | Path]
     #: The trace fields and the rest of each mail from a reverse-path.
     mails: Callable[[str], list[tuple[bytes, bytes]]]
     #: How it ends lines where it keeps mail.
@@ -120,11 +143,33 @@ class Peer:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     #: Doors that it does not have, and mechanisms that it does not know, and why.
     cannot: Mapping[Door | type[Mechanism], str] = field(default_factory=dict)
+    protocol: Protocol = Protocol.SMTP
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def clear(self) -> int | Path:
+        """Where it is spoken to in clear."""
+        return self.ends[Door.CLEAR]
 
     def excuse(self, way: Way) -> str | None:
         """Why it cannot be talked to in this way, or ``None``."""
         reasons = [self.cannot[part] for part in (way.door, way.mechanism) if part in self.cannot]
+        if way.door not in self.ends:
+            reasons.append("it is asked over TCP only")
         return reasons[0] if reasons else None
+
+    @property
+    def in_clear(self) -> dict[str, Any]:
+        """The options of a session in clear."""
+        return {"tls": TlsPolicy.NEVER, "protocol": self.protocol}
+
+    @property
+    def offers(self) -> set[str]:
+        """What it offers in clear, of what is known here."""
+        return OFFERS[self.name]
 
 
 @dataclass(frozen=True)
@@ -195,13 +240,18 @@ def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
                 "smtpd_sasl_path": str(dovecot.socket),
                 "smtpd_relay_restrictions": "permit_sasl_authenticated,reject",
             }
-        settings = {"smtpd_tls_chain_files": str(chain), "smtpd_tls_received_header": "yes"}
+        settings = {
+            "smtpd_tls_chain_files": str(chain),
+            "smtpd_tls_received_header": "yes",
+            "virtual_alias_maps": f"inline:{{ {{ {BROKEN}@{DOMAIN} = no-longer-there@{DOMAIN} }} }}",
+        }
         listeners = ({}, {"smtpd_tls_security_level": "may"}, sasl)
-        server = servers.enter_context(Postfix(settings, mailboxes=MAILBOXES, listeners=listeners))
+        mailboxes = (*MAILBOXES, UTF8_MAILBOX)
+        server = servers.enter_context(Postfix(settings, mailboxes=mailboxes, domains=DOMAINS, listeners=listeners))
         yield Peer(
             "Postfix",
             _said_by("postconf", "-h", "mail_version"),
-            dict(zip(Door, server.ports, strict=True)),
+            dict(zip(_TCP, server.ports, strict=True)),
             Maildirs(server.maildirs).mails,
             rules=_POSTFIX_RULES,
             cannot={} if no_dovecot is None else {Door.AUTH: no_dovecot},
@@ -215,7 +265,9 @@ def start_exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
         why = "Exim knows SCRAM by asking Dovecot; exim4-daemon-light was built without that"
     with contextlib.ExitStack() as servers:
         socket = servers.enter_context(Dovecot()).socket if why is None else None
-        server = servers.enter_context(Exim(certificate.both, mailboxes=MAILBOXES, dovecot=socket))
+        settings = {"dsn_advertise_hosts": "*"}
+        mailboxes = (*MAILBOXES, UTF8_MAILBOX)
+        server = servers.enter_context(Exim(certificate.both, mailboxes=mailboxes, settings=settings, dovecot=socket))
         yield Peer(
             "Exim",
             server.version,
@@ -265,7 +317,7 @@ def start_aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain)
     handler = _Handler()
-    ports = dict(zip(Door, free_ports(len(Door)), strict=True))
+    ports = dict(zip(_TCP, free_ports(len(_TCP)), strict=True))
     kinds: dict[Door, dict[str, Any]] = {
         Door.CLEAR: {},
         Door.STARTTLS: {"tls_context": context},
@@ -324,6 +376,19 @@ def start_sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             )
 
 
+@contextlib.contextmanager
+def start_dovecot(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+    with DovecotLmtp(certificate.both, mailboxes=MAILBOXES) as server:
+        yield Peer(
+            "Dovecot (LMTP)",
+            server.version,
+            {Door.CLEAR: server.port, Door.STARTTLS: server.port, Door.UNIX: server.socket},
+            Maildirs(server.maildirs).mails,
+            cannot={Door.AUTH: "its LMTP server offers no AUTH"},
+            protocol=Protocol.LMTP,
+        )
+
+
 def _said_by(name: str, *arguments: str) -> str:
     path = program(name)
     return (
@@ -353,4 +418,5 @@ SERVERS: dict[str, tuple[Start, Callable[[], str | None]]] = {
     "OpenSMTPD": (start_opensmtpd, lambda: unpacked_missing("opensmtpd")),
     "aiosmtpd": (start_aiosmtpd, lambda: None),
     "smtp-sink": (start_sink, sink_missing),
+    "Dovecot (LMTP)": (start_dovecot, lambda: unpacked_missing("dovecot")),
 }

@@ -23,6 +23,12 @@ from typing import IO, NamedTuple, Self
 
 HOST = "127.0.0.1"
 DOMAIN = "interop.example"
+#: A domain beyond ASCII, and its A-labels (RFC 5890 §2.3.2.1).
+UTF8_DOMAIN, A_LABELS = "bücher.example", "xn--bcher-kva.example"
+#: Every domain that servers keep mail for where they keep it for more than one.
+DOMAINS = (DOMAIN, UTF8_DOMAIN, A_LABELS)
+#: The local part whose mail a server takes and then gives back.
+BROKEN = "broken"
 #: The one who may authenticate, wherever AUTH is offered.
 USER, PASSWORD = "alice", "correct horse"
 #: Administrators' programs are often outside the path of other users.
@@ -228,8 +234,8 @@ class Sink:
 class Postfix:
     """A Postfix instance with configuration, queue and log in a folder of its own.
 
-    ``settings`` are lines of main.cf beside those that make it private. ``mailboxes`` are local parts at
-    :data:`DOMAIN` that virtual(8) delivers into maildirs; every other local part is refused. ``listeners`` are the
+    ``settings`` are lines of main.cf beside those that make it private. ``mailboxes`` are local parts at each of
+    ``domains`` that virtual(8) delivers into maildirs; every other local part is refused. ``listeners`` are the
     options of its SMTP servers, each on a port of its own: ``ports`` has them in the same order. ``services`` are the
     other lines of master.cf. With ``screened`` the first listener is postscreen(8), which lets clients through to
     smtpd(8) as it sees fit. ``within`` is where its folder is made.
@@ -240,6 +246,7 @@ class Postfix:
         settings: Mapping[str, str],
         *,
         mailboxes: Sequence[str] = (),
+        domains: Sequence[str] = (DOMAIN,),
         listeners: Sequence[Mapping[str, str]] = ({},),
         services: Sequence[str] = SERVICES,
         screened: bool = False,
@@ -250,6 +257,7 @@ class Postfix:
         self.folder.chmod(0o755)
         self._settings = settings
         self._mailboxes = mailboxes
+        self._domains = domains
         self._listeners = listeners
         self._services = (*services, "smtpd pass - - n - - smtpd") if screened else services
         self._screened = screened
@@ -302,9 +310,9 @@ class Postfix:
         if not self._mailboxes:
             return {}
         nobody = pwd.getpwnam("nobody")
-        maps = " ".join(f"{{ {name}@{DOMAIN} = {name}/ }}" for name in self._mailboxes)
+        maps = " ".join(f"{{ {name}@{domain} = {name}/ }}" for domain in self._domains for name in self._mailboxes)
         return {
-            "virtual_mailbox_domains": DOMAIN,
+            "virtual_mailbox_domains": " ".join(self._domains),
             "virtual_mailbox_base": str(self.maildirs),
             "virtual_mailbox_maps": f"inline:{{ {maps} }}",
             "virtual_uid_maps": f"static:{nobody.pw_uid}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from pathlib import Path
 class Results:
     """What a run has found; rows stand in the order in which they came."""
 
-    #: Server with version -> (driver, way) -> what came of it.
-    matrix: defaultdict[str, dict[tuple[str, str], str]] = field(default_factory=lambda: defaultdict(dict))
+    #: Server with version -> (way, DATA or BDAT) -> driver -> what came of it.
+    matrix: defaultdict[str, defaultdict[tuple[str, str], dict[str, str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    #: (extension, server with version, what was checked) -> driver -> what came of it.
+    extensions: defaultdict[tuple[str, str, str], dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     #: Server -> what it makes of which shape, and why.
     rules: dict[str, dict[str, str]] = field(default_factory=dict)
     #: What was left out, and why.
@@ -29,6 +34,10 @@ class Results:
         if what not in self.behaviour[server]:
             self.behaviour[server].append(what)
 
+    def checked(self, extension: str, server: str, what: str, driver: str) -> None:
+        """Note that ``what`` of an extension is so with a server, by a driver."""
+        self.extensions[extension, server, what][driver] = "yes"
+
     def markdown(self) -> str:
         parts = [
             "# Interoperability",
@@ -38,13 +47,15 @@ class Results:
             "chunks (BDAT) to a server that takes them, but for the ways that say DATA.",
         ]
         if self.matrix:
-            drivers = list(dict.fromkeys(driver for cells in self.matrix.values() for driver, _ in cells))
-            rows = [
-                [server, way, *(cells.get((driver, way), "") for driver in drivers)]
-                for server, cells in self.matrix.items()
-                for way in dict.fromkeys(way for _, way in cells)
+            lines = {(server, *way): cells for server, ways in self.matrix.items() for way, cells in ways.items()}
+            parts.append(_by_driver(["server", "way", "by"], lines))
+        if self.extensions:
+            parts += [
+                "## Extensions",
+                "What is asked for beside plain mail: what was said, what arrived, and what the server made of it; or, "
+                "where it does not offer the extension, that the mail was refused here and MAIL was not said.",
+                _by_driver(["extension", "server", "what"], dict(sorted(self.extensions.items()))),
             ]
-            parts.append(_table(["server", "way", *drivers], rows))
         if self.rules:
             rows = [[server, shape, why] for server, rules in self.rules.items() for shape, why in rules.items()]
             parts += ["## What servers change by their own rules", _table(["server", "message", "what and why"], rows)]
@@ -61,6 +72,12 @@ class Results:
         if self.matrix or self.behaviour:
             path.parent.mkdir(exist_ok=True)
             path.write_text(self.markdown(), "utf-8")
+
+
+def _by_driver(head: list[str], lines: Mapping[tuple[str, ...], Mapping[str, str]]) -> str:
+    drivers = list(dict.fromkeys(driver for cells in lines.values() for driver in cells))
+    rows = [[*line, *(cells.get(driver, "") for driver in drivers)] for line, cells in lines.items()]
+    return _table([*head, *drivers], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,7 @@ from smtpcore import Envelope, Report, Verdict
 
 from .conftest import Driver
 from .corpus import MESSAGES, canonical, in_pieces
-from .peers import OFFERS, Door, Peer, Way
+from .peers import Door, Peer, Way
 from .postfix import DOMAIN, wait_until
 from .results import Results
 
@@ -42,7 +42,7 @@ def test_every_message_arrives(
     dialogue: list[str] = []
 
     async def story(session: Any) -> bool:
-        assert (session.tls is None) == (way.door is Door.CLEAR)
+        assert (session.tls is None) == (way.door in {Door.CLEAR, Door.UNIX})
         if way.across:
             reports.extend([report async for report in session.send_many(pairs)])
         else:
@@ -50,10 +50,11 @@ def test_every_message_arrives(
                 reports.append(await session.deliver(*pair))
         return "PIPELINING" in session.capabilities
 
-    pipelining = driver.run(story, peer.ports[way.door], trace=dialogue.append, **way.options(trusting))
+    options = {"protocol": peer.protocol, "trace": dialogue.append, **way.options(trusting)}
+    pipelining = driver.run(story, peer.ends[way.door], **options)
     assert _said_ahead(dialogue) == (way.across and pipelining)
     chunked = any(line.startswith(">>> BDAT") for line in dialogue)
-    assert chunked == ("CHUNKING" in OFFERS[peer.name] and way not in {Way.DATA, Way.ACROSS_DATA})
+    assert chunked == ("CHUNKING" in peer.offers and not way.words.endswith("DATA"))
     outcomes = {shape: report.outcomes[0] for shape, report in zip(MESSAGES, reports, strict=True)}
     refused = {
         shape: (outcome.code, outcome.enhanced)
@@ -69,7 +70,7 @@ def test_every_message_arrives(
 
     exact = f"{len(MESSAGES) - len(peer.rules)} exact"
     exact += f", {len(peer.rules)} by the server's rules" if peer.rules else ""
-    results.matrix[f"{peer.name} {peer.version}"][driver.name, way.words] = exact
+    results.matrix[peer.title][way.words, "BDAT" if chunked else "DATA"][driver.name] = exact
     if peer.rules:
         results.rules[peer.name] = {
             shape: f"Refused ({rule.refusal[0]}): {rule.why}" if rule.refusal else f"Added to: {rule.why}"

@@ -17,7 +17,10 @@ from smtpcore import (
     DeliveryFailed,
     DisconnectReason,
     Envelope,
+    MailOptions,
+    Notify,
     Pipelining,
+    RecipientOptions,
     Report,
     TlsFailed,
     TlsPolicy,
@@ -26,7 +29,7 @@ from smtpcore import (
 
 from .conftest import Driver
 from .exim import Exim
-from .peers import MAILBOXES, OFFERS, Certificate, Door, Peer, handshake_failure
+from .peers import MAILBOXES, OFFERS, Certificate, Door, Peer, Way, handshake_failure
 from .postfix import DOMAIN, HOST, Sink, sink_missing, wait_until
 from .results import Results
 from .unpacked import unpacked_missing
@@ -38,8 +41,8 @@ TO_ALICE = (f"alice@{DOMAIN}",)
 BODY = b"Date: Sat, 21 Nov 2026 00:00:00 +0000\r\nMessage-ID: <q@elsewhere.example>\r\n\r\nbody\r\n"
 IN_CLEAR: dict[str, Any] = {"tls": TlsPolicy.NEVER}
 _numbers = itertools.count(1)
-#: What each server offers in clear of what our client looks at.
-EXTENSIONS = set().union(*OFFERS.values())
+#: What a server may offer that our client looks at, beside what one is known to.
+EXTENSIONS = {"BINARYMIME", "REQUIRETLS", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "LIMITS"}.union(*OFFERS.values())
 
 
 @pytest.fixture
@@ -62,8 +65,8 @@ def test_what_each_server_offers(peer: Peer, driver: Driver, results: Results) -
     async def story(session: Any) -> set[str]:
         return {name for name in EXTENSIONS if name in session.capabilities}
 
-    found = driver.run(story, peer.ports[Door.CLEAR], **IN_CLEAR)
-    assert found == OFFERS[peer.name]
+    found = driver.run(story, peer.clear, **peer.in_clear)
+    assert found == peer.offers
     results.saw(peer.name, "offers " + ", ".join(sorted(found)))
 
 
@@ -75,7 +78,7 @@ def test_nothing_is_said_ahead_where_pipelining_is_not_offered(peer: Peer, drive
         for _ in range(2):
             await session.send(BODY, sender=sender, recipients=TO_ALICE)
 
-    driver.run(story, peer.ports[Door.CLEAR], pipelining=Pipelining.ACROSS, trace=dialogue.append, **IN_CLEAR)
+    driver.run(story, peer.clear, pipelining=Pipelining.ACROSS, trace=dialogue.append, **peer.in_clear)
     commands = [line for line in dialogue if line.startswith(">>> ") and "octets of message" not in line]
     assert len(commands) == 1 + 2 * 4 + 1
     for line, then in itertools.pairwise(line for line in dialogue if "octets of message" not in line):
@@ -111,7 +114,7 @@ def test_a_line_that_aiosmtpd_finds_too_long(peer: Peer, driver: Driver, sender:
         await session.send(fits, sender=sender, recipients=TO_ALICE)
         return await session.deliver(Envelope(sender, TO_ALICE), exceeds)
 
-    report = driver.run(story, peer.ports[Door.CLEAR], **IN_CLEAR)
+    report = driver.run(story, peer.clear, **peer.in_clear)
     (outcome,) = report.outcomes
     assert (outcome.verdict, outcome.code) == (Verdict.NEVER, 500)
     assert [mail for _, mail in peer.mails(sender)] == [fits]
@@ -126,7 +129,9 @@ def test_a_handshake_that_fails(
     peer: Peer, driver: Driver, trusting: ssl.SSLContext, sender: str, results: Results
 ) -> None:
     """OpenSMTPD 6.8 with OpenSSL 3 offers STARTTLS and fails then: in clear where TLS is a wish, else not at all."""
-    if handshake_failure(peer.ports[Door.STARTTLS]) is None:
+    port = peer.ends[Door.STARTTLS]
+    assert isinstance(port, int)
+    if handshake_failure(port) is None:
         pytest.skip("this OpenSMTPD can do TLS")
 
     async def story(session: Any) -> None:
@@ -136,10 +141,10 @@ def test_a_handshake_that_fails(
     async def nothing(session: Any) -> None:
         raise AssertionError("the session opened")
 
-    driver.run(story, peer.ports[Door.STARTTLS])
+    driver.run(story, port)
     wait_until(lambda: peer.mails(sender), "the mail")
     with pytest.raises(TlsFailed):
-        driver.run(nothing, peer.ports[Door.STARTTLS], tls=TlsPolicy.REQUIRED, tls_context=trusting)
+        driver.run(nothing, port, tls=TlsPolicy.REQUIRED, tls_context=trusting)
     results.saw("OpenSMTPD", "STARTTLS offered and the handshake fails: a new connection in clear where TLS is a wish")
 
 
@@ -156,7 +161,7 @@ def test_no_reset_before_the_first_mail_and_no_quit_before_the_verdict(
         for _ in range(3):
             await session.send(BODY, sender=sender, recipients=TO_ALICE)
 
-    driver.run(story, peer.ports[Door.CLEAR], pipelining=Pipelining.ACROSS, trace=dialogue.append, **IN_CLEAR)
+    driver.run(story, peer.clear, pipelining=Pipelining.ACROSS, trace=dialogue.append, **peer.in_clear)
     assert ">>> RSET" not in dialogue
     assert ">>> NOOP" not in dialogue
     quitting = dialogue.index(">>> QUIT")
@@ -165,7 +170,7 @@ def test_no_reset_before_the_first_mail_and_no_quit_before_the_verdict(
     results.saw(peer.name, "no RSET or NOOP in an ordinary session, QUIT only after the last verdict")
 
 
-@about("Postfix", "Exim", "OpenSMTPD")
+@about("Postfix", "Exim", "OpenSMTPD", "Dovecot (LMTP)")
 def test_a_mail_whose_recipients_are_all_refused_is_taken_back(
     peer: Peer, driver: Driver, sender: str, results: Results
 ) -> None:
@@ -178,16 +183,75 @@ def test_a_mail_whose_recipients_are_all_refused_is_taken_back(
         assert [outcome.verdict for outcome in failed.value.report.outcomes] == [Verdict.NEVER] * 2
         await session.send(BODY, sender=sender, recipients=TO_ALICE)
 
-    driver.run(story, peer.ports[Door.CLEAR], trace=dialogue.append, **IN_CLEAR)
+    driver.run(story, peer.clear, trace=dialogue.append, **peer.in_clear)
     wait_until(lambda: peer.mails(sender), "the mail that was accepted")
     assert not peer.mails(f"lost.{sender}")
     first, second = (number for number, line in enumerate(dialogue) if line.startswith(">>> MAIL"))
     asked = [line for line in dialogue[first:second] if line.startswith((">>> DATA", ">>> BDAT"))]
-    assert bool(asked) == ("PIPELINING" in OFFERS[peer.name])
+    assert bool(asked) == ("PIPELINING" in peer.offers)
     if asked:
         replies = [line for line in dialogue[first:second] if line.startswith("<<< ")]
         verb = asked[0].split()[1]
         results.saw(peer.name, f"{verb} in one group with recipients who are all refused: {replies[3][4:]}")
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+
+@about("OpenSMTPD")
+def test_what_opensmtpd_takes_for_mistakes_in_the_parameters_of_rcpt(
+    peer: Peer, driver: Driver, sender: str, results: Results
+) -> None:
+    """OpenSMTPD 6.8 refuses these recipients for good, though RFC 6533 §3 and RFC 3461 §4.1 allow what was said.
+
+    It takes an original recipient for a mailbox in ASCII whatever its type, and adds up what was said in NOTIFY of all
+    recipients of a mail.
+    """
+    alice, bob = f"alice@{DOMAIN}", f"bob@{DOMAIN}"
+    beyond_ascii = RecipientOptions(original_recipient="jörg@bücher.example")
+    success, never = RecipientOptions(notify=[Notify.SUCCESS]), RecipientOptions(notify=[Notify.NEVER])
+
+    async def story(session: Any) -> tuple[Report, Report]:
+        return (
+            await session.deliver(Envelope(sender, (alice,), recipient_options={alice: beyond_ascii}), BODY),
+            await session.deliver(
+                Envelope(f"bob@{DOMAIN}", (alice, bob), recipient_options={alice: success, bob: never}), BODY
+            ),
+        )
+
+    original, mixed = driver.run(story, peer.clear, **peer.in_clear)
+    found = [(outcome.verdict, outcome.code) for report in (original, mixed) for outcome in report.outcomes]
+    assert found == [(Verdict.NEVER, 553), (Verdict.DELIVERED, 250), (Verdict.NEVER, 553)]
+    assert original.outcomes[0].text == "ORCPT address syntax error"
+    assert "NEVER" in mixed.outcomes[1].text
+    results.saw(peer.name, "ORCPT beyond ASCII (of type utf-8): 553, never, though RFC 6533 allows it")
+    results.saw(peer.name, "NOTIFY=NEVER behind a recipient with another NOTIFY: 553, never, for this one")
+
+
+@about("Postfix", "Exim", "aiosmtpd")
+def test_the_submitter_on_mail(
+    peer: Peer, driver: Driver, trusting: ssl.SSLContext, sender: str, results: Results
+) -> None:
+    """``AUTH=`` is part of the extension AUTH (RFC 4954 §5); aiosmtpd offers that and refuses this."""
+    excuse = peer.excuse(Way.AUTH_PLAIN)
+    if excuse is not None:
+        pytest.skip(excuse)
+    dialogue: list[str] = []
+
+    async def story(session: Any) -> Report:
+        options = MailOptions(submitter="first+last@elsewhere.example")
+        return await session.deliver(Envelope(sender, TO_ALICE, options=options), BODY)
+
+    report = driver.run(story, peer.ends[Door.AUTH], trace=dialogue.append, **Way.AUTH_PLAIN.options(trusting))
+    assert any(line.endswith(" AUTH=first+2Blast@elsewhere.example") for line in dialogue)
+    (outcome,) = report.outcomes
+    if peer.name == "aiosmtpd":
+        assert (outcome.verdict, outcome.code) == (Verdict.NEVER, 555)
+        results.saw(peer.name, "AUTH= on MAIL: 555, never, though it offers AUTH")
+    else:
+        assert (outcome.verdict, outcome.code) == (Verdict.DELIVERED, 250)
+        wait_until(lambda: peer.mails(sender), "the mail")
+        results.checked("AUTH", peer.title, "AUTH= on MAIL, in xtext, is taken", driver.name)
 
 
 # --- Exim -----------------------------------------------------------------------------------------------------------

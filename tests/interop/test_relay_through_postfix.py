@@ -126,7 +126,7 @@ def test_every_message_through_starttls_and_auth(
         senders = {shape: f"{number}.{sender}" for number, shape in enumerate(MESSAGES)}
         mails = [(octets, senders[shape], TO_ALL) for shape, octets in MESSAGES.items()]
         way = Way.AUTH_CRAM_MD5
-        relayed(spool, SmartHost("localhost", peer.ports[way.door]), mails, way.options(trusting))
+        relayed(spool, SmartHost("localhost", peer.ends[way.door]), mails, way.options(trusting))
         wait_until(
             lambda: all(len(peer.mails(path)) >= len(MAILBOXES) for path in senders.values()), "all mails, thrice each"
         )
