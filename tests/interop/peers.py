@@ -342,21 +342,28 @@ class _Dumps:
     """The mails that `smtp-sink` has written to files, by reverse-path."""
 
     _HEAD = re.compile(
-        rb"(?:X-(?:Client-\w+|Helo-Args|Mail-Args|Rcpt-Args): [^\n]*\n)+(Received: [^\n]*\n(?:[ \t][^\n]*\n)*)"
+        rb"(?:X-(?:Client-\w+|Helo-Args): [^\n]*\n)+X-Mail-Args: <([^>\n]*)>[^\n]*\n(?:X-Rcpt-Args: [^\n]*\n)+"
+        rb"(Received: [^\n]*\n(?:[ \t][^\n]*\n)*)"
     )
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._senders: dict[Path, bytes] = {}
 
     def mails(self, sender: str) -> list[tuple[bytes, bytes]]:
         found = []
         for path in self._folder.iterdir():
+            if self._senders.get(path, sender.encode()) != sender.encode():
+                continue
             octets = path.read_bytes()
             head = self._HEAD.match(octets)
-            if head is not None and b"X-Mail-Args: <%s>" % sender.encode() in head[0]:
+            if head is None:
+                continue
+            self._senders[path] = head[1]
+            if head[1] == sender.encode():
                 # A dump ends with an empty line of its own.
                 assert octets.endswith(b"\n")
-                found.append((head[1], octets[head.end() : -1]))
+                found.append((head[2], octets[head.end() : -1]))
         return found
 
 

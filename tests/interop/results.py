@@ -44,7 +44,8 @@ class Results:
             f"This page is written by `make interop-page`; this is of Python {sys.version.split()[0]}. Every message "
             "is sent to every server by every driver over one session each way, and what arrived is compared octet by "
             "octet, after the policy for line ends, below the trace fields that the server puts on top. Messages go in "
-            "chunks (BDAT) to a server that takes them, but for the ways that say DATA.",
+            "chunks (BDAT) to a server that takes them, but for the ways that say DATA. AUTH is over before the first "
+            "message, so the ways with it share the messages among them.",
         ]
         if self.matrix:
             lines = {(server, *way): cells for server, ways in self.matrix.items() for way, cells in ways.items()}
