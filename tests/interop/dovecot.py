@@ -5,6 +5,7 @@ What lives here: their configurations, and running them. What does not: any test
 
 from __future__ import annotations
 
+import abc
 import re
 import tempfile
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ service lmtp {{
 """
 
 
-class _Running:
+class _Running(abc.ABC):
     """A Dovecot with its folder while inside ``with``."""
 
     def __init__(self) -> None:
@@ -108,8 +109,9 @@ class _Running:
         text = (_CONFIGURATION + configuration).format(folder=self.folder, **values)
         (self.folder / "configuration").write_text(text)
 
+    @abc.abstractmethod
     def _ready(self) -> bool:
-        raise NotImplementedError
+        """Whether it serves."""
 
     def __enter__(self) -> Self:
         try:

@@ -41,7 +41,7 @@ TO_ALICE = (f"alice@{DOMAIN}",)
 BODY = b"Date: Sat, 21 Nov 2026 00:00:00 +0000\r\nMessage-ID: <q@elsewhere.example>\r\n\r\nbody\r\n"
 IN_CLEAR: dict[str, Any] = {"tls": TlsPolicy.NEVER}
 _numbers = itertools.count(1)
-#: What a server may offer that our client looks at, beside what one is known to.
+#: What our client looks at of what a server may offer.
 EXTENSIONS = {"BINARYMIME", "REQUIRETLS", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "LIMITS"}.union(*OFFERS.values())
 
 
