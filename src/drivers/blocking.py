@@ -24,6 +24,7 @@ from smtpcore import (
     Disconnect,
     Envelope,
     Event,
+    FileRange,
     Idle,
     LocalProtocolError,
     Mail,
@@ -33,6 +34,7 @@ from smtpcore import (
     NeedMail,
     Report,
     SendBody,
+    SendFile,
     SendLine,
     SessionError,
     Timeout,
@@ -52,6 +54,7 @@ from smtpcore.drivers._session.options import (
     remember_tls_failure,
     settled,
 )
+from smtpcore.drivers._session.outgoing import Block, Gathered, rest_of
 from smtpcore.drivers._session.supply import Supply
 
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
@@ -70,20 +73,20 @@ class _Stream:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._unsent = memoryview(b"")
+        self._unsent: memoryview | FileRange = memoryview(b"")
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._either = select.poll()
         self._either.register(sock, select.POLLIN | select.POLLOUT)
 
-    def exchange(self, octets: bytes, deadline: float) -> bytes | None:
-        """Write ``octets`` and what an earlier call left unsent, or with nothing to write wait for the peer.
+    def exchange(self, block: Block, deadline: float) -> bytes | None:
+        """Write ``block``, or what an earlier call left unsent, or with nothing to write wait for the peer.
 
         Returns ``None`` once all is written; or, whichever comes first, octets from the peer, empty when it closed.
         Raises ``TimeoutError`` at ``deadline`` on the clock of ``now()``, ``OSError`` when the connection fails.
         """
-        if octets:
-            self._unsent = memoryview(bytes(self._unsent) + octets if self._unsent else octets)
+        if block:
+            self._unsent = block if isinstance(block, FileRange) else memoryview(block)
         if not self._unsent:
             while True:
                 self._wait(self._readable, deadline)
@@ -108,7 +111,7 @@ class _Stream:
     def _write(self) -> bool:
         """Write what fits; returns whether there is more."""
         with contextlib.suppress(BlockingIOError):
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            self._unsent = rest_of(self._unsent, self._socket)
         return bool(self._unsent)
 
     def _wait(self, poll: select.poll, deadline: float) -> int:
@@ -141,8 +144,7 @@ class Session:
         self._journal = machine.journal
         self._progress = machine.progress
         self._piece = piece
-        self._gathered: list[bytes] = []
-        self._gathered_octets = 0
+        self._gathered = Gathered()
         self._write_seconds = 0.0
         self._write_deadline = 0.0
         self._timeout: Timeout | None = None
@@ -287,15 +289,17 @@ class Session:
         while True:
             event = self._wire.next_event()
             if isinstance(event, (SendLine, SendBody)):
-                self._gathered.append(event.data)
-                self._gathered_octets += len(event.data)
+                self._gathered.add(event.data)
                 self._write_seconds = event.seconds
-                if self._gathered_octets >= _GATHERED:
+                if self._gathered.octets >= _GATHERED:
                     self._flush()
             elif isinstance(event, Timeout):
                 self._wait(event)
             elif isinstance(event, NeedBody):
                 self._feed(event)
+            elif isinstance(event, SendFile):
+                self._gathered.add_file(event.data)
+                self._write_seconds = event.seconds
             else:
                 if isinstance(event, Disconnect) and event.clean and self._gathered:
                     self._flush()
@@ -334,12 +338,14 @@ class Session:
 
     def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
-        octets = b"".join(self._gathered)
-        self._gathered.clear()
-        self._gathered_octets = 0
-        if octets:
-            self._write_deadline = self._stream.now() + self._write_seconds
-        return self._exchange(octets, self._write_deadline)
+        while True:
+            block: Block = b"" if self._stream.unsent else self._gathered.take()
+            if block:
+                self._write_deadline = self._stream.now() + self._write_seconds
+            if not self._exchange(block, self._write_deadline):
+                return False
+            if not self._gathered:
+                return True
 
     def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
@@ -353,10 +359,10 @@ class Session:
             self._deadline = self._stream.now() + timeout.seconds
         self._exchange(b"", self._deadline)
 
-    def _exchange(self, octets: bytes, deadline: float) -> bool:
+    def _exchange(self, block: Block, deadline: float) -> bool:
         """Write or hear, and tell the wire what came; returns whether nothing did and all is written."""
         try:
-            received = self._stream.exchange(octets, deadline)
+            received = self._stream.exchange(block, deadline)
         except TimeoutError:
             self._wire.receive_timeout()
         except OSError as error:
@@ -380,7 +386,8 @@ class Session:
         try:
             if self._progress is not None and need.offset:
                 self._progress(need.mail, need.offset, need.mail.envelope.body.size)
-            octets = body.read(need.offset)
+            ranges = not body.in_memory and self._client.takes_file_ranges
+            octets = body.read_range(need.offset) if ranges else body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
                 if octets and body.ends_at(need.offset + len(octets)):

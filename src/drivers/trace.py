@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from smtpcore import BeginTls, Event, SendBody, SendLine, printable
+from smtpcore import BeginTls, Event, SendBody, SendFile, SendLine, printable
 from smtpcore.drivers._session.floor import Wire
 
 __all__ = ["Traced"]
@@ -34,7 +34,7 @@ class Traced:
             self._secrets = sorted({*self._secrets, *event.echoes}, key=len, reverse=True)
             # The line of the final dot may begin with the line end of the last line before it.
             self._show(f">>> {event.shown.lstrip()}")
-        elif isinstance(event, SendBody):
+        elif isinstance(event, (SendBody, SendFile)):
             self._show(f">>> ({len(event.data)} octets of message)")
         elif isinstance(event, BeginTls) and not self._tls:
             # It is said again until the handshake is done.

@@ -24,6 +24,7 @@ from smtpcore import (
     Disconnect,
     Envelope,
     Event,
+    FileRange,
     Idle,
     LocalProtocolError,
     Mail,
@@ -33,6 +34,7 @@ from smtpcore import (
     NeedMail,
     Report,
     SendBody,
+    SendFile,
     SendLine,
     SessionError,
     Timeout,
@@ -52,6 +54,7 @@ from smtpcore.drivers._session.options import (
     remember_tls_failure,
     settled,
 )
+from smtpcore.drivers._session.outgoing import Block, Gathered, rest_of
 from smtpcore.drivers._session.supply import Supply
 
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
@@ -68,16 +71,16 @@ class _Stream:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._unsent = memoryview(b"")
+        self._unsent: memoryview | FileRange = memoryview(b"")
 
-    async def exchange(self, octets: bytes, deadline: float) -> bytes | None:
-        """Write ``octets`` and what an earlier call left unsent, or with nothing to write wait for the peer.
+    async def exchange(self, block: Block, deadline: float) -> bytes | None:
+        """Write ``block``, or what an earlier call left unsent, or with nothing to write wait for the peer.
 
         Returns ``None`` once all is written; or, whichever comes first, octets from the peer, empty when it closed.
         Raises ``TimeoutError`` at ``deadline`` on the clock of ``now()``, ``OSError`` when the connection fails.
         """
-        if octets:
-            self._unsent = memoryview(bytes(self._unsent) + octets if self._unsent else octets)
+        if block:
+            self._unsent = block if isinstance(block, FileRange) else memoryview(block)
         if not self._unsent:
             while True:
                 with contextlib.suppress(BlockingIOError):
@@ -92,7 +95,7 @@ class _Stream:
             if not isinstance(error, TimeoutError):
                 self._unsent = memoryview(b"")
             raise
-        if len(octets) >= _GATHERED:
+        if len(block) >= _GATHERED:
             # A fast peer must not keep the other tasks waiting.
             await trio.lowlevel.checkpoint()
         return None
@@ -105,7 +108,7 @@ class _Stream:
     def _write(self) -> bool:
         """Write what fits; returns whether there is more."""
         with contextlib.suppress(BlockingIOError):
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            self._unsent = rest_of(self._unsent, self._socket)
         return bool(self._unsent)
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]], deadline: float) -> None:
@@ -137,7 +140,7 @@ async def _wait_either(sock: socket.socket) -> None:
         nursery.start_soon(wait, trio.lowlevel.wait_writable)
 
 
-async def _in_thread(read: Callable[[int], bytes], offset: int) -> bytes:
+async def _in_thread(read: Callable[[int], Block], offset: int) -> Block:
     return await trio.to_thread.run_sync(read, offset, abandon_on_cancel=True)
 
 
@@ -156,8 +159,7 @@ class Session:
         self._journal = machine.journal
         self._progress = machine.progress
         self._piece = piece
-        self._gathered: list[bytes] = []
-        self._gathered_octets = 0
+        self._gathered = Gathered()
         self._write_seconds = 0.0
         self._write_deadline = 0.0
         self._timeout: Timeout | None = None
@@ -302,15 +304,17 @@ class Session:
         while True:
             event = self._wire.next_event()
             if isinstance(event, (SendLine, SendBody)):
-                self._gathered.append(event.data)
-                self._gathered_octets += len(event.data)
+                self._gathered.add(event.data)
                 self._write_seconds = event.seconds
-                if self._gathered_octets >= _GATHERED:
+                if self._gathered.octets >= _GATHERED:
                     await self._flush()
             elif isinstance(event, Timeout):
                 await self._wait(event)
             elif isinstance(event, NeedBody):
                 await self._feed(event)
+            elif isinstance(event, SendFile):
+                self._gathered.add_file(event.data)
+                self._write_seconds = event.seconds
             else:
                 if isinstance(event, Disconnect) and event.clean and self._gathered:
                     await self._flush()
@@ -349,12 +353,14 @@ class Session:
 
     async def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
-        octets = b"".join(self._gathered)
-        self._gathered.clear()
-        self._gathered_octets = 0
-        if octets:
-            self._write_deadline = self._stream.now() + self._write_seconds
-        return await self._exchange(octets, self._write_deadline)
+        while True:
+            block: Block = b"" if self._stream.unsent else self._gathered.take()
+            if block:
+                self._write_deadline = self._stream.now() + self._write_seconds
+            if not await self._exchange(block, self._write_deadline):
+                return False
+            if not self._gathered:
+                return True
 
     async def _wait(self, timeout: Timeout) -> None:
         """Hear the peer; the deadline runs from when the machine first spoke of it."""
@@ -368,10 +374,10 @@ class Session:
             self._deadline = self._stream.now() + timeout.seconds
         await self._exchange(b"", self._deadline)
 
-    async def _exchange(self, octets: bytes, deadline: float) -> bool:
+    async def _exchange(self, block: Block, deadline: float) -> bool:
         """Write or hear, and tell the wire what came; returns whether nothing did and all is written."""
         try:
-            received = await self._stream.exchange(octets, deadline)
+            received = await self._stream.exchange(block, deadline)
         except TimeoutError:
             self._wire.receive_timeout()
         except OSError as error:
@@ -395,7 +401,8 @@ class Session:
         try:
             if self._progress is not None and need.offset:
                 self._progress(need.mail, need.offset, need.mail.envelope.body.size)
-            octets = await body.read(need.offset)
+            ranges = not body.in_memory and self._client.takes_file_ranges
+            octets = await body.read_range(need.offset) if ranges else await body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
                 if octets and body.ends_at(need.offset + len(octets)):

@@ -60,6 +60,7 @@ from smtpcore._events import (
     DisconnectReason,
     Envelope,
     Event,
+    FileRange,
     Idle,
     Mail,
     NeedBody,
@@ -262,6 +263,12 @@ class Client:
         return wanted and self._ending is None and self._over is None
 
     @property
+    def takes_file_ranges(self) -> bool:
+        """Whether the body that is due may be handed in as :class:`FileRange`: it is canonical, and there is no TLS."""
+        transaction = self._transaction
+        return transaction is not None and self._tls is None and transaction.mail.envelope.body.canonical
+
+    @property
     def transcript(self) -> Transcript:
         """The last lines of the dialogue, secrets masked."""
         return self._connection.transcript
@@ -306,13 +313,17 @@ class Client:
         """Answer :class:`NeedMail`: there is none at present."""
         self._no_mail = True
 
-    def send_body(self, chunk: bytes | bytearray | memoryview) -> None:
+    def send_body(self, chunk: bytes | bytearray | memoryview | FileRange) -> None:
         """Answer :class:`NeedBody` with the next octets of the body, or with none at its end.
 
-        Raises ``LocalProtocolError`` when no body is due, and for bare CR or LF under ``LineEnds.REFUSE``.
+        Raises ``LocalProtocolError`` when no body is due, for bare CR or LF under ``LineEnds.REFUSE``, and for a range
+        of a file that has no octets, or where ``takes_file_ranges`` says no.
         """
-        data = bytes(chunk)
+        data = chunk if isinstance(chunk, FileRange) else bytes(chunk)
         transaction = self._body_due(at_end=not data)
+        if isinstance(data, FileRange):
+            self._take_range(transaction, data)
+            return
         canonical = transaction.mail.envelope.body.canonical
         if transaction.chunked:
             self._take_chunk(transaction, data, canonical)
@@ -325,6 +336,17 @@ class Client:
         transaction.body_offset += len(data)
         if encoded:
             self._connection.send_data(encoded)
+
+    def _take_range(self, transaction: Transaction, data: FileRange) -> None:
+        if not self.takes_file_ranges:
+            raise LocalProtocolError("a range of a file stands for a canonical body, where nothing encrypts it", data)
+        if not data:
+            raise LocalProtocolError("the range of a file is empty: the end of a body is said without one", data)
+        if transaction.chunked:
+            transaction.add_chunk(data)
+        else:
+            self._connection.send_data(data)
+        transaction.body_offset += data.octets
 
     def _take_chunk(self, transaction: Transaction, data: bytes, canonical: bool) -> None:
         if not transaction.body_offset:

@@ -17,8 +17,10 @@ from smtpcore._errors import LocalProtocolError, RemoteProtocolError
 from smtpcore._events import (
     MASKED,
     Command,
+    FileRange,
     Reply,
     SendBody,
+    SendFile,
     SendLine,
     Timeout,
     Transcript,
@@ -134,7 +136,8 @@ class ConnectionSnapshot:
     peer_closed: bool
 
 
-Heard: TypeAlias = SendLine | SendBody | Replied | PeerClosed | None
+Order: TypeAlias = SendLine | SendBody | SendFile
+Heard: TypeAlias = Order | Replied | PeerClosed | None
 
 
 class Connection:
@@ -166,9 +169,9 @@ class Connection:
         self._reply_lines: list[str] = []
         self._peer_closed = False
         #: What was said and is not yet taken; whoever holds the connection may take from the left.
-        self.orders: deque[SendLine | SendBody] = deque()
+        self.orders: deque[Order] = deque()
         #: For each message without a verdict what it is about, and the order that ends it, once it was given.
-        self._messages: deque[tuple[object, SendLine | SendBody | None]] = deque()
+        self._messages: deque[tuple[object, Order | None]] = deque()
         self._timeout: Timeout | None = None
         self._timeout_of: tuple[int, int] | None = None
         self._transcript: deque[tuple[bool, bytes | Reply]] = deque(maxlen=limits.transcript_lines)
@@ -208,7 +211,7 @@ class Connection:
         """For each message whose end left and whose verdict did not come (RFC 1047), what it is about."""
         return tuple(about for about, end in self._messages if end is not None and not self._is_unsaid(end))
 
-    def _is_unsaid(self, end: SendLine | SendBody) -> bool:
+    def _is_unsaid(self, end: Order) -> bool:
         return any(order is end for order in self.orders)
 
     @property
@@ -308,12 +311,16 @@ class Connection:
         self.orders.append(SendLine(line + b"\r\n", command.secret, self._seconds[command.verb]))
         return True
 
-    def send_data(self, data: bytes) -> None:
+    def send_data(self, data: bytes | FileRange) -> None:
         """Say octets of a message as they go over the wire; raises ``LocalProtocolError`` if no message is open."""
         if not self._body_open:
             raise LocalProtocolError("no message is open: its octets may flow after 354 and before its end")
+        self._order_octets(data)
+
+    def _order_octets(self, data: bytes | FileRange) -> None:
         self._body_octets += len(data)
-        self.orders.append(SendBody(data, self._limits.deadlines.data_block))
+        seconds = self._limits.deadlines.data_block
+        self.orders.append(SendBody(data, seconds) if isinstance(data, bytes) else SendFile(data, seconds))
 
     def end_data(self, data: bytes) -> None:
         """Say the end of the message: ``data`` is the line with the dot and what must stand before it."""
@@ -327,15 +334,14 @@ class Connection:
         self._messages[-1] = (self._messages[-1][0], end)
         self.orders.append(end)
 
-    def try_send_chunk(self, data: bytes, *, last: bool, about: object = None) -> bool:
+    def try_send_chunk(self, data: bytes | FileRange, *, last: bool, about: object = None) -> bool:
         """Say a chunk of a message, its command and its octets, if that may be said now, and return whether it was."""
         verb, mark = (_BDAT_LAST, b" LAST") if last else (Verb.BDAT, b"")
         if not self._try_say(Command(verb, b"BDAT %d%b" % (len(data), mark)), about):
             return False
         if data:
-            self._body_octets += len(data)
             self._transcript.append((True, b"(%d octets of message)" % len(data)))
-            self.orders.append(SendBody(data, self._limits.deadlines.data_block))
+            self._order_octets(data)
         if last:
             self._messages.append((about, self.orders[-1]))
         return True

@@ -28,6 +28,7 @@ __all__ = [
     "DisconnectReason",
     "Envelope",
     "Event",
+    "FileRange",
     "Idle",
     "Mail",
     "MailRefused",
@@ -38,6 +39,7 @@ __all__ = [
     "Reply",
     "Report",
     "SendBody",
+    "SendFile",
     "SendLine",
     "Stage",
     "Timeout",
@@ -381,6 +383,46 @@ class SendBody:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRange:
+    """Octets of a file that a driver sends as they are, by ``sendfile`` if it can; the machine never sees them.
+
+    ``file`` is whatever the driver takes for a file. ``offset`` counts from the beginning of the file, in octets, and
+    ``octets`` is how many they are. It stands for octets only where a body is declared canonical, and where nothing
+    encrypts them on their way (``Client.takes_file_ranges``). Raises ``LocalProtocolError`` for negative numbers.
+    """
+
+    file: object
+    offset: int
+    octets: int
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.octets < 0:
+            raise LocalProtocolError("a range of a file begins at 0 or behind it, and has 0 octets or more", self)
+
+    def __len__(self) -> int:
+        return self.octets
+
+    def first(self, octets: int) -> FileRange:
+        """The first ``octets`` of it, or all if it has no more."""
+        return FileRange(self.file, self.offset, min(octets, self.octets))
+
+    def behind(self, octets: int) -> FileRange:
+        """What remains behind the first ``octets``."""
+        return FileRange(self.file, self.offset + octets, self.octets - octets)
+
+
+@value
+class SendFile:
+    """Write the octets of ``data``, a part of a body that was handed in as it is; each block of it within ``seconds``.
+
+    Only an application that hands in a :class:`FileRange` meets this event.
+    """
+
+    data: FileRange
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class NeedMail:
     """Another mail could be begun: answer with ``send(envelope)`` or ``no_mail()``, without blocking."""
 
@@ -495,5 +537,15 @@ class Disconnect:
 
 
 Event: TypeAlias = (
-    SendLine | SendBody | NeedMail | NeedBody | BeginTls | Timeout | MailSent | MailRefused | Idle | Disconnect
+    SendLine
+    | SendBody
+    | SendFile
+    | NeedMail
+    | NeedBody
+    | BeginTls
+    | Timeout
+    | MailSent
+    | MailRefused
+    | Idle
+    | Disconnect
 )

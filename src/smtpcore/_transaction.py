@@ -14,6 +14,7 @@ from typing import Final
 from smtpcore._errors import RemoteProtocolError, SmtpError
 from smtpcore._events import (
     Command,
+    FileRange,
     Mail,
     MailRefused,
     MailSent,
@@ -109,7 +110,7 @@ class Transaction:
         self._body_begun = False
         self._ended = False
         #: Chunks that are handed in and not said; whether there are no more; and why the body cannot be had.
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | FileRange] = deque()
         self._complete = False
         self._body_error: SmtpError | None = None
         self._chunk_refusal: Reply | None = None
@@ -172,7 +173,7 @@ class Transaction:
             return False
         return bool(self._accepted) or self._answered < len(self._recipients)
 
-    def add_chunk(self, data: bytes) -> None:
+    def add_chunk(self, data: bytes | FileRange) -> None:
         """Take the next octets of the body; one chunk waits for the next, for the last one is said to be the last."""
         self._body_begun = True
         if data:
@@ -182,11 +183,13 @@ class Transaction:
         """Note that nothing more is handed in; ``data`` completes the last line."""
         self._body_begun = self._complete = True
         if data:
-            # A line that is not complete is in a chunk that waits.
-            self._chunks[-1] += data
+            # A line that is not complete is in a chunk that waits; ranges of files are complete as they are.
+            incomplete = self._chunks.pop()
+            assert isinstance(incomplete, bytes)
+            self._chunks.append(incomplete + data)
 
     @property
-    def next_chunk(self) -> tuple[bytes, bool] | None:
+    def next_chunk(self) -> tuple[bytes | FileRange, bool] | None:
         """The chunk that comes next and whether it is the last one, or ``None`` if none can be said."""
         if self._ended or not self._goes_on:
             return None

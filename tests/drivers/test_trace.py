@@ -9,7 +9,19 @@ import base64
 
 import pytest
 
-from smtpcore import Client, Disconnect, Envelope, NeedBody, NeedMail, SendBody, SendLine, Timeout, TlsPolicy
+from smtpcore import (
+    BodyFacts,
+    Client,
+    Disconnect,
+    Envelope,
+    FileRange,
+    NeedBody,
+    NeedMail,
+    SendBody,
+    SendLine,
+    Timeout,
+    TlsPolicy,
+)
 from smtpcore.drivers.trace import Traced
 from smtpcore.sasl import Mechanism, Plain
 
@@ -42,6 +54,19 @@ def test_lines_in_any_division() -> None:
             wire.receive_data(octets[start : start + size])
         turn(wire)
         assert shown == ["<<< 220-one", "<<< 220 two", ">>> EHLO here.example"]
+
+
+def test_of_a_file_it_shows_how_many_octets_it_has() -> None:
+    client, wire, shown = traced()
+    hear(wire, "220 hello")
+    hear(wire, "250-peer.example", "250-PIPELINING", "250 CHUNKING")
+    client.send(Envelope("", ["a@b.example"], body=BodyFacts(size=300, canonical=True)))
+    assert isinstance(turn(wire), NeedBody)
+    client.send_body(FileRange(object(), 0, 300))
+    client.send_body(b"")
+    while not isinstance(wire.next_event(), Timeout):
+        pass
+    assert shown[-2:] == [">>> BDAT 300 LAST", ">>> (300 octets of message)"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

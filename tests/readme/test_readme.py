@@ -61,6 +61,7 @@ PRINTS = {
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
     "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
+    "canonical": r"boris@north\.example delivered: 250 2\.0\.0 Taken\n",
     "pool": r"250 2\.0\.0 Taken\nuser0@north\.example delivered\nuser1@.*\nuser2@north\.example delivered\n",
     "blocking_pool": r"nobody@north\.example never: 550 5\.1\.1",
     "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import os
 import socket
 import ssl
 import threading
@@ -53,6 +54,25 @@ def test_what_is_submitted_arrives_octet_for_octet(kind: Kind, server: Server, s
     assert recipients == ["u@a.example", "v@b.example"]
     assert content == lines + b"\r\n"
     assert len(spool) == 0
+
+
+def test_a_large_mail_is_sent_by_the_system(
+    kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    system = os.sendfile
+
+    def sendfile(*args: Any) -> int:
+        sent.append(system(*args))
+        return sent[-1]
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    large = b"Subject: large\r\n\r\n" + b"A line of the usual length.\r\n" * 20_000
+    relay = kind.make(spool, server.port)
+    relay.submit(large, sender="me@home.example", recipients="u@a.example")
+    relay.run(once=True)
+    assert [content for _, _, content in server.taken] == [large]
+    assert sum(sent) == len(large)
 
 
 def test_what_is_refused_for_good_comes_back_to_its_sender(kind: Kind, server: Server, spool: Spool) -> None:

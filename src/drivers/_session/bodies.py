@@ -7,13 +7,16 @@ What does not: line ends and dots, which are the core's.
 from __future__ import annotations
 
 import io
+import os
+import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from email.message import Message
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
-from smtpcore import BodyFacts, LocalProtocolError
+from smtpcore import BodyFacts, FileRange, LocalProtocolError
+from smtpcore.drivers._session.outgoing import Block, can_send_files
 from smtpcore.mime import flatten
 
 __all__ = ["AsyncBody", "AsyncSource", "Body", "Source", "make_async_body", "make_body"]
@@ -23,9 +26,18 @@ Source: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable
 #: What the async drivers take.
 AsyncSource: TypeAlias = "Source | AsyncIterable[bytes]"
 
+#: How a reading function of an offset is run in a worker thread.
+InThread: TypeAlias = "Callable[[Callable[[int], Block], int], Awaitable[Block]]"
+
+#: Octets of a file that are handed in at once where they are not read here; as many may be said in vain.
+_RANGE: Final = 8 * 2**20
+
 
 class Body(Protocol):
-    """A body that can be read: ``read(offset)`` is the next piece, empty at the end; ``offset`` 0 begins anew."""
+    """A body that can be read: ``read(offset)`` is the next piece, empty at the end; ``offset`` 0 begins anew.
+
+    ``read_range(offset)`` does the same, but a file gives ranges of itself, if the system can send them.
+    """
 
     @property
     def facts(self) -> BodyFacts: ...
@@ -36,6 +48,8 @@ class Body(Protocol):
         ...
 
     def read(self, offset: int) -> bytes: ...
+
+    def read_range(self, offset: int) -> Block: ...
 
     def ends_at(self, offset: int) -> bool:
         """Whether it is known that nothing more comes after so many octets."""
@@ -64,6 +78,9 @@ class MemoryBody:
         if not offset and len(self._octets) <= self._piece:
             return self._octets
         return self._octets[offset : offset + self._piece]
+
+    def read_range(self, offset: int) -> Block:
+        return self.read(offset)
 
     def ends_at(self, offset: int) -> bool:
         return offset >= len(self._octets)
@@ -95,6 +112,8 @@ class FileBody:
         self._file = None if isinstance(source, Path) else source
         self._piece = piece
         self._start = 0
+        #: How many octets there are from there on, once ranges of them are given.
+        self._size: int | None = None
         self._begun = False
         if isinstance(self._file, io.TextIOBase):
             raise LocalProtocolError("the file was opened as text; open it in binary mode")
@@ -104,6 +123,24 @@ class FileBody:
         self.facts = BodyFacts(repeatable=seekable)
 
     def read(self, offset: int) -> bytes:
+        return self._octets_of(self._opened(offset))
+
+    def _octets_of(self, file: BinaryIO) -> bytes:
+        octets = file.read(self._piece)
+        if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
+        return octets
+
+    def read_range(self, offset: int) -> Block:
+        file = self._opened(offset)
+        if not offset:
+            self._size = _octets_behind(self._start, file) if can_send_files else None
+        if self._size is None:
+            return self._octets_of(file)
+        return FileRange(file, self._start + offset, min(self._size - offset, _RANGE))
+
+    def _opened(self, offset: int) -> BinaryIO:
+        """The file where the octets at ``offset`` are the next to be read."""
         if self._file is None:
             assert self._path is not None
             self._file = self._path.open("rb")
@@ -112,18 +149,27 @@ class FileBody:
         elif not offset:
             _check_once(self._begun)
         self._begun = True
-        octets = self._file.read(self._piece)
-        if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
-        return octets
+        if not offset:
+            self._size = None
+        return self._file
 
     def ends_at(self, offset: int) -> bool:
-        return False
+        return self._size is not None and offset >= self._size
 
     def close(self) -> None:
         """Close a file that was opened here; the caller's own stays open."""
         if self._path is not None and self._file is not None:
             self._file.close()
+
+
+def _octets_behind(start: int, file: BinaryIO) -> int | None:
+    """How many octets of ``file`` lie behind ``start``; ``None`` if what it reads need not be what lies on the disk."""
+    # A wrapper, as of a compressed file, has the descriptor of what it wraps.
+    raw: object = getattr(file, "raw", None) if type(file) is io.BufferedReader else file
+    if type(raw) is not io.FileIO:
+        return None
+    status = os.fstat(raw.fileno())
+    return max(0, status.st_size - start) or None if stat.S_ISREG(status.st_mode) else None
 
 
 class IterableBody:
@@ -143,6 +189,9 @@ class IterableBody:
             self._begun = True
             self._pieces = iter(self._source)
         return next((piece for piece in map(_octets, self._pieces) if piece), b"")
+
+    def read_range(self, offset: int) -> Block:
+        return self.read(offset)
 
     def ends_at(self, offset: int) -> bool:
         return False
@@ -190,9 +239,7 @@ def make_body(source: object, piece: int) -> Body:
 class AsyncBody:
     """A body for an async driver: what may block is read in a worker thread."""
 
-    def __init__(
-        self, body: Body | AsyncIterable[bytes], in_thread: Callable[[Callable[[int], bytes], int], Awaitable[bytes]]
-    ) -> None:
+    def __init__(self, body: Body | AsyncIterable[bytes], in_thread: InThread) -> None:
         self._body = body if not isinstance(body, AsyncIterable) else None
         self._source = body if isinstance(body, AsyncIterable) else None
         self._pieces: AsyncIterator[bytes] | None = None
@@ -207,7 +254,7 @@ class AsyncBody:
             return BodyFacts(repeatable=not isinstance(self._source, AsyncIterator))
         return self._body.facts
 
-    async def read(self, offset: int) -> bytes:
+    async def read(self, offset: int) -> Block:
         if self._body is not None:
             return self._body.read(offset) if self.in_memory else await self._in_thread(self._read, offset)
         assert self._source is not None
@@ -220,15 +267,25 @@ class AsyncBody:
                 return octets
         return b""
 
+    async def read_range(self, offset: int) -> Block:
+        return await (self.read(offset) if self._body is None else self._in_thread(self._read_range, offset))
+
     def ends_at(self, offset: int) -> bool:
         return self._body is not None and self._body.ends_at(offset)
 
-    def _read(self, offset: int) -> bytes:
+    def _read(self, offset: int) -> Block:
         """Read in a worker thread, which may outlive the task that wanted the octets."""
         assert self._body is not None
+        return self._in_turn(self._body.read, offset)
+
+    def _read_range(self, offset: int) -> Block:
+        assert self._body is not None
+        return self._in_turn(self._body.read_range, offset)
+
+    def _in_turn(self, read: Callable[[int], Block], offset: int) -> Block:
         try:
             with self._in_use:
-                return b"" if self._closed else self._body.read(offset)
+                return b"" if self._closed else read(offset)
         finally:
             if self._closed:
                 self._close_body()
@@ -249,8 +306,6 @@ class AsyncBody:
             await close()
 
 
-def make_async_body(
-    source: AsyncSource, piece: int, in_thread: Callable[[Callable[[int], bytes], int], Awaitable[bytes]]
-) -> AsyncBody:
+def make_async_body(source: AsyncSource, piece: int, in_thread: InThread) -> AsyncBody:
     """As :func:`make_body`, with async iterables; ``in_thread`` runs a function in a worker thread."""
     return AsyncBody(source if isinstance(source, AsyncIterable) else make_body(source, piece), in_thread)

@@ -111,6 +111,12 @@ class Line:
             self._more()
         return self._take(len(self._unread))
 
+    def exactly(self, count: int) -> bytes:
+        """``count`` octets; what comes behind them is left there."""
+        while len(self._unread) < count:
+            self._more()
+        return self._take(count)
+
     def await_octet(self) -> None:
         """Wait for something to read, and leave it there."""
         while not self._unread:
