@@ -27,8 +27,9 @@ sys.path.insert(0, str(HERE.parent / "tests" / "interop"))
 
 from far import far_away  # noqa: E402
 from postfix import Sink, on_processor, program, sink_missing, wait_until  # noqa: E402
+from receiver import receiver  # noqa: E402
 from relays import RELAYS, Relay, source_command  # noqa: E402
-from senders import LARGE, MANY_SESSIONS, SENDERS, Spent  # noqa: E402
+from senders import LARGE, MANY_SESSIONS, SENDERS, WITHIN_TLS, Spent, message  # noqa: E402
 
 MAIL_OCTETS = 1024
 RELAY_OCTETS = 4096
@@ -114,9 +115,9 @@ def measure_sessions(rounds: int, mails: int) -> dict[tuple[str, str], list[Spen
     runs = contestants()
     measured: dict[tuple[str, str], list[Spent]] = {}
     for number in range(rounds):
-        for placement, (sender, receiver) in placements().items():
+        for placement, (sender, sink_processor) in placements().items():
             for name in _rotated(list(runs), number):
-                with Sink(processor=receiver) as sink, on_processor(sender):
+                with Sink(processor=sink_processor) as sink, on_processor(sender):
                     measured.setdefault((placement, name), []).append(runs[name](sink.port, mails))
                 _progress(f"round {number + 1} of {rounds}, {placement}: {name}")
     return measured
@@ -159,6 +160,71 @@ def show_far(measured: dict[str, list[Spent]], mails: int) -> None:
     _show(f"One session to a peer {ROUND_TRIP * 1e3:.0f} ms away, {mails:,} mails of {MAIL_OCTETS:,} octets", table)
 
 
+# --- chunks, and TLS ------------------------------------------------------------------------------------------------
+
+
+def measure_chunks(rounds: int, mails: int, round_trip: float = 0.0) -> dict[str, list[tuple[Spent, int]]]:
+    """Every sender over one session with a receiver that takes chunks, and with how many mails."""
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    runs = contestants()
+    measured: dict[str, list[tuple[Spent, int]]] = {}
+    for number in range(rounds):
+        for name in _rotated(list(runs), number):
+            # Far away, one that waits for each reply would take all day.
+            count = mails if not round_trip or "across" in name else max(10, mails // 50)
+            # smtp-source sends one mail more, and has a message of its own.
+            expected, sent = (None, count + 1) if name == SMTP_SOURCE else (message(MAIL_OCTETS), count)
+            with ExitStack() as stack:
+                port = stack.enter_context(receiver(expected, sent, last))
+                if round_trip:
+                    port = stack.enter_context(far_away(port, round_trip, last))
+                stack.enter_context(on_processor(first))
+                measured.setdefault(name, []).append((runs[name](port, count), count))
+            where = f"chunks, {round_trip * 1e3:.0f} ms away" if round_trip else "chunks"
+            _progress(f"round {number + 1} of {rounds}, {where}: {name}")
+    return measured
+
+
+def show_chunks(measured: dict[str, list[tuple[Spent, int]]], round_trip: float = 0.0) -> None:
+    each = {
+        name: [Spent(spent.wall / count, spent.cpu / count) for spent, count in runs] for name, runs in measured.items()
+    }
+    where = f"{round_trip * 1e3:.0f} ms away" if round_trip else "on another processor"
+    _show(
+        f"One session to a receiver that takes chunks and compares octets, {where}, mails of {MAIL_OCTETS:,} octets",
+        _per_mail(each),
+    )
+
+
+def measure_tls(rounds: int, mails: int) -> dict[str, list[Spent]]:
+    """TLS from the first octet, with a receiver that takes chunks."""
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    measured: dict[str, list[Spent]] = {}
+    for number in range(rounds):
+        for name in _rotated(list(WITHIN_TLS), number):
+            with receiver(message(MAIL_OCTETS), mails, last, tls=True) as port, on_processor(first):
+                spent = _python("tls", name, port, mails, MAIL_OCTETS)[0]
+            measured.setdefault(name, []).append(Spent(spent.wall / mails, spent.cpu / mails))
+            _progress(f"round {number + 1} of {rounds}, TLS: {name}")
+    return measured
+
+
+def show_tls(measured: dict[str, list[Spent]]) -> None:
+    title = f"One session within TLS to a receiver on another processor, mails of {MAIL_OCTETS:,} octets"
+    _show(title, _per_mail(measured))
+
+
+def _per_mail(measured: dict[str, list[Spent]]) -> list[list[str]]:
+    """A table of senders; what they spent is for each mail."""
+    rows = dict(_slowest_first(measured))
+    peers = _peers(rows)
+    table = [["", "mails/s", "wall us/mail", "CPU us/mail", *(f"x {peer}" for peer in peers)]]
+    for name, spent in rows.items():
+        ratios = [f"{rows[peer].wall / spent.wall:.2f}" for peer in peers]
+        table.append([name, f"{1 / spent.wall:,.0f}", *(f"{seconds * 1e6:.1f}" for seconds in spent), *ratios])
+    return table
+
+
 # --- many sessions --------------------------------------------------------------------------------------------------
 
 
@@ -194,8 +260,8 @@ def show_many(measured: dict[str, list[Spent]], mails: int) -> None:
 # --- one large mail -------------------------------------------------------------------------------------------------
 
 
-def measure_large(rounds: int, octets: int, disk: Path) -> dict[str, list[Large]]:
-    """One mail of ``octets`` out of a file that is in the page cache."""
+def measure_large(rounds: int, octets: int, disk: Path, *, chunks: bool = False) -> dict[str, list[Large]]:
+    """One mail of ``octets`` out of a file that is in the page cache, to smtp-sink or to a receiver of ``chunks``."""
     first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
     measured: dict[str, list[Large]] = {}
     with tempfile.NamedTemporaryFile(dir=disk, prefix="smtpcore-benchmark-") as file:
@@ -208,8 +274,15 @@ def measure_large(rounds: int, octets: int, disk: Path) -> dict[str, list[Large]
         runs = _large_runs(Path(file.name), octets)
         for number in range(rounds):
             for name in _rotated(list(runs), number):
-                with Sink(processor=last) as sink, on_processor(first):
-                    spent, memory = runs[name](sink.port)
+                with ExitStack() as stack:
+                    if chunks:
+                        expected = None if name == SMTP_SOURCE else Path(file.name).read_bytes()
+                        port = stack.enter_context(receiver(expected, 1, last))
+                        del expected
+                    else:
+                        port = stack.enter_context(Sink(processor=last)).port
+                    stack.enter_context(on_processor(first))
+                    spent, memory = runs[name](port)
                 measured.setdefault(name, []).append(Large(spent.wall, spent.cpu, memory))
                 _progress(f"round {number + 1} of {rounds}, one large mail: {name}")
     return measured
@@ -230,12 +303,13 @@ def _large_runs(path: Path, octets: int) -> dict[str, Callable[[int], tuple[Spen
     return {SMTP_SOURCE: source, **others, **{name: python(name) for name in LARGE}}
 
 
-def show_large(measured: dict[str, list[Large]], octets: int) -> None:
+def show_large(measured: dict[str, list[Large]], octets: int, *, chunks: bool = False) -> None:
     table = [["", "MB/s", "CPU s", "peak memory MiB"]]
     for name, runs in measured.items():
         wall, cpu, memory = (statistics.median(values) for values in zip(*runs, strict=True))
         table.append([name, f"{octets / wall / 1e6:,.0f}", f"{cpu:.2f}", f"{memory / 2**20:,.0f}"])
-    _show(f"One mail of {octets / 2**20:,.0f} MiB out of a file to smtp-sink, on different processors", table)
+    where = "a receiver that takes chunks and compares octets" if chunks else "smtp-sink"
+    _show(f"One mail of {octets / 2**20:,.0f} MiB out of a file to {where}, on different processors", table)
 
 
 # --- relays ---------------------------------------------------------------------------------------------------------
@@ -323,7 +397,7 @@ def _show(title: str, table: Sequence[Sequence[str]]) -> None:
         print("  ".join([f"{first.strip():<{widths[0]}}", *others]))
 
 
-GROUPS = ("session", "far", "many", "large", "relay", "far relay")
+GROUPS = ("session", "far", "chunks", "far chunks", "tls", "many", "large", "large chunks", "relay", "far relay")
 
 
 def main() -> int:
@@ -350,8 +424,12 @@ def main() -> int:
     groups: dict[str, Callable[[], None]] = {
         "session": lambda: show_sessions(measure_sessions(rounds, mails), mails),
         "far": lambda: show_far(measure_far(rounds, far), far),
+        "chunks": lambda: show_chunks(measure_chunks(rounds, mails)),
+        "far chunks": lambda: show_chunks(measure_chunks(rounds, mails, ROUND_TRIP), ROUND_TRIP),
+        "tls": lambda: show_tls(measure_tls(rounds, mails)),
         "many": lambda: show_many(measure_many(rounds, mails), mails),
         "large": lambda: show_large(measure_large(rounds, large, options.disk), large),
+        "large chunks": lambda: show_large(measure_large(rounds, large, options.disk, chunks=True), large, chunks=True),
         "relay": lambda: show_relays(measure_relays(rounds, relay_mails, options.disk), relay_mails, options.disk),
         "far relay": lambda: show_relays(
             measure_relays(rounds, relay_mails, options.disk, ROUND_TRIP), relay_mails, options.disk, ROUND_TRIP

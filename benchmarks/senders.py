@@ -138,10 +138,12 @@ def with_our_trio_across(port: int, mails: int, body: bytes) -> Spent:
     return trio.run(_async_across, smtpcore.drivers.trio, port, mails, body)
 
 
-async def _async_across(driver: Any, port: int, mails: int, body: bytes) -> Spent:
+async def _async_across(
+    driver: Any, port: int, mails: int, body: bytes, options: dict[str, Any] | None = None
+) -> Spent:
     from smtpcore import MailSent, Pipelining
 
-    async with await driver.connect(HOST, port, pipelining=Pipelining.ACROSS) as session:
+    async with await driver.connect(HOST, port, **(options or {"pipelining": Pipelining.ACROSS})) as session:
         clock = Clock()
         sent = 0
         async for report in session.send_many(_pairs(mails, body)):
@@ -293,11 +295,118 @@ def large_with_our_trio(port: int, path: Path) -> Spent:
     return trio.run(_large, smtpcore.drivers.trio, port, path)
 
 
+def large_with_our_blocking_untouched(port: int, path: Path) -> Spent:
+    import smtpcore.drivers.blocking
+
+    with smtpcore.drivers.blocking.connect(HOST, port) as session:
+        clock = Clock()
+        report = session.deliver(_canonical(path), path)
+        assert report.outcomes[0].reply, report
+        return clock.spent()
+
+
+def large_with_our_asyncio_untouched(port: int, path: Path) -> Spent:
+    import smtpcore.drivers.asyncio
+
+    return asyncio.run(_large_untouched(smtpcore.drivers.asyncio, port, path))
+
+
+def large_with_our_trio_untouched(port: int, path: Path) -> Spent:
+    import trio
+
+    import smtpcore.drivers.trio
+
+    return trio.run(_large_untouched, smtpcore.drivers.trio, port, path)
+
+
+async def _large_untouched(driver: Any, port: int, path: Path) -> Spent:
+    async with await driver.connect(HOST, port) as session:
+        clock = Clock()
+        report = await session.deliver(_canonical(path), path)
+        assert report.outcomes[0].reply, report
+        return clock.spent()
+
+
+def _canonical(path: Path) -> Any:
+    """An envelope which declares that the file may be sent as it is."""
+    from smtpcore import BodyFacts, Envelope
+
+    facts = BodyFacts(size=path.stat().st_size, eight_bit=False, repeatable=True, canonical=True)
+    return Envelope(SENDER, (RECIPIENT,), body=facts)
+
+
 async def _large(driver: Any, port: int, path: Path) -> Spent:
     async with await driver.connect(HOST, port) as session:
         clock = Clock()
         await session.send(path, sender=SENDER, recipients=[RECIPIENT])
         return clock.spent()
+
+
+# --- within TLS, from the first octet -------------------------------------------------------------------------------
+
+
+def tls_with_smtplib(port: int, mails: int, body: bytes) -> Spent:
+    import smtplib
+
+    with smtplib.SMTP_SSL(HOST, port, context=_trusting_anybody()) as session:
+        session.ehlo()
+        clock = Clock()
+        for _ in range(mails):
+            session.sendmail(SENDER, [RECIPIENT], body)
+        return clock.spent()
+
+
+def _trusting_anybody() -> Any:
+    from smtpcore.drivers.tls import client_context
+
+    return client_context(verify=False)
+
+
+def _within_tls() -> dict[str, Any]:
+    from smtpcore import Pipelining, TlsPolicy
+
+    return {"tls": TlsPolicy.IMPLICIT, "tls_context": _trusting_anybody(), "pipelining": Pipelining.ACROSS}
+
+
+def tls_with_our_blocking(port: int, mails: int, body: bytes) -> Spent:
+    from smtpcore import Pipelining
+
+    return _tls_one_by_one(port, mails, body, pipelining=Pipelining.WITHIN)
+
+
+def _tls_one_by_one(port: int, mails: int, body: bytes, **options: Any) -> Spent:
+    import smtpcore.drivers.blocking
+
+    with smtpcore.drivers.blocking.connect(HOST, port, **(_within_tls() | options)) as session:
+        clock = Clock()
+        for _ in range(mails):
+            session.send(body, sender=SENDER, recipients=[RECIPIENT])
+        return clock.spent()
+
+
+def tls_with_our_blocking_across(port: int, mails: int, body: bytes) -> Spent:
+    import smtpcore.drivers.blocking
+    from smtpcore import MailSent
+
+    with smtpcore.drivers.blocking.connect(HOST, port, **_within_tls()) as session:
+        clock = Clock()
+        sent = sum(isinstance(report, MailSent) for report in session.send_many(_pairs(mails, body)))
+        assert sent == mails
+        return clock.spent()
+
+
+def tls_with_our_asyncio_across(port: int, mails: int, body: bytes) -> Spent:
+    import smtpcore.drivers.asyncio
+
+    return asyncio.run(_async_across(smtpcore.drivers.asyncio, port, mails, body, _within_tls()))
+
+
+def tls_with_our_trio_across(port: int, mails: int, body: bytes) -> Spent:
+    import trio
+
+    import smtpcore.drivers.trio
+
+    return trio.run(_async_across, smtpcore.drivers.trio, port, mails, body, _within_tls())
 
 
 SENDERS: dict[str, Callable[[int, int, bytes], Spent]] = {
@@ -319,12 +428,23 @@ MANY_SESSIONS: dict[str, Callable[[int, int, bytes, int], Spent]] = {
     "smtpcore trio": many_with_our_trio,
 }
 
+WITHIN_TLS: dict[str, Callable[[int, int, bytes], Spent]] = {
+    "smtplib": tls_with_smtplib,
+    "smtpcore blocking": tls_with_our_blocking,
+    "smtpcore blocking, across": tls_with_our_blocking_across,
+    "smtpcore asyncio, across": tls_with_our_asyncio_across,
+    "smtpcore trio, across": tls_with_our_trio_across,
+}
+
 LARGE: dict[str, Callable[[int, Path], Spent]] = {
     "smtplib": large_with_smtplib,
     "aiosmtplib": large_with_aiosmtplib,
     "smtpcore blocking": large_with_our_blocking,
     "smtpcore asyncio": large_with_our_asyncio,
     "smtpcore trio": large_with_our_trio,
+    "smtpcore blocking, sendfile": large_with_our_blocking_untouched,
+    "smtpcore asyncio, sendfile": large_with_our_asyncio_untouched,
+    "smtpcore trio, sendfile": large_with_our_trio_untouched,
 }
 
 
@@ -333,6 +453,8 @@ def main(kind: str, name: str, port: str, *what: str) -> None:
         spent = LARGE[name](int(port), Path(what[0]))
     elif kind == "sessions":
         spent = MANY_SESSIONS[name](int(port), int(what[0]), message(int(what[1])), int(what[2]))
+    elif kind == "tls":
+        spent = WITHIN_TLS[name](int(port), int(what[0]), message(int(what[1])))
     else:
         spent = SENDERS[name](int(port), int(what[0]), message(int(what[1])))
     print(json.dumps(spent._asdict()))
