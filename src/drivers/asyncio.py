@@ -18,6 +18,7 @@ from typing import Self, Unpack
 from smtpcore import (
     DEFAULT_LIMITS,
     Capabilities,
+    CommandAnswered,
     ConnectionLost,
     DeliveryFailed,
     Disconnect,
@@ -31,6 +32,7 @@ from smtpcore import (
     MailSent,
     NeedBody,
     NeedMail,
+    Reply,
     Report,
     SendBody,
     SendFile,
@@ -299,6 +301,33 @@ class Session:
         finally:
             await self._let_go()
         supply.finish(event)
+
+    async def command(self, line: str) -> Reply:
+        """Say a command, such as ``NOOP``, ``VRFY anna`` or a private one, and return its reply, whatever it says.
+
+        Raises ``LocalProtocolError`` for what is no single line and for commands that the session says itself, and the
+        ``SessionError`` that ended the session before the reply came.
+        """
+        self._check_not_busy()
+        if self._end is not None:
+            raise self._end.error or ConnectionLost("the session has ended")
+        self._client.command(line)
+        self._busy = True
+        answer: CommandAnswered | None = None
+        try:
+            self._client.no_mail()
+            await self._hear_what_came()
+            while not isinstance(event := await self._run(), (Idle, Disconnect)):
+                answer = event if isinstance(event, CommandAnswered) else answer
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            await self._let_go()
+        assert answer is not None
+        if answer.reply is None:
+            raise answer.error or ConnectionLost("the session has ended")
+        return answer.reply
 
     async def quit(self) -> None:
         """End the session with QUIT and close the connection."""

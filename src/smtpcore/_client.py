@@ -34,6 +34,7 @@ from typing import Final
 
 from smtpcore._authentication import Authentication
 from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
+from smtpcore._commands import checked_command
 from smtpcore._connection import Connection, ConnectionSnapshot, Replied
 from smtpcore._errors import (
     AuthExchangeFailed,
@@ -49,13 +50,13 @@ from smtpcore._errors import (
     ServiceRefused,
     SessionAborted,
     SessionError,
-    SmtpError,
     TlsFailed,
     TlsRequired,
 )
 from smtpcore._events import (
     BeginTls,
     Command,
+    CommandAnswered,
     Disconnect,
     DisconnectReason,
     Envelope,
@@ -128,6 +129,8 @@ class ClientSnapshot:
     authenticated: bool
     #: Mails that wait for their turn.
     queued: int
+    #: Commands asked for and not yet answered.
+    asked: int
     current: Mail | None
     #: Mails begun and not yet reported, the current one among them.
     begun: int
@@ -227,7 +230,9 @@ class Client:
         self._ran_ahead = False
         self._encoder = DataEncoder(line_ends)
         self._line_normaliser = LineNormaliser(line_ends)
-        self._reports: deque[Report] = deque()
+        self._reports: deque[Report | CommandAnswered] = deque()
+        #: Commands that the application asked for; once said, the first of them waits for its reply.
+        self._asked: deque[Command] = deque()
         self._no_mail = False
         self._quitting = False
         self._write_failed: str | None = None
@@ -281,6 +286,7 @@ class Client:
             tls=self._tls,
             authenticated=self._authentication.succeeded,
             queued=len(self._queue),
+            asked=len(self._asked),
             current=None if self._transaction is None else self._transaction.mail,
             begun=len(self._begun),
             ran_ahead=self._ran_ahead,
@@ -308,6 +314,19 @@ class Client:
         self._queue.append((mail, said, commands))
         self._no_mail = False
         return mail
+
+    def command(self, line: str) -> Command:
+        """Ask for a command to be said, such as ``NOOP``, ``VRFY anna``, ``ETRN example.org`` or a private one.
+
+        It is said once the session is open, between transactions, alone, and ahead of the mails that wait. Exactly one
+        :class:`CommandAnswered` answers it. Raises ``LocalProtocolError`` for what is no single line, for commands that
+        the session says itself, and after ``quit()`` or the end of the session.
+        """
+        if self._quitting or self._ending is not None or self._over is not None:
+            raise LocalProtocolError("the session is over, or about to be: it takes no more commands")
+        command = checked_command(line, self._limits)
+        self._asked.append(command)
+        return command
 
     def no_mail(self) -> None:
         """Answer :class:`NeedMail`: there is none at present."""
@@ -511,6 +530,8 @@ class Client:
             self._over = replace(self._ending, clean=True)
         elif reply.code == 421:
             self._refused(reply, polite=False)
+        elif isinstance(heard.about, Command):
+            self._reports.append(CommandAnswered(self._asked.popleft(), reply, None))
         elif verb is Verb.EHLO or verb is Verb.LHLO:
             self._hear_ehlo(reply)
         elif verb is Verb.STARTTLS:
@@ -641,7 +662,7 @@ class Client:
             return self._say_of(self._transaction)
         if self._open:
             return self._begin_mail()
-        if self._quitting and not self._queue:
+        if self._quitting and not (self._queue or self._asked):
             return self._say_quit()
         return self._say_opening()
 
@@ -678,6 +699,8 @@ class Client:
     def _begin_mail(self) -> bool:
         if self._ran_ahead and self._mark_is_due:
             return self._say_mark()
+        if self._asked:
+            return self._say_asked()
         if not (self._queue or self._again):
             return self._quitting and self._say_quit()
         if not self._connection.can_send(_MAIL):
@@ -709,12 +732,21 @@ class Client:
         self._report()
         return True
 
+    def _say_asked(self) -> bool:
+        """Say the next command that was asked for, with nothing in flight and no transaction left behind."""
+        if self._connection.in_flight:
+            return False
+        if self._connection.anticipated in _IN_TRANSACTION:
+            return self._connection.try_send(_RSET)
+        command = self._asked[0]
+        return self._connection.try_send(command, command)
+
     @property
     def _mark_is_due(self) -> bool:
         """Whether no next mail, or one too many, is there to prove what was heard of those before."""
         at_rest = not (self._queue or self._again) and (self._no_mail or self._quitting)
         if not self._connection.in_flight:
-            return at_rest or self._many_kept_back
+            return at_rest or self._many_kept_back or bool(self._asked)
         # Chunks go on and on: half of what may be kept back is asked for while the other half is on its way.
         unmarked = self._number - self._marked
         return self._chunked and unmarked * 2 >= (1 if at_rest else self._limits.mails_kept_back)
@@ -831,7 +863,7 @@ class Client:
         else:
             self._over = end
 
-    def _break_off(self, error: SmtpError, reply: Reply | None) -> None:
+    def _break_off(self, error: SessionError, reply: Reply | None) -> None:
         """Answer every mail: those that are over as they are, unless the dialogue lost step behind them."""
         # A peer that says 421 does nothing of what it was sent behind the command that it answers so.
         going = reply is not None and reply.code == 421
@@ -848,3 +880,5 @@ class Client:
             if not transaction.over:
                 transaction.break_off(error, reply, id(transaction) in doubtful)
         self._report()
+        self._reports.extend(CommandAnswered(command, None, error) for command in self._asked)
+        self._asked.clear()

@@ -24,6 +24,7 @@ __all__ = [
     "BeginTls",
     "BodyFacts",
     "Command",
+    "CommandAnswered",
     "Disconnect",
     "DisconnectReason",
     "Envelope",
@@ -83,6 +84,8 @@ class Verb(enum.Enum):
     EXPN = "EXPN"
     HELP = "HELP"
     QUIT = "QUIT"
+    #: Whatever else the application asks for, such as ETRN or a private extension.
+    OTHER = "another command"
 
     # Members are compared by identity; the default hashes a name in Python code, on every look into a table.
     __hash__ = object.__hash__
@@ -536,6 +539,18 @@ class Disconnect:
     clean: bool
 
 
+@value
+class CommandAnswered:
+    """What came of a ``command`` that was asked for: its reply, whatever it says, or the error that ended the session.
+
+    One of the two is ``None``. A 421 ends the session: it is the ``reply`` of the error.
+    """
+
+    command: Command
+    reply: Reply | None
+    error: SessionError | None
+
+
 Event: TypeAlias = (
     SendLine
     | SendBody
@@ -546,6 +561,7 @@ Event: TypeAlias = (
     | Timeout
     | MailSent
     | MailRefused
+    | CommandAnswered
     | Idle
     | Disconnect
 )

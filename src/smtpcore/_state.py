@@ -93,7 +93,7 @@ LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
         # After a greeting that refuses service, a client may still say goodbye (§3.1).
         State.CONNECTED: frozenset({Verb.QUIT}),
         State.GREETED: (_ANY_TIME - {Verb.RSET}) | _HELLO,
-        State.READY: _ANY_TIME | _HELLO | {Verb.STARTTLS, Verb.AUTH, Verb.MAIL},
+        State.READY: _ANY_TIME | _HELLO | {Verb.STARTTLS, Verb.AUTH, Verb.MAIL, Verb.OTHER},
         State.TLS: frozenset(),
         State.AUTH: frozenset({Verb.AUTH_ANSWER}),
         State.MAIL: _ANY_TIME | _HELLO | {Verb.RCPT},
@@ -127,6 +127,7 @@ LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
         Verb.VRFY: MappingProxyType({2: None}),
         Verb.EXPN: MappingProxyType({2: None}),
         Verb.HELP: MappingProxyType({2: None}),
+        Verb.OTHER: MappingProxyType({2: None}),
         Verb.QUIT: MappingProxyType({2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED}),
     }
 )
@@ -145,6 +146,7 @@ ENDS_GROUP: Final = frozenset(
         Verb.NOOP,
         Verb.VRFY,
         Verb.EXPN,
+        Verb.OTHER,
         Verb.QUIT,
     }
 )

@@ -18,6 +18,8 @@ from smtpcore import (
     BeginTls,
     BodyFacts,
     Client,
+    Command,
+    CommandAnswered,
     Disconnect,
     Envelope,
     Event,
@@ -79,6 +81,7 @@ class Life:
     ) -> None:
         self.client = client
         self.mails: list[Mail] = []
+        self.commands: list[Command] = []
         self.events: list[Event] = []
         #: All octets that the client was given.
         self.heard = b""
@@ -110,6 +113,13 @@ class Life:
                 del self._to_give[0]
                 self.mails.append(mail)
                 self._bodies[mail] = body
+
+    def command(self) -> None:
+        """Ask for a command, if the client still takes any."""
+        line = f"{('NOOP', 'VRFY', 'HELP', 'X-ASK')[len(self.commands) % 4]} {len(self.commands)}"
+        command = self.careful(lambda: self.client.command(line))
+        if isinstance(command, Command):
+            self.commands.append(command)
 
     def careful(self, call: Callable[[], object]) -> object:
         """Make a call that may be refused: if it is, nothing may have changed."""
@@ -200,6 +210,7 @@ class Life:
         too_long = Envelope("x" * 300 + "@a.example", ["b@b.example"])
         for call in (
             lambda: self.client.send(too_long),
+            lambda: self.client.command("RSET"),
             lambda: self.client.tls_started(TLS) if not isinstance(self.last, BeginTls) else None,
         ):
             self.careful(call)
@@ -227,6 +238,7 @@ class Life:
             self.run()
         assert self.over
         check_answers(self.mails, self.events)
+        check_commands(self.commands, self.events, self.heard)
         check_deliveries(self.events, self.heard, exactly=self.patient, across=self.across)
         check_bodies(self.events)
         shown = everything_shown(self.client, self.events)
@@ -252,6 +264,28 @@ def check_answers(mails: Sequence[Mail], events: Sequence[Event]) -> None:
             assert report.stage is Stage.BODY_ENDED
         for outcome in report.outcomes:
             check_outcome(outcome, report.stage)
+
+
+def check_commands(commands: Sequence[Command], events: Sequence[Event], heard: bytes) -> None:
+    """Every command has one answer, in order, and its reply is the one that stands in its place on the wire.
+
+    So each was said once, and nothing was in flight beside it.
+    """
+    answers = [event for event in events if isinstance(event, CommandAnswered)]
+    assert list(map(id, commands)) == [id(answer.command) for answer in answers]
+    lines = [text.removesuffix("\r\n") for text, _ in lines_of(events)]
+    codes = replies_in(heard)[1:]
+    for answer in answers:
+        text = answer.command.line.decode()
+        assert lines.count(text) <= 1
+        if answer.reply is None:
+            assert answer.error is not None
+        else:
+            assert answer.error is None
+            assert answer.reply.code == codes[lines.index(text)]
+            assert answer.reply.code // 100 in {2, 4, 5}
+    said = [line for line in lines if line in {command.line.decode() for command in commands}]
+    assert said == [command.line.decode() for command in commands[: len(said)]]
 
 
 def check_outcome(outcome: Outcome, stage: Stage) -> None:
@@ -397,7 +431,7 @@ def everything_shown(client: Client, events: Iterable[Event]) -> str:
         errors: list[BaseException] = []
         if isinstance(event, SendLine):
             shown.append(event.shown)
-        elif isinstance(event, Disconnect):
+        elif isinstance(event, (Disconnect, CommandAnswered)):
             errors = causes(event.error)
         elif isinstance(event, Report):
             shown += [str(event.transcript), repr(event.transcript)]
@@ -436,7 +470,7 @@ ECHOES = tuple(
 REFUSALS = ("4", "5", "450", "452", "452", "530", "550", "552")
 TROUBLES = (
     *("eof", "timeout", "send_failed", "body_failed", "tls_failed"),
-    *("abort", "quit", "misuse", "give", "tls_started"),
+    *("abort", "quit", "misuse", "give", "tls_started", "command", "command"),
 )
 
 
@@ -490,9 +524,9 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
 def befall(life: Life, octet: int, pick: Callable[[Sequence[Any]], Any]) -> None:
     """Let one octet have its meaning."""
     connection = life.client.snapshot().connection
-    if octet >= 246:
-        getattr(life, TROUBLES[octet - 246])()
-    elif octet >= 226:
+    if octet >= 244:
+        getattr(life, TROUBLES[octet - 244])()
+    elif octet >= 224:
         said_secret = any(isinstance(event, SendLine) and event.secret for event in life.events)
         life.hear(pick(ODDITIES + (ECHOES if said_secret else ())))
     elif connection.state is State.TLS:

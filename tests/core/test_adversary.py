@@ -16,6 +16,8 @@ from smtpcore import (
     BeginTls,
     BodyFacts,
     Client,
+    Command,
+    CommandAnswered,
     Disconnect,
     Envelope,
     Event,
@@ -36,7 +38,7 @@ from smtpcore import (
 )
 from smtpcore.sasl import Plain
 
-from .invariants import check_answers, check_bodies, check_deliveries
+from .invariants import check_answers, check_bodies, check_commands, check_deliveries
 
 INFO = TlsInfo("TLSv1.3", "X", True)
 LIMITS = Limits(
@@ -85,6 +87,7 @@ class Adversary(RuleBasedStateMachine):
         self.across = pipelining is Pipelining.ACROSS
         self.todo = deque(mails)
         self.asked: list[Mail] = []
+        self.commands: list[Command] = []
         self.broken = self.closed = False
         self.end: Disconnect | None = None
         #: What happened, for those who judge by the wire alone.
@@ -109,7 +112,7 @@ class Adversary(RuleBasedStateMachine):
                     self.ask(self.todo.popleft())
                 else:
                     self.client.no_mail()
-            elif not isinstance(event, Report):
+            elif not isinstance(event, (Report, CommandAnswered)):
                 if isinstance(event, Disconnect):
                     self.end = event
                 if isinstance(event, (NeedBody, BeginTls)):
@@ -241,6 +244,15 @@ class Adversary(RuleBasedStateMachine):
         assert not self.over()
         self.turn()
 
+    @rule(word=st.sampled_from(["NOOP", "HELP", "X-ASK"]))
+    def want_a_command(self, word):
+        try:
+            self.commands.append(self.client.command(f"{word} {len(self.commands)}"))
+        except LocalProtocolError:
+            return
+        assert not self.over()
+        self.turn()
+
     @rule()
     def quit(self):
         self.client.quit()
@@ -278,6 +290,7 @@ class Adversary(RuleBasedStateMachine):
             self.client.abort()
             self.turn()
         check_answers(self.asked, self.events)
+        check_commands(self.commands, self.events, self.heard)
         check_bodies(self.events)
         check_deliveries(self.events, self.heard, across=self.across)
 

@@ -12,7 +12,7 @@ from collections import Counter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtpcore import Disconnect, DisconnectReason, Report, Verdict
+from smtpcore import CommandAnswered, Disconnect, DisconnectReason, Report, Verdict
 
 from .invariants import live
 
@@ -29,13 +29,17 @@ def test_a_thousand_lives_lead_everywhere() -> None:
     chance = random.Random(7)
     ends: Counter[DisconnectReason] = Counter()
     outcomes: Counter[tuple[Verdict, bool]] = Counter()
+    answers: Counter[bool] = Counter()
     for _ in range(1500):
         life = live(chance.randbytes(chance.randint(20, 150)))
         for event in life.events:
             if isinstance(event, Disconnect):
                 ends[event.reason] += 1
+            elif isinstance(event, CommandAnswered):
+                answers[event.reply is not None] += 1
             elif isinstance(event, Report):
                 outcomes.update((outcome.verdict, outcome.in_doubt) for outcome in event.outcomes)
     assert set(ends) == set(DisconnectReason)
+    assert min(answers[True], answers[False]) > 20
     assert outcomes[Verdict.LATER, True] > 10
     assert all(outcomes[verdict, False] > 100 for verdict in Verdict)

@@ -33,6 +33,7 @@ TABLE = """
     VRFY        2xx: =          4xx 5xx: =
     EXPN        2xx: =          4xx 5xx: =
     HELP        2xx: =          4xx 5xx: =
+    another_command 2xx: =      4xx 5xx: =
     QUIT        2xx: closed     4xx 5xx: closed
 """
 
@@ -105,7 +106,7 @@ def test_tables_cannot_be_changed() -> None:
 MAY_SAY = {
     State.CONNECTED: "QUIT",
     State.GREETED: "EHLO HELO LHLO NOOP VRFY EXPN HELP QUIT",
-    State.READY: "EHLO HELO LHLO STARTTLS AUTH MAIL RSET NOOP VRFY EXPN HELP QUIT",
+    State.READY: "EHLO HELO LHLO STARTTLS AUTH MAIL RSET NOOP VRFY EXPN HELP another_command QUIT",
     State.TLS: "",
     State.AUTH: "AUTH_answer",
     State.MAIL: "EHLO HELO LHLO RCPT RSET NOOP VRFY EXPN HELP QUIT",

@@ -1674,6 +1674,85 @@ scenario(
 )
 
 
+# --- commands that a caller asks for -------------------------------------------------------------------------------
+
+
+def commands(*lines: str) -> Act:
+    """A caller who asks for commands between two mails, and notes what came of each."""
+
+    async def act(stage: Stage) -> None:
+        session = await stage.open()
+        await stage.deliver(session)
+        for line in lines:
+            try:
+                stage.note(f"{line}: {await call(session.command, line)}")
+            except SmtpError as error:
+                stage.note(f"{line}: {type(error).__name__}: {error}")
+        await stage.deliver(session)
+        await stage.quit(session)
+
+    return act
+
+
+scenario(
+    "commands between mails",
+    lambda line: line.serve(
+        replies={"VRFY": "252-perhaps\n252 who knows", "X-WISH": "502 5.5.1 what", "NOOP": "250 ok"}
+    ),
+    act=commands("vrfy anna", "X-WISH come true", "QUIT", "NOOP"),
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        vrfy anna: 252 perhaps / who knows
+        X-WISH come true: 502 5.5.1 what
+        QUIT: LocalProtocolError: 'QUIT': QUIT cannot be asked for: the session says it itself
+        NOOP: 250 ok
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 2
+        end quit clean
+    """,
+)
+scenario(
+    "421 to a command",
+    lambda line: (line.serve("NOOP"), line.say("421 going down"), line.until_closed()),
+    act=commands("NOOP", "NOOP"),
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        NOOP: ServiceRefused: the peer refuses service: 421 going down
+        NOOP: ServiceRefused: the peer refuses service: 421 going down
+        ServiceRefused: the peer refuses service: 421 going down
+    """,
+)
+scenario(
+    "a peer that hangs up instead of answering a command",
+    lambda line: (line.serve("ETRN"), line.close()),
+    act=commands("ETRN there.example"),
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        ETRN there.example: ConnectionLost: the peer closed the connection
+        ConnectionLost: the peer closed the connection
+    """,
+)
+scenario(
+    "silence at a command",
+    lambda line: (line.serve("X-WAIT"), line.until_closed()),
+    act=commands("X-WAIT"),
+    options=within(other=0.2),
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        X-WAIT: PeerTimeout: the peer was silent beyond the deadline for another command
+        PeerTimeout: the peer was silent beyond the deadline for another command
+    """,
+)
+
+
 async def end_with_an_exception(stage: Stage) -> None:
     session = await stage.open()
     try:

@@ -52,6 +52,7 @@ PRINTS = {
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
+    "command": r"250 OK\nFalse 500\n",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
     "options": r"boris@north\.example delivered: 250 .*\nboris@north\.example never: .* does not offer REQUIRETLS",
     "proxy": r"250 2\.0\.0 Taken",
@@ -164,7 +165,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 #: Examples that send nothing to the receiver.
-SEND_NOTHING = {"trio", "tls", "tutorial_errors", "blocking_pool", "intake", "scripted", "fuzzing", *SERVERS}
+SEND_NOTHING = {"command", "trio", "tls", "tutorial_errors", "blocking_pool", "intake", "scripted", "fuzzing", *SERVERS}
 
 
 def test_every_python_example_is_run() -> None:
