@@ -77,6 +77,7 @@ from smtpcore._extensions import Capabilities
 from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
 from smtpcore._options import check_kind
+from smtpcore._peer_limits import PeerLimits
 from smtpcore._planner import NO_OFFER, Offer, in_a_labels, plan, rehearse
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
@@ -205,6 +206,7 @@ class Client:
         self._orders = self._connection.orders
 
         self._offer = NO_OFFER
+        self._peer_limits: PeerLimits | None = None
         self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
         self._tls: TlsInfo | None = None
         self._tls_given_up = tls in {TlsPolicy.NEVER, TlsPolicy.SECURED}
@@ -451,6 +453,7 @@ class Client:
             return
         self._tls = info
         self._offer = NO_OFFER
+        self._peer_limits = None
         self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
 
     def tls_failed(self, error: Exception | str) -> None:
@@ -583,6 +586,7 @@ class Client:
             self._connection.allow_pipelining(offered and self._pipelining is not Pipelining.NONE)
             self._across = offered and self._pipelining is Pipelining.ACROSS
             self._chunked = self._chunking and "CHUNKING" in capabilities
+            self._peer_limits = PeerLimits.announced(capabilities)
             verified = self._tls is not None and self._tls.verified
             self._offer = Offer(capabilities=capabilities, chunking=self._chunked, tls_verified=verified)
         elif not reply.permanent or self._lmtp:
@@ -701,6 +705,8 @@ class Client:
             return self._say_mark()
         if self._asked:
             return self._say_asked()
+        if self._peer_limits is not None and self._at_limit(self._peer_limits):
+            return self._end_at_limit(self._peer_limits)
         if not (self._queue or self._again):
             return self._quitting and self._say_quit()
         if not self._connection.can_send(_MAIL):
@@ -725,6 +731,8 @@ class Client:
             mail_command, commands = planned
             transaction = Transaction(mail, commands, self._number)
             transaction.one_by_one = self._lmtp
+            if self._peer_limits is not None:
+                transaction.bound(self._peer_limits)
             transaction.begin(mail_command, chunked=self._chunked)
             self._transaction = transaction
             self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
@@ -741,12 +749,28 @@ class Client:
         command = self._asked[0]
         return self._connection.try_send(command, command)
 
+    def _at_limit(self, limits: PeerLimits) -> bool:
+        """Whether the peer takes no further mail, or not the one that is next."""
+        if self._again:
+            return False
+        return limits.used_up or (bool(self._queue) and not limits.takes_one_of(self._queue[0][0].envelope.recipients))
+
+    def _end_at_limit(self, limits: PeerLimits) -> bool:
+        """End the session once all is heard; its owner is asked for a mail before, for he may have another wish."""
+        if self._connection.in_flight or not (self._queue or self._no_mail or self._quitting):
+            return False
+        if self._quitting and not self._queue:
+            return self._say_quit()
+        self._fail(DisconnectReason.LIMIT, limits.reached(), polite=True)
+        return True
+
     @property
     def _mark_is_due(self) -> bool:
         """Whether no next mail, or one too many, is there to prove what was heard of those before."""
         at_rest = not (self._queue or self._again) and (self._no_mail or self._quitting)
         if not self._connection.in_flight:
-            return at_rest or self._many_kept_back or bool(self._asked)
+            at_limit = self._peer_limits is not None and self._at_limit(self._peer_limits)
+            return at_rest or at_limit or self._many_kept_back or bool(self._asked)
         # Chunks go on and on: half of what may be kept back is asked for while the other half is on its way.
         unmarked = self._number - self._marked
         return self._chunked and unmarked * 2 >= (1 if at_rest else self._limits.mails_kept_back)
@@ -832,6 +856,10 @@ class Client:
             transaction.over = True
             self._transaction = None
             self._report()
+        elif self._connection.anticipated in _IN_TRANSACTION:
+            # What is left behind is reset first.
+            self._again.append(transaction)
+            self._transaction = None
 
     def _report(self) -> None:
         """Report what is over and in no doubt, in the order of the mails."""

@@ -17,6 +17,7 @@ What lives here: the exception types and the facts they carry. What does not: th
         ├── RemoteProtocolError     the peer broke the protocol
         │   └── LostStep                ... while it was asked to answer several mails at once
         ├── ServiceRefused          the peer said that it will not serve (greeting, EHLO, RSET, 421)
+        ├── LimitReached            the session has brought all that the peer takes in one
         ├── SessionAborted          the application gave the session up
         ├── EhloRequired            TLS or AUTH is wanted, and the peer speaks HELO only
         ├── TlsRequired             TLS is required, and the peer does not offer it or refused it
@@ -48,6 +49,7 @@ __all__ = [
     "DeliveryFailed",
     "EhloRequired",
     "ExtensionRequired",
+    "LimitReached",
     "LocalProtocolError",
     "LostStep",
     "PeerTimeout",
@@ -137,6 +139,13 @@ class LostStep(RemoteProtocolError):
 
 class ServiceRefused(SessionError):
     """The peer will not serve this session: a refused greeting, EHLO or RSET, or 421 at any time."""
+
+
+class LimitReached(SessionError):
+    """The session has brought all that the peer takes in one, as it announced (RFC 9422): another session takes more.
+
+    It ends so between mails. In an outcome: the recipient was not named in this session, and needs another one.
+    """
 
 
 class SessionAborted(SessionError):

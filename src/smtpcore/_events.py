@@ -512,6 +512,8 @@ class DisconnectReason(enum.Enum):
     QUIT = "quit"
     #: The peer would not serve: greeting, EHLO, RSET or 421.
     REFUSED = "refused"
+    #: The session has brought all that the peer takes in one (RFC 9422).
+    LIMIT = "limit"
     #: TLS could not be had though it is required.
     TLS = "tls"
     #: Authentication could not be had, or was declined.

@@ -16,6 +16,8 @@ from smtpcore._events import Reply
 
 __all__ = ["NO_CAPABILITIES", "Capabilities", "number_in"]
 
+#: A limit has six digits at most and is not 0 (RFC 9422).
+_LIMIT: Final = re.compile(r"[1-9][0-9]{0,5}")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
@@ -41,6 +43,27 @@ class Capabilities:
         """The largest message the peer takes, in octets; ``None`` if unknown or without limit (RFC 1870 §4)."""
         parameters = self.extensions.get("SIZE", ())
         return number_in(parameters[0]) or None if parameters else None
+
+    @property
+    def mail_limit(self) -> int | None:
+        """How many transactions the peer takes in one session: MAILMAX (RFC 9422); ``None`` if it does not say."""
+        return self._limit("MAILMAX")
+
+    @property
+    def recipient_limit(self) -> int | None:
+        """How many recipients the peer takes in one transaction: RCPTMAX (RFC 9422); ``None`` if it does not say."""
+        return self._limit("RCPTMAX")
+
+    @property
+    def domain_limit(self) -> int | None:
+        """Of how many domains the recipients of one session may be: RCPTDOMAINMAX (RFC 9422); ``None`` if unsaid."""
+        return self._limit("RCPTDOMAINMAX")
+
+    def _limit(self, name: str) -> int | None:
+        """A parameter of LIMITS, the lowest of them if it is named again; what is no number is passed over."""
+        named = (parameter.upper().partition("=") for parameter in self.extensions.get("LIMITS", ()))
+        numbers = (int(value) for keyword, _, value in named if keyword == name and _LIMIT.fullmatch(value))
+        return min(numbers, default=None)
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from smtpcore._errors import RemoteProtocolError, SmtpError
+from smtpcore._errors import BodyNotRepeatable, RemoteProtocolError, SmtpError
 from smtpcore._events import (
     Command,
     FileRange,
@@ -27,6 +27,7 @@ from smtpcore._events import (
     Verdict,
 )
 from smtpcore._limits import Limits
+from smtpcore._peer_limits import PeerLimits
 
 __all__ = ["Transaction"]
 
@@ -47,7 +48,8 @@ def _too_many(reply: Reply) -> bool:
 class Transaction:
     """The current mail transaction of one mail, and what earlier transactions of the same mail brought.
 
-    A mail needs a further transaction when the peer took some recipients and put the rest off as too many at once.
+    A mail needs a further transaction when the peer took some recipients and put the rest off as too many at once, and
+    when it announced that it takes fewer at a time than there are.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Transaction:
         "_ended",
         "_mail_command",
         "_outcomes",
+        "_peer_limits",
         "_put_off",
         "_rcpt_commands",
         "_recipients",
@@ -70,6 +73,7 @@ class Transaction:
         "_said",
         "_stage",
         "_verdicts",
+        "_waiting",
         "body_offset",
         "chunked",
         "mail",
@@ -93,7 +97,10 @@ class Transaction:
         self._stage = Stage.NOT_STARTED
         #: Whether every recipient has its outcome.
         self.over = False
+        #: The recipients of this transaction, and those that are left for further ones, where the peer has limits.
         self._recipients: Sequence[int] = range(len(rcpt_commands))
+        self._waiting: Sequence[int] = ()
+        self._peer_limits: PeerLimits | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -117,6 +124,20 @@ class Transaction:
         self._chunks_unanswered = 0
         #: Whether MAIL was refused: nothing more is said, and what is in flight answers itself.
         self.refused = False
+
+    def bound(self, peer_limits: PeerLimits) -> None:
+        """Say no more, in this transaction and in all further ones, than the peer announced that it takes."""
+        self._peer_limits = peer_limits
+        self._choose(self._recipients, peer_limits)
+
+    def _choose(self, candidates: Sequence[int], peer_limits: PeerLimits) -> None:
+        self._recipients, self._waiting, barred = peer_limits.choose(candidates, self.mail.envelope.recipients)
+        if barred:
+            self._later(barred, peer_limits.reached())
+
+    def _later(self, recipients: Sequence[int], error: SmtpError) -> None:
+        for index in recipients:
+            self._outcomes[index] = Outcome(self.mail.envelope.recipients[index], Verdict.LATER, None, error)
 
     def begin(self, mail_command: Command, *, chunked: bool) -> None:
         """Make ready to speak, once it is known what the peer offers; ``chunked`` says that the body goes in chunks."""
@@ -231,22 +252,45 @@ class Transaction:
     @property
     def may_be_left(self) -> bool:
         """Whether only the verdict on the message is open, and no further transaction can follow."""
-        return self._ended and not self._put_off
+        return self._ended and not (self._put_off or self._waiting)
 
     def begin_again(self) -> bool:
-        """Begin a further transaction for the recipients that were put off; false if there are none.
+        """Begin a further transaction for the recipients that are left; false if there are none.
 
-        Only after a transaction that brought its body over, and only with a body that can be read again: each further
-        transaction then settles at least one recipient.
+        For those that were put off, only after a transaction that brought its body over: each further transaction then
+        settles at least one recipient. A body that was begun must be one that can be read again.
         """
-        if not self._put_off or not self._delivered() or not self.mail.envelope.body.repeatable:
-            self._close()
+        recipients = self._left() if self._put_off or self._waiting else ()
+        self._close()
+        if not recipients:
             return False
         assert self._mail_command is not None
-        self._recipients = [index for index, _ in self._put_off]
+        if self._peer_limits is None:
+            self._recipients = recipients
+        else:
+            self._choose(recipients, self._peer_limits)
         self._begin()
         self.begin(self._mail_command, chunked=self.chunked)
         return True
+
+    def _left(self) -> Sequence[int]:
+        """Whom a further transaction is for; of those that none can be for it is decided here."""
+        waiting, self._waiting = self._waiting, ()
+        if self._body_error is not None:
+            return ()
+        if self._peer_limits is not None and self._peer_limits.used_up:
+            self._later(waiting, self._peer_limits.reached())
+            return ()
+        repeatable = self.mail.envelope.body.repeatable
+        if self._body_begun and not repeatable:
+            self._later(
+                waiting, BodyNotRepeatable("left out: the peer takes fewer recipients at a time than there are")
+            )
+            return ()
+        if repeatable and self._delivered():
+            return [*(index for index, _ in self._put_off), *waiting]
+        self._put_off_later()
+        return waiting
 
     def _close(self) -> None:
         """Decide for those whose message was broken off in the middle, by the peer or by its source."""
@@ -267,7 +311,8 @@ class Transaction:
     def mail_reply(self, reply: Reply) -> None:
         if not reply.positive:
             self.refused = True
-            self._decide(self._recipients, reply, may_be_never=not _host_fault(reply))
+            self._decide([*self._recipients, *self._waiting], reply, may_be_never=not _host_fault(reply))
+            self._waiting = ()
 
     def rcpt_reply(self, reply: Reply) -> None:
         """The reply to the next RCPT that has none."""

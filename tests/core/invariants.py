@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -89,6 +89,8 @@ class Life:
         self.patient = True
         #: Whether the client runs ahead of verdicts.
         self.across = False
+        #: What the peer announces by LIMITS, whenever it is content with EHLO (RFC 9422).
+        self.announced: dict[str, int] = {}
         self._limits = limits
         self._to_give = list(mails)
         self._bodies: dict[Mail, bytes] = {}
@@ -176,7 +178,9 @@ class Life:
         in_flight = self.client.snapshot().connection.in_flight
         verb = in_flight[0] if in_flight else None
         if code == "2":
-            self.hear(CONTENT.get(verb, b"250 ok") + b"\r\n")
+            limits = "".join(f" {name}={number}" for name, number in self.announced.items())
+            extension = f"\r\n250-LIMITS{limits}\r\n".encode() if verb is Verb.EHLO and limits else b"\r\n"
+            self.hear(CONTENT.get(verb, b"250 ok").replace(b"\r\n", extension, 1) + b"\r\n")
         else:
             self.hear(f"{code.ljust(3, '5')} no\r\n".encode())
 
@@ -241,6 +245,8 @@ class Life:
         check_commands(self.commands, self.events, self.heard)
         check_deliveries(self.events, self.heard, exactly=self.patient, across=self.across)
         check_bodies(self.events)
+        if "LIMITS" in self.client.capabilities:
+            check_announced(self.announced, self.events)
         shown = everything_shown(self.client, self.events)
         assert not any(secret in shown for secret in self._secrets)
         return self.events
@@ -390,6 +396,20 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
                     assert outcome.in_doubt == (key in may_have)
 
 
+def check_announced(limits: Mapping[str, int], events: Sequence[Event]) -> None:
+    """No more is said than the peer announced that it takes."""
+    mails, domains, recipients = 0, set[str](), 0
+    for text, _ in lines_of(events):
+        if text.startswith("MAIL FROM:"):
+            mails, recipients = mails + 1, 0
+            assert mails <= limits.get("MAILMAX", mails)
+        elif text.startswith("RCPT TO:"):
+            recipients += 1
+            domains.add(text.partition("@")[2].partition(">")[0])
+            assert recipients <= limits.get("RCPTMAX", recipients)
+            assert len(domains) <= limits.get("RCPTDOMAINMAX", len(domains))
+
+
 def may_be_good(code: int | None) -> bool:
     """Whether a command was accepted, or nobody knows: a 3yz is no answer to MAIL or RCPT."""
     return code is None or code // 100 in {2, 3}
@@ -450,7 +470,7 @@ def causes(error: BaseException | None) -> list[BaseException]:
 
 # --- lives out of octets --------------------------------------------------------------------------------------------
 
-LIMITS = Limits(reply_line=128, reply_lines=6, auth_steps=3, transcript_lines=10)
+LIMITS = Limits(reply_line=128, reply_lines=7, auth_steps=3, transcript_lines=10)
 USER, PASSWORD = "user", "correct horse battery staple"
 SECRET = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
 BODIES = (b"", b"hello\n", b".\r\n.\n", b"a\rb", b"x" * 100)
@@ -467,6 +487,8 @@ ECHOES = tuple(
     for before in (b"501 ", b"334 ", b"")
     for behind in (b"\r\n", b"...\r\n", b"\n", b"")
 )
+#: What a peer may announce that it takes.
+ANNOUNCED = ({}, {}, {"RCPTMAX": 2}, {"MAILMAX": 2, "RCPTMAX": 3}, {"MAILMAX": 1}, {"RCPTDOMAINMAX": 1}, {"RCPTMAX": 1})
 REFUSALS = ("4", "5", "450", "452", "452", "530", "550", "552")
 TROUBLES = (
     *("eof", "timeout", "send_failed", "body_failed", "tls_failed"),
@@ -503,10 +525,12 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
         facts = BodyFacts(
             repeatable=pick([False, True]), size=pick([None, None, 10, 10_000]), eight_bit=pick([None, False, True])
         )
-        recipients = [f"r{n}@b.example" for n in range(pick([1, 2, 3, 5]))]
+        # Most are of one domain.
+        recipients = [f"r{n}@{'c' if n == 2 else 'b'}.example" for n in range(pick([1, 2, 3, 5]))]
         mails.append((Envelope(f"s{number}@a.example", recipients, body=facts), pick(BODIES)))
     life = Life(client, limits, mails, [SECRET[:8]] if credentials else [])
     life.across = pipelining is Pipelining.ACROSS
+    life.announced = pick(ANNOUNCED)
     hasty = pick([False, False, True])
     life.run()
     for octet in octets:

@@ -27,6 +27,7 @@ from typing import Any
 import trio
 
 from smtpcore import (
+    BodyFacts,
     Deadlines,
     DeliveryFailed,
     Envelope,
@@ -1670,6 +1671,102 @@ scenario(
         open
         end quit clean
         ConnectionLost: the session has ended
+    """,
+)
+
+
+# --- the limits of a peer (RFC 9422) -------------------------------------------------------------------------------
+
+
+def limited(limits: str) -> Script:
+    """A peer that announces limits."""
+    return lambda line: line.serve(extensions=(*EXTENSIONS, f"LIMITS {limits}"))
+
+
+async def deliver_twice(stage: Stage) -> None:
+    session = await stage.open()
+    facts = {"body": BodyFacts(repeatable=True)}
+    await stage.deliver(session, b"Hello.\r\n", "1@x.example", "2@y.example", "3@x.example", **facts)
+    await stage.deliver(session, b"Hello.\r\n", "4@x.example", **facts)
+    await stage.quit(session)
+
+
+scenario(
+    "more recipients than the peer takes at a time",
+    limited("RCPTMAX=2"),
+    act=deliver_twice,
+    story="""
+        open
+        sent BODY_ENDED
+          1@x.example delivered: 250 accepted 1
+          2@y.example delivered: 250 accepted 1
+          3@x.example delivered: 250 accepted 2
+        sent BODY_ENDED
+          4@x.example delivered: 250 accepted 3
+        end quit clean
+    """,
+)
+scenario(
+    "more domains than the peer takes in a session",
+    limited("RCPTDOMAINMAX=1"),
+    act=deliver_twice,
+    story="""
+        open
+        sent BODY_ENDED
+          1@x.example delivered: 250 accepted 1
+          2@y.example later: the peer takes recipients of no more than 1 domains in a session (RCPTDOMAINMAX)
+          3@x.example delivered: 250 accepted 1
+        sent BODY_ENDED
+          4@x.example delivered: 250 accepted 2
+        end quit clean
+    """,
+)
+scenario(
+    "more mails than the peer takes in a session",
+    limited("MAILMAX=1"),
+    act=deliver_twice,
+    story="""
+        open
+        sent BODY_ENDED
+          1@x.example delivered: 250 accepted 1
+          2@y.example delivered: 250 accepted 1
+          3@x.example delivered: 250 accepted 1
+        LimitReached: the peer takes no more than 1 transactions in a session (MAILMAX)
+    """,
+    check=lambda peer: b"QUIT" in peer.lines[0].heard or 1 / 0,
+)
+
+
+async def send_many_and_end(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.send_many(session, numbered(2))
+    stage.tell_end(session)
+
+
+scenario(
+    "as many mails one after the other as the peer takes in a session",
+    limited("MAILMAX=2"),
+    act=send_many_and_end,
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 2
+        end limit clean LimitReached: the peer takes no more than 2 transactions in a session (MAILMAX)
+    """,
+)
+scenario(
+    "one mail more than the peer takes in a session",
+    limited("MAILMAX=1"),
+    act=send_many_and_end,
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        refused NOT_STARTED
+          b@there.example later: the peer takes no more than 1 transactions in a session (MAILMAX)
+        LimitReached: the peer takes no more than 1 transactions in a session (MAILMAX)
     """,
 )
 

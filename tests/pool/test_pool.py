@@ -21,6 +21,7 @@ from smtpcore import (
     EhloRequired,
     Envelope,
     ExtensionRequired,
+    LimitReached,
     LocalProtocolError,
     Mail,
     MailOptions,
@@ -53,6 +54,7 @@ from smtpcore.pool import (
 
 from .bench import GOODBYE, LOST, NO, NOT_NOW, OK, PLAIN, Bench
 
+LIMIT = LimitReached("the peer takes no more than 1 transactions in a session (MAILMAX)")
 REFUSED = ConnectFailed("cannot connect to there.example:25: Connection refused")
 
 
@@ -811,6 +813,67 @@ def test_a_number_is_used_once() -> None:
 def test_a_setting_that_makes_no_sense_is_named(setting: dict[str, float]) -> None:
     with pytest.raises(LocalProtocolError, match=next(iter(setting))):
         PoolSettings(**setting)  # type: ignore[arg-type]
+
+
+# --- the limits of a peer (RFC 9422) --------------------------------------------------------------------------------
+
+
+def test_a_session_that_has_brought_all_it_may_says_nothing_against_the_host() -> None:
+    bench = Bench(sessions=1)
+    bench.ask()
+    bench.opened(1)
+    bench.ask()
+    assert bench.reported(1, NOT_NOW, end=LIMIT) == ["open 2"]
+    assert bench.machine.status.resting_until is None
+
+
+def test_who_was_left_out_is_tried_at_once_and_it_counts_as_no_attempt() -> None:
+    bench = Bench(retries=Retries(most=1, spread=0.0))
+    recipients = [f"r{number}@there.example" for number in range(5)]
+    bench.ask(*recipients)
+    for session in range(1, 6):
+        assert bench.opened(session) == [f"give 1 to {session}"]
+        assert bench.envelope(session).recipients == tuple(recipients[session - 1 :])
+        left = [LIMIT] * (5 - session)
+        assert bench.reported(session, OK, *left, end=LIMIT) == ([f"open {session + 1}"] if left else ["answer 1"])
+    assert all("delivered" in verdict for verdict in bench.verdicts(1))
+
+
+def test_who_was_left_out_is_named_first() -> None:
+    bench = Bench()
+    bench.ask("a@there.example", "b@there.example", "c@there.example")
+    bench.opened(1)
+    assert bench.reported(1, NO, NOT_NOW, LIMIT, end=LIMIT) == ["open 2"]
+    bench.opened(2)
+    assert bench.envelope(2).recipients == ("c@there.example", "b@there.example")
+    assert bench.reported(2, OK, OK) == ["answer 1"]
+    assert [verdict.split(":")[0] for verdict in bench.verdicts(1)] == [
+        "a@there.example never",
+        "b@there.example delivered",
+        "c@there.example delivered",
+    ]
+
+
+def test_an_attempt_that_served_nobody_counts_and_the_next_one_waits() -> None:
+    bench = Bench(retries=Retries(most=1, delays=(10.0,), spread=0.0))
+    bench.ask("a@there.example", "b@there.example")
+    bench.opened(1)
+    assert bench.reported(1, NOT_NOW, LIMIT) == []
+    assert bench.wait(10) == ["give 1 to 1"]
+    assert bench.envelope(1).recipients == ("b@there.example", "a@there.example")
+    assert bench.reported(1, NOT_NOW, LIMIT) == ["answer 1"]
+    assert bench.verdicts(1)[0].endswith("(MAILMAX)")
+
+
+def test_a_further_attempt_asks_for_those_whom_it_names_only() -> None:
+    bench = Bench()
+    options = {to: RecipientOptions(notify=[Notify.NEVER]) for to in ("a@there.example", "b@there.example")}
+    envelope = Envelope("me@here.example", tuple(options), recipient_options=options)
+    bench.tell(MailAsked(1, envelope, True))
+    bench.opened(1)
+    bench.reported(1, OK, LIMIT, end=LIMIT)
+    bench.opened(2)
+    assert bench.envelope(2).recipient_options == {"b@there.example": options["b@there.example"]}
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,21 @@ from relay_bench import (
     Bench,
     OwnHosts,
     failed,
+    report,
     reported,
+    verdict,
 )
 
 from smtpcore import (
     ConnectFailed,
     ConnectionLost,
+    LimitReached,
+    Outcome,
     Reply,
     ServiceRefused,
     SessionAborted,
     Stage,
+    Verdict,
 )
 from smtpcore.relay import (
     Attempted,
@@ -56,6 +61,7 @@ from smtpcore.relay import (
     Orders,
     PendingRecipient,
     Relay,
+    Reported,
     Save,
     SessionEnded,
     ShutDown,
@@ -227,6 +233,60 @@ def test_a_session_that_ends_between_mails_costs_no_attempt() -> None:
     assert not bench.effects(Attempted)
     assert bench.effect(OpenSession).delivery.jobs == work.delivery.jobs
     assert bench.order(Claim).job.attempts == 1
+
+
+LIMIT = LimitReached("the peer takes no more than 1 transactions in a session (MAILMAX)")
+
+
+def left_out(work: OpenSession | Continue, *said: Reply | LimitReached) -> Reported:
+    """The report of a delivery in which some were not named."""
+    outcomes = tuple(
+        Outcome(to, verdict(what), what) if isinstance(what, Reply) else Outcome(to, Verdict.LATER, None, what)
+        for to, what in zip(work.delivery.envelope.recipients, said, strict=True)
+    )
+    return Reported(work.session_id, work.delivery.delivery_id, report(work.delivery, outcomes, Stage.BODY_ENDED))
+
+
+@pytest.mark.parametrize("served", [TAKEN, UNKNOWN])
+def test_who_was_left_out_where_others_were_served_is_due_at_once_and_it_cost_no_attempt(served: Reply) -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", "three@far.example", age=3 * DAY)
+    bench.tell(left_out(bench.effect(OpenSession), served, LIMIT, LIMIT))
+    job = bench.order(Save).job
+    assert (job.due_at, job.attempts) == (bench.now, 0)
+    assert [left.address for left in job.recipients] == ["two@far.example", "three@far.example"]
+
+
+def test_who_was_left_out_where_nobody_was_served_waits_as_usual() -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example")
+    bench.tell(left_out(bench.effect(OpenSession), BUSY, LIMIT))
+    job = bench.order(Save).job
+    assert (job.due_at, job.attempts) == (START + 5 * MINUTE, 1)
+
+
+def test_a_job_that_was_left_out_as_a_whole_is_due_at_once_and_the_others_as_usual() -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", "three@north.example", "four@east.example")
+    bench.tell(left_out(bench.effect(OpenSession), TAKEN, BUSY, LIMIT, BUSY))
+    jobs = {order.job.domain: order.job for order in bench.durable(Save)}
+    assert {domain: (job.due_at - START, job.attempts) for domain, job in jobs.items()} == {
+        "far.example": (5 * MINUTE, 1),
+        "north.example": (0.0, 0),
+        "east.example": (5 * MINUTE, 1),
+    }
+
+
+def test_a_session_that_has_brought_all_it_may_costs_the_next_mail_no_attempt() -> None:
+    bench = Bench(sessions_per_next_hop=1)
+    bench.accept("one@far.example")
+    first = bench.effect(OpenSession)
+    bench.accept("two@far.example")
+    bench.tell(reported(first, TAKEN))
+    work = bench.effect(Continue)
+    bench.tell(failed(work, LIMIT, Stage.NOT_STARTED), SessionEnded(first.session_id, LIMIT))
+    assert bench.order(Save).job == replace(work.delivery.jobs[0], attempts=0)
+    assert bench.effect(OpenSession).delivery.jobs == work.delivery.jobs
 
 
 @pytest.mark.parametrize("code", [421, 554])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smtpcore._errors import BodyError, BodyNotRepeatable, SmtpError
+from smtpcore._errors import BodyError, BodyNotRepeatable, LimitReached, SmtpError
 from smtpcore._events import (
     Envelope,
     Mail,
@@ -29,6 +29,7 @@ class PooledMail:
     """A mail that has no answer yet."""
 
     __slots__ = (
+        "_everyone",
         "_outcomes",
         "_pending",
         "_repeatable",
@@ -36,6 +37,7 @@ class PooledMail:
         "_stage",
         "_transcript",
         "attempts",
+        "cut_short",
         "envelope",
         "mail_id",
         "session_id",
@@ -47,11 +49,13 @@ class PooledMail:
         self._repeatable = repeatable
         #: Attempts that have failed or succeeded.
         self.attempts = 0
+        #: Whether the last one served some, and for others the session had come to the limits of the peer.
+        self.cut_short = False
         #: The session that has the mail in hand.
         self.session_id: int | None = None
         self._outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
         #: Indexes of the recipients whom the next attempt is for.
-        self._pending: list[int] = list(range(len(envelope.recipients)))
+        self._pending = self._everyone = list(range(len(envelope.recipients)))
         self._reply: Reply | None = None
         self._stage = Stage.NOT_STARTED
         self._transcript = Transcript()
@@ -59,7 +63,7 @@ class PooledMail:
     @property
     def next_envelope(self) -> Envelope:
         """The envelope of the next attempt."""
-        if len(self._pending) == len(self.envelope.recipients):
+        if self._pending is self._everyone:
             return self.envelope
         recipients = tuple(self.envelope.recipients[index] for index in self._pending)
         asked = {to: wish for to, wish in self.envelope.recipient_options.items() if to in recipients}
@@ -75,7 +79,9 @@ class PooledMail:
 
     def report(self, report: Report) -> None:
         """Note what an attempt came to."""
-        self.attempts += 1
+        final = any(outcome.verdict is not Verdict.LATER for outcome in report.outcomes)
+        self.cut_short = final and any(_left_out(outcome) for outcome in report.outcomes)
+        self.attempts += not self.cut_short
         self._stage = max(self._stage, report.stage)
         self._transcript = report.transcript
         if isinstance(report, MailSent):
@@ -100,7 +106,10 @@ class PooledMail:
             for index in again:
                 self._refuse_retry(index)
             return False
-        if again:
+        if any(_left_out(self._outcomes[index]) for index in again):
+            # They are named first now.
+            again.sort(key=lambda index: not _left_out(self._outcomes[index]))
+        if again and again != self._pending:
             self._pending = again
         return bool(again)
 
@@ -122,6 +131,11 @@ class PooledMail:
         if self._reply is not None:
             return MailSent(mail, outcomes, self._reply, self._stage, self._transcript)
         return MailRefused(mail, outcomes, self._stage, self._transcript)
+
+
+def _left_out(outcome: Outcome | None) -> bool:
+    """Whether a recipient was not named at all, for the peer takes no more in one session."""
+    return outcome is not None and isinstance(outcome.error, LimitReached)
 
 
 def _worth_retrying(outcome: Outcome, retries: Retries) -> bool:

@@ -42,6 +42,7 @@ from smtpcore._errors import (
     AuthDeclined,
     BodyError,
     ConnectionLost,
+    LimitReached,
     LocalProtocolError,
     RemoteProtocolError,
     SessionAborted,
@@ -261,7 +262,7 @@ class PoolMachine:
                 mail.fail(error)
                 self._answer(mail, error)
             return
-        if not session.closing and not session.served:
+        if not session.closing and not session.served and not isinstance(fact.error, LimitReached):
             self._host_failed(error, now)
             not_begun = [mail for mail in not_begun if self._fail(mail, error)]
         self._queue.extendleft(reversed(not_begun))
@@ -303,6 +304,9 @@ class PoolMachine:
     def _delay_or_answer(self, mail: PooledMail, now: float) -> None:
         if self._stopping or not mail.retry(self._settings.retries):
             self._answer(mail, _closed())
+            return
+        if mail.cut_short:
+            self._queue.appendleft(mail)
             return
         due_at = now + self._settings.retries.delay(self._seed, mail.mail_id, mail.attempts)
         self._delays += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from smtpcore._errors import SessionAborted, SmtpError
+from smtpcore._errors import LimitReached, SessionAborted, SmtpError
 from smtpcore._events import Outcome, Verdict
 from smtpcore.relay._facts import (
     Attempted,
@@ -72,9 +72,11 @@ def results_of(
     """Apply one outcome per recipient to the jobs of a mail, in their order; ``job.attempts`` counts the attempt.
 
     ``status`` stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left. What
-    was broken off because the relay is ``stopping`` does not expire, and is due at once.
+    was broken off because the relay is ``stopping`` does not expire, and is due at once; so is who was left out where
+    others were served, for the peer takes no more in one session (RFC 9422): that counts as no attempt.
     """
-    collected = _Collector(mail, now, schedule, remote_host, status, removed, stopping)
+    served = any(outcome.verdict is not Verdict.LATER for outcome in outcomes)
+    collected = _Collector(mail, now, schedule, remote_host, status, removed, stopping, served)
     remaining = iter(outcomes)
     for job in jobs:
         collected.add_job(job, [next(remaining) for _ in job.recipients])
@@ -98,12 +100,14 @@ class _Collector:
         status: str | None,
         removed: bool,
         stopping: bool,
+        served: bool,
     ) -> None:
         self._mail = mail
         self._remote_host = remote_host
         self._status = status
         self._removed = removed
         self._stopping = stopping
+        self._served = served
         self._now = now
         self._schedule = schedule
         self._age = max(0.0, now - mail.accepted_at)
@@ -115,6 +119,8 @@ class _Collector:
 
     def add_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         due_at = self._due_at(job, outcomes)
+        if any(self._left_out(outcome) for outcome in outcomes):
+            job = replace(job, attempts=job.attempts - 1)
         pending = [
             left
             for recipient, outcome in zip(job.recipients, outcomes, strict=True)
@@ -127,13 +133,17 @@ class _Collector:
             self._jobs.append(Forget(job))
 
     def _due_at(self, job: Job, outcomes: Sequence[Outcome]) -> float:
-        if any(self._broken_off(outcome) for outcome in outcomes):
+        if any(self._broken_off(outcome) or self._left_out(outcome) for outcome in outcomes):
             return self._now
         return self._now + self._schedule.delay(job.job_id, job.attempts)
 
     def _broken_off(self, outcome: Outcome) -> bool:
         """Whether it was the relay's own end that left a recipient undone: no reason to wait, or to give up."""
         return self._stopping and isinstance(outcome.error, SessionAborted) and not outcome.in_doubt
+
+    def _left_out(self, outcome: Outcome) -> bool:
+        """Whether others of the mail were served, and this one was not named for a limit of the peer."""
+        return self._served and isinstance(outcome.error, LimitReached)
 
     def _add_recipient(
         self, job: Job, recipient: PendingRecipient, outcome: Outcome, due_at: float
@@ -146,7 +156,9 @@ class _Collector:
         if self._removed:
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.REMOVED, words))
             return None
-        too_old = self._age >= self._schedule.give_up_after and not self._broken_off(outcome)
+        too_old = self._age >= self._schedule.give_up_after and not (
+            self._broken_off(outcome) or self._left_out(outcome)
+        )
         expired = outcome.verdict is Verdict.LATER and too_old
         if outcome.verdict is Verdict.NEVER or expired:
             self._settle(recipient, outcome, expired=expired)
