@@ -40,6 +40,7 @@ WIDTH, HEIGHT = 150, 64
 ROUTES = {
     (State.CONNECTED, State.GREETED): ("M160 250 L215 250", (187, 243)),
     (State.GREETED, State.READY): ("M365 250 L465 250", (415, 243)),
+    (State.READY, State.GREETED): ("M490 282 Q415 340 340 282", (415, 338)),
     (State.READY, State.TLS): ("M480 218 L360 122", (405, 182)),
     (State.READY, State.AUTH): ("M520 218 L520 122", (496, 178)),
     (State.AUTH, State.READY): ("M560 122 L560 218", (604, 150)),

@@ -30,6 +30,7 @@ from smtpcore._errors import (
     SmtpError,
     TlsFailed,
     TlsRequired,
+    XclientRequired,
 )
 from smtpcore._events import (
     BeginTls,
@@ -76,6 +77,7 @@ from smtpcore._grammar import (
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
 from smtpcore._options import DeliverBy, MailOptions, Notify, RecipientOptions, Return
 from smtpcore._state import LEADS, LEGAL, State
+from smtpcore._xclient import MailSource, Unavailable, XClient, XForward
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -120,6 +122,7 @@ __all__ = [
     "MailOptions",
     "MailRefused",
     "MailSent",
+    "MailSource",
     "NeedBody",
     "NeedMail",
     "Notify",
@@ -149,8 +152,12 @@ __all__ = [
     "TlsPolicy",
     "TlsRequired",
     "Transcript",
+    "Unavailable",
     "Verb",
     "Verdict",
+    "XClient",
+    "XForward",
+    "XclientRequired",
     "check_forward_path",
     "check_host_name",
     "check_mailbox",

@@ -52,6 +52,7 @@ from smtpcore._errors import (
     SessionError,
     TlsFailed,
     TlsRequired,
+    XclientRequired,
 )
 from smtpcore._events import (
     BeginTls,
@@ -78,9 +79,10 @@ from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
 from smtpcore._options import check_kind
 from smtpcore._peer_limits import PeerLimits
-from smtpcore._planner import NO_OFFER, Offer, in_a_labels, plan, rehearse
+from smtpcore._planner import NO_OFFER, Offer, attribute_commands, in_a_labels, plan, rehearse
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
+from smtpcore._xclient import XClient
 from smtpcore.sasl import Mechanism
 
 __all__ = ["Client", "ClientSnapshot", "Pipelining", "Protocol", "TlsPolicy"]
@@ -128,6 +130,8 @@ class ClientSnapshot:
     capabilities: Capabilities
     tls: TlsInfo | None
     authenticated: bool
+    #: XCLIENT commands yet to be accepted.
+    introductions: int
     #: Mails that wait for their turn.
     queued: int
     #: Commands asked for and not yet answered.
@@ -163,6 +167,8 @@ class Client:
     mechanisms in order of preference; they make authentication required, and TLS too, for they are never said in clear.
     ``nonce`` makes the chance that some need (SCRAM), a new one with every call, as ``secrets.token_urlsafe`` does:
     printable ASCII without a comma. Without it they are passed over.
+    ``xclient`` is the client that the session is held for; a peer that does not take all its attributes is given no
+    mail. It is said within TLS where there is TLS, and before AUTH.
     ``chunking`` lets messages go in chunks where the peer offers it (RFC 3030), which saves a round trip.
     ``to_a_labels`` writes a domain beyond ASCII in A-labels, as ``idna.encode`` does, and raises ``ValueError`` where
     that cannot be: mails of which only domains are beyond ASCII then go to any peer, others need SMTPUTF8 (RFC 6531).
@@ -177,6 +183,7 @@ class Client:
         protocol: Protocol = Protocol.SMTP,
         tls: TlsPolicy = TlsPolicy.OPPORTUNISTIC,
         credentials: Sequence[Mechanism] = (),
+        xclient: XClient | None = None,
         pipelining: Pipelining = Pipelining.WITHIN,
         chunking: bool = True,
         line_ends: LineEnds = LineEnds.NORMALISE,
@@ -213,6 +220,9 @@ class Client:
         self._authentication = Authentication(credentials, limits, nonce)
         #: The challenge that waits for its answer.
         self._challenge: Reply | None = None
+        self._xclient = xclient
+        attributes = () if xclient is None else xclient.attributes
+        self._introductions = deque(attribute_commands(Verb.XCLIENT, attributes, limits))
         self._open = False
 
         #: Mails that wait for their turn, with their envelopes and their RCPT commands as they are said.
@@ -287,6 +297,7 @@ class Client:
             capabilities=self.capabilities,
             tls=self._tls,
             authenticated=self._authentication.succeeded,
+            introductions=len(self._introductions),
             queued=len(self._queue),
             asked=len(self._asked),
             current=None if self._transaction is None else self._transaction.mail,
@@ -452,6 +463,10 @@ class Client:
             self._fail(DisconnectReason.PROTOCOL, violation)
             return
         self._tls = info
+        self._forget_offer()
+
+    def _forget_offer(self) -> None:
+        """What the peer offers is to be asked for anew."""
         self._offer = NO_OFFER
         self._peer_limits = None
         self._hello = Verb.LHLO if self._lmtp else Verb.EHLO
@@ -541,6 +556,8 @@ class Client:
             self._hear_starttls(reply)
         elif verb in {Verb.AUTH, Verb.AUTH_ANSWER}:
             self._hear_auth(reply)
+        elif verb is Verb.XCLIENT:
+            self._hear_xclient(reply)
         elif verb is Verb.HELP:
             self._hear_mark(reply, heard.about)
         elif reply.positive:
@@ -594,7 +611,7 @@ class Client:
         elif self._needs_ehlo:
             self._fail(
                 DisconnectReason.REFUSED,
-                EhloRequired(f"TLS or authentication needs EHLO, and the peer refused it: {reply}", reply=reply),
+                EhloRequired(f"TLS, AUTH or XCLIENT needs EHLO, and the peer refused it: {reply}", reply=reply),
                 polite=True,
             )
         else:
@@ -602,7 +619,7 @@ class Client:
 
     @property
     def _needs_ehlo(self) -> bool:
-        return self._tls_policy is TlsPolicy.REQUIRED or self._needs_auth
+        return self._tls_policy is TlsPolicy.REQUIRED or self._needs_auth or self._xclient is not None
 
     def _hear_starttls(self, reply: Reply) -> None:
         if reply.positive:
@@ -614,6 +631,15 @@ class Client:
                 polite=True,
             )
         self._tls_given_up = True
+
+    def _hear_xclient(self, reply: Reply) -> None:
+        if reply.positive:
+            self._introductions.popleft()
+            self._connection.allow_pipelining(False)
+            self._forget_offer()
+        else:
+            error = XclientRequired(f"the peer refused XCLIENT: {reply}", reply=reply)
+            self._fail(DisconnectReason.REFUSED, error, polite=True)
 
     def _refused(self, reply: Reply, *, polite: bool = True) -> None:
         error = ServiceRefused(f"the peer refuses service: {reply}", reply=reply)
@@ -678,6 +704,8 @@ class Client:
             return False
         elif self._tls is None and not self._tls_given_up:
             self._say_starttls()
+        elif self._introductions:
+            self._say_xclient()
         elif self._needs_auth and not self._authentication.succeeded:
             self._say_auth()
         else:
@@ -692,6 +720,17 @@ class Client:
             self._fail(DisconnectReason.TLS, error, polite=True)
         else:
             self._tls_given_up = True
+
+    def _say_xclient(self) -> None:
+        """Say for whom the session is held, whole or not at all: what were left out would be this client's own."""
+        assert self._xclient is not None
+        taken = {keyword.upper() for keyword in self.capabilities.extensions.get("XCLIENT", ())}
+        missing = [keyword for keyword, _ in self._xclient.attributes if keyword not in taken]
+        if missing:
+            error = XclientRequired(f"the peer does not offer XCLIENT with {' '.join(missing)}")
+            self._fail(DisconnectReason.REFUSED, error, polite=True)
+        else:
+            self._connection.send(self._introductions[0])
 
     def _say_quit(self) -> bool:
         if self._connection.in_flight or not self._connection.can_send(Verb.QUIT):
@@ -717,7 +756,8 @@ class Client:
             self._transaction = self._again.popleft()
             self._number += 1
             self._transaction.number = self._number
-            self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight)
+            # Behind an RSET, with no other mail begun, nothing runs ahead of a verdict.
+            self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and len(self._begun) > 1)
             return True
         if self._many_kept_back and self._connection.in_flight:
             return False
@@ -728,12 +768,12 @@ class Client:
             transaction = Transaction(mail, commands, self._number)
             transaction.refuse(planned)
         else:
-            mail_command, commands = planned
+            opening, commands = planned
             transaction = Transaction(mail, commands, self._number)
             transaction.one_by_one = self._lmtp
             if self._peer_limits is not None:
                 transaction.bound(self._peer_limits)
-            transaction.begin(mail_command, chunked=self._chunked)
+            transaction.begin(opening, chunked=self._chunked)
             self._transaction = transaction
             self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
         self._begun.append(transaction)
@@ -821,10 +861,11 @@ class Client:
             transaction.rcpt_reply(reply)
         elif verb is _MAIL:
             transaction.mail_reply(reply)
-        elif reply.code < 400:
+        elif reply.code == 354:
             self._begin_body(transaction)
-        else:
+        elif verb is Verb.DATA:
             transaction.data_refused(reply)
+        # What is left answers XFORWARD, and changes nothing for the mail.
 
     def _begin_body(self, transaction: Transaction) -> None:
         self._in_step()
@@ -853,6 +894,8 @@ class Client:
 
     def _transaction_over(self, transaction: Transaction) -> None:
         if not transaction.begin_again():
+            if transaction.leaves_attributes:
+                self._connection.try_send(_RSET)
             transaction.over = True
             self._transaction = None
             self._report()

@@ -23,7 +23,8 @@ _KEPT_OUT: Final = {
     **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "BURL"), "mails are sent with send()"),
     **dict.fromkeys(("SEND", "SOML", "SAML"), "it begins a mail (RFC 821 §3.4)"),
     **dict.fromkeys(("TURN", "ATRN"), "it makes the server a client (RFC 2645)"),
-    "XCLIENT": "it begins the session anew",
+    "XCLIENT": "it begins the session anew; a session is given it when it is opened",
+    "XFORWARD": "it is an option of a mail (MailOptions.forwarded)",
 }
 
 

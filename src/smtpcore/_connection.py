@@ -61,6 +61,8 @@ _ROW: Final[dict[Verb, Callable[[Deadlines], float]]] = {
     Verb.STARTTLS: lambda row: row.starttls,
     Verb.AUTH: lambda row: row.auth,
     Verb.AUTH_ANSWER: lambda row: row.auth,
+    # It is answered by a greeting.
+    Verb.XCLIENT: lambda row: row.greeting,
     Verb.MAIL: lambda row: row.mail,
     Verb.RCPT: lambda row: row.rcpt,
     Verb.DATA: lambda row: row.data_initiation,

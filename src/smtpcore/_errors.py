@@ -22,6 +22,7 @@ What lives here: the exception types and the facts they carry. What does not: th
         ├── EhloRequired            TLS or AUTH is wanted, and the peer speaks HELO only
         ├── TlsRequired             TLS is required, and the peer does not offer it or refused it
         ├── TlsFailed               the TLS handshake failed
+        ├── XclientRequired         the session is for another client, and the peer does not take its attributes
         ├── AuthRequired            authentication is wanted, and no mechanism is common to both
         ├── CredentialsUnavailable  the function that was to give the credentials raised
         ├── AuthExchangeFailed      the peer sent a challenge that makes no sense, or failed to prove itself
@@ -60,6 +61,7 @@ __all__ = [
     "SmtpError",
     "TlsFailed",
     "TlsRequired",
+    "XclientRequired",
 ]
 
 
@@ -153,13 +155,22 @@ class SessionAborted(SessionError):
 
 
 class EhloRequired(SessionError):
-    """TLS or authentication is wanted, and the peer refused EHLO."""
+    """TLS, authentication or XCLIENT is wanted, and the peer refused EHLO."""
 
     _lasting = True
 
 
 class TlsRequired(SessionError):
     """TLS is required, and the peer does not offer STARTTLS or refused it (RFC 3207 §4.1)."""
+
+    _lasting = True
+
+
+class XclientRequired(SessionError):
+    """The session is held for another client, and the peer does not offer XCLIENT with its attributes, or refused it.
+
+    Without it, the peer would judge the session as that of this client, which may have other rights.
+    """
 
     _lasting = True
 

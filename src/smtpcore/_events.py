@@ -69,6 +69,10 @@ class Verb(enum.Enum):
     AUTH = "AUTH"
     #: One answer within an authentication exchange (RFC 4954 §4).
     AUTH_ANSWER = "AUTH answer"
+    #: For which client the session is held; answered by another greeting.
+    XCLIENT = "XCLIENT"
+    #: Which client the next mail came from.
+    XFORWARD = "XFORWARD"
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"

@@ -15,6 +15,7 @@ from typing import Final
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_mailbox, encode_utf8_address, encode_xtext
+from smtpcore._xclient import XForward
 
 __all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return", "check_kind"]
 
@@ -87,6 +88,7 @@ class MailOptions:
     ``hold_for``            4865            refused, as it is beyond the peer's limit; in seconds
     ``hold_until``          4865            refused, as it is beyond the peer's limit; a datetime with its zone
     ``submitter``           4954 §5         left out; a mailbox, or empty for one that is not known (``AUTH=<>``)
+    ``forwarded``           (XFORWARD)      left out, as are single attributes; a refusal changes nothing for the mail
     ======================  ==============  ======================================================================
 
     Raises ``LocalProtocolError`` for what may not be asked.
@@ -100,6 +102,7 @@ class MailOptions:
     hold_for: int | None = None
     hold_until: datetime | None = None
     submitter: str | None = None
+    forwarded: XForward | None = None
 
     def __post_init__(self) -> None:
         for option, kind in _KINDS_OF_OPTIONS.items():

@@ -20,8 +20,19 @@ from smtpcore._extensions import NO_CAPABILITIES, Capabilities, number_in
 from smtpcore._grammar import check_mailbox, encode_xtext
 from smtpcore._limits import Limits
 from smtpcore._options import MailOptions, RecipientOptions
+from smtpcore._xclient import Attribute
 
-__all__ = ["MAIL_PARAMETERS", "NO_OFFER", "RCPT_PARAMETERS", "Offer", "Parameter", "in_a_labels", "plan", "rehearse"]
+__all__ = [
+    "MAIL_PARAMETERS",
+    "NO_OFFER",
+    "RCPT_PARAMETERS",
+    "Offer",
+    "Parameter",
+    "attribute_commands",
+    "in_a_labels",
+    "plan",
+    "rehearse",
+]
 
 T = TypeVar("T")
 
@@ -208,6 +219,8 @@ _EVERYTHING: Final = Offer(
     chunking=True,
     tls_verified=True,
 )
+#: A line of XCLIENT or XFORWARD with its CRLF: servers take no longer ones.
+_ATTRIBUTE_LINE: Final = 512
 #: What a MAIL line without options holds at most beside the reverse-path, CRLF included.
 _USUAL_PARAMETERS: Final = len("MAIL FROM:<> SIZE= BODY=8BITMIME\r\n") + 20
 
@@ -270,8 +283,10 @@ def _parameters(rows: Sequence[Parameter[T]], subject: T, offer: Offer) -> str |
 
 def plan(
     envelope: Envelope, commands: list[Command], offer: Offer, limits: Limits
-) -> tuple[Command, list[Command]] | ExtensionRequired:
-    """MAIL, and RCPT for each recipient, with the parameters that ``offer`` allows; or why the mail cannot be given.
+) -> tuple[Sequence[Command], list[Command]] | ExtensionRequired:
+    """MAIL and what comes before it, and RCPT for each recipient, with the parameters that ``offer`` allows.
+
+    Or why the mail cannot be given.
 
     ``commands`` are what :func:`rehearse` gave. Raises ``LocalProtocolError`` when a line would exceed its limit, which
     after :func:`rehearse` none does.
@@ -280,9 +295,34 @@ def plan(
     if isinstance(said, ExtensionRequired):
         return said
     mail = _bounded(Verb.MAIL, f"MAIL FROM:<{envelope.reverse_path}>{said}", limits)
+    opening = (mail,) if envelope.options.forwarded is None else (*_forwarded(envelope, offer, limits), mail)
     if not envelope.recipient_options:
-        return mail, commands
-    return mail, [_rcpt(recipient, envelope, offer, limits) for recipient in envelope.recipients]
+        return opening, commands
+    return opening, [_rcpt(recipient, envelope, offer, limits) for recipient in envelope.recipients]
+
+
+def _forwarded(envelope: Envelope, offer: Offer, limits: Limits) -> list[Command]:
+    """XFORWARD with the attributes that the peer takes."""
+    assert envelope.options.forwarded is not None
+    attributes = envelope.options.forwarded.attributes
+    if offer is not _EVERYTHING:
+        taken = {keyword.upper() for keyword in offer.capabilities.extensions.get("XFORWARD", ())}
+        attributes = tuple(each for each in attributes if each[0] in taken)
+    return attribute_commands(Verb.XFORWARD, attributes, limits)
+
+
+def attribute_commands(verb: Verb, attributes: Sequence[Attribute], limits: Limits) -> list[Command]:
+    """XCLIENT or XFORWARD with these attributes, as many of them as the length of a line asks for.
+
+    Raises ``LocalProtocolError`` when a line would exceed ``limits``.
+    """
+    lines: list[str] = []
+    for keyword, text in attributes:
+        attribute = f" {keyword}={text}"
+        if not lines or len(lines[-1]) + len(attribute) + 2 > min(_ATTRIBUTE_LINE, limits.command_line):
+            lines.append(verb.value)
+        lines[-1] += attribute
+    return [_bounded(verb, line, limits) for line in lines]
 
 
 def rehearse(envelope: Envelope, limits: Limits) -> list[Command]:

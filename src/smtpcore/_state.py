@@ -93,7 +93,9 @@ LEGAL: Final[Mapping[State, frozenset[Verb]]] = MappingProxyType(
         # After a greeting that refuses service, a client may still say goodbye (§3.1).
         State.CONNECTED: frozenset({Verb.QUIT}),
         State.GREETED: (_ANY_TIME - {Verb.RSET}) | _HELLO,
-        State.READY: _ANY_TIME | _HELLO | {Verb.STARTTLS, Verb.AUTH, Verb.MAIL, Verb.OTHER},
+        State.READY: _ANY_TIME
+        | _HELLO
+        | {Verb.STARTTLS, Verb.AUTH, Verb.XCLIENT, Verb.XFORWARD, Verb.MAIL, Verb.OTHER},
         State.TLS: frozenset(),
         State.AUTH: frozenset({Verb.AUTH_ANSWER}),
         State.MAIL: _ANY_TIME | _HELLO | {Verb.RCPT},
@@ -116,6 +118,8 @@ LEADS: Final[Mapping[Verb, Mapping[int, State | None]]] = MappingProxyType(
         Verb.STARTTLS: MappingProxyType({220: State.TLS}),
         Verb.AUTH: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
         Verb.AUTH_ANSWER: MappingProxyType({235: State.READY, 334: State.AUTH, 4: State.READY, 5: State.READY}),
+        Verb.XCLIENT: MappingProxyType({220: State.GREETED}),
+        Verb.XFORWARD: MappingProxyType({2: State.READY}),
         Verb.MAIL: MappingProxyType({2: State.MAIL}),
         Verb.RCPT: MappingProxyType({2: State.RCPT}),
         Verb.DATA: MappingProxyType({354: State.DATA}),
@@ -142,6 +146,7 @@ ENDS_GROUP: Final = frozenset(
         Verb.STARTTLS,
         Verb.AUTH,
         Verb.AUTH_ANSWER,
+        Verb.XCLIENT,
         Verb.DATA,
         Verb.NOOP,
         Verb.VRFY,

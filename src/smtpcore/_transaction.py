@@ -63,7 +63,7 @@ class Transaction:
         "_commands",
         "_complete",
         "_ended",
-        "_mail_command",
+        "_opening",
         "_outcomes",
         "_peer_limits",
         "_put_off",
@@ -90,7 +90,8 @@ class Transaction:
         #: Whether the body goes in chunks, and whether there is a verdict for each recipient (LMTP).
         self.chunked = False
         self.one_by_one = False
-        self._mail_command: Command | None = None
+        #: MAIL, and what comes before it.
+        self._opening: Sequence[Command] = ()
         self._rcpt_commands = rcpt_commands
         self._outcomes: list[Outcome | None] = [None] * len(rcpt_commands)
         self._reply: Reply | None = None
@@ -139,11 +140,14 @@ class Transaction:
         for index in recipients:
             self._outcomes[index] = Outcome(self.mail.envelope.recipients[index], Verdict.LATER, None, error)
 
-    def begin(self, mail_command: Command, *, chunked: bool) -> None:
-        """Make ready to speak, once it is known what the peer offers; ``chunked`` says that the body goes in chunks."""
-        self._mail_command = mail_command
+    def begin(self, opening: Sequence[Command], *, chunked: bool) -> None:
+        """Make ready to speak, once it is known what the peer offers; ``chunked`` says that the body goes in chunks.
+
+        ``opening`` is MAIL, behind what is said of the mail before it.
+        """
+        self._opening = opening
         self.chunked = chunked
-        self._commands = [mail_command, *(self._rcpt_commands[index] for index in self._recipients)]
+        self._commands = [*opening, *(self._rcpt_commands[index] for index in self._recipients)]
         if not chunked:
             self._commands.append(_DATA)
 
@@ -159,7 +163,7 @@ class Transaction:
     def said(self) -> None:
         """Note that the next command is said."""
         self._said += 1
-        if not self._stage:
+        if not self._stage and self._said >= len(self._opening):
             self._stage = Stage.STARTED
 
     @property
@@ -250,6 +254,11 @@ class Transaction:
         self._stage = Stage.BODY_ENDED
 
     @property
+    def leaves_attributes(self) -> bool:
+        """Whether what was said before MAIL may still stand for the next mail: none was begun that would end it."""
+        return self.refused and len(self._opening) > 1
+
+    @property
     def may_be_left(self) -> bool:
         """Whether only the verdict on the message is open, and no further transaction can follow."""
         return self._ended and not (self._put_off or self._waiting)
@@ -264,13 +273,12 @@ class Transaction:
         self._close()
         if not recipients:
             return False
-        assert self._mail_command is not None
         if self._peer_limits is None:
             self._recipients = recipients
         else:
             self._choose(recipients, self._peer_limits)
         self._begin()
-        self.begin(self._mail_command, chunked=self.chunked)
+        self.begin(self._opening, chunked=self.chunked)
         return True
 
     def _left(self) -> Sequence[int]:

@@ -28,6 +28,7 @@ from smtpcore import (
     LineEnds,
     LocalProtocolError,
     Mail,
+    MailOptions,
     MailRefused,
     MailSent,
     NeedBody,
@@ -45,6 +46,8 @@ from smtpcore import (
     TlsPolicy,
     Verb,
     Verdict,
+    XClient,
+    XForward,
 )
 from smtpcore.sasl import Plain
 
@@ -56,10 +59,12 @@ TLS = TlsInfo("TLSv1.3", "TLS_TEST", verified=True)
 CONTENT = {
     None: b"421 why are we here",
     Verb.CONNECT: b"220 mx.example",
-    Verb.EHLO: b"250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-AUTH PLAIN\r\n250 STARTTLS",
+    Verb.EHLO: b"250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-AUTH PLAIN\r\n"
+    b"250-XCLIENT NAME ADDR\r\n250-XFORWARD NAME ADDR\r\n250 STARTTLS",
     Verb.STARTTLS: b"220 go ahead",
     Verb.AUTH: b"235 welcome",
     Verb.AUTH_ANSWER: b"235 welcome",
+    Verb.XCLIENT: b"220 mx.example again",
     Verb.DATA: b"354 go ahead",
     Verb.HELP: b"214 RFC 5321",
     Verb.QUIT: b"221 bye",
@@ -245,6 +250,7 @@ class Life:
         check_commands(self.commands, self.events, self.heard)
         check_deliveries(self.events, self.heard, exactly=self.patient, across=self.across)
         check_bodies(self.events)
+        check_forwarded(self.events)
         if "LIMITS" in self.client.capabilities:
             check_announced(self.announced, self.events)
         shown = everything_shown(self.client, self.events)
@@ -410,6 +416,20 @@ def check_announced(limits: Mapping[str, int], events: Sequence[Event]) -> None:
             assert len(domains) <= limits.get("RCPTDOMAINMAX", len(domains))
 
 
+def check_forwarded(events: Sequence[Event]) -> None:
+    """What was said of a mail before MAIL is of that mail, and nothing of it is left when the next one is begun."""
+    told, begun = "", False
+    for text, _ in lines_of(events):
+        if text.startswith("XFORWARD "):
+            assert not told
+            told, begun = text.partition("=")[2].partition(".")[0], False
+        elif text.startswith("MAIL FROM:"):
+            assert not told or (not begun and text.startswith(f"MAIL FROM:<{told}@"))
+            begun = True
+        elif text == "RSET\r\n" or text.endswith((".\r\n", " LAST\r\n")):
+            told, begun = "", False
+
+
 def may_be_good(code: int | None) -> bool:
     """Whether a command was accepted, or nobody knows: a 3yz is no answer to MAIL or RCPT."""
     return code is None or code // 100 in {2, 3}
@@ -470,7 +490,7 @@ def causes(error: BaseException | None) -> list[BaseException]:
 
 # --- lives out of octets --------------------------------------------------------------------------------------------
 
-LIMITS = Limits(reply_line=128, reply_lines=7, auth_steps=3, transcript_lines=10)
+LIMITS = Limits(reply_line=128, reply_lines=9, auth_steps=3, transcript_lines=10)
 USER, PASSWORD = "user", "correct horse battery staple"
 SECRET = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
 BODIES = (b"", b"hello\n", b".\r\n.\n", b"a\rb", b"x" * 100)
@@ -518,6 +538,7 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
         pipelining=pipelining,
         line_ends=pick(list(LineEnds)),
         chunking=pick([False, True]),
+        xclient=pick([*[None] * 7, XClient(name="another.example")]),
         limits=limits,
     )
     mails: list[tuple[Envelope, bytes]] = []
@@ -527,7 +548,8 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
         )
         # Most are of one domain.
         recipients = [f"r{n}@{'c' if n == 2 else 'b'}.example" for n in range(pick([1, 2, 3, 5]))]
-        mails.append((Envelope(f"s{number}@a.example", recipients, body=facts), pick(BODIES)))
+        options = MailOptions(forwarded=pick([None, None, XForward(name=f"s{number}.example")]))
+        mails.append((Envelope(f"s{number}@a.example", recipients, body=facts, options=options), pick(BODIES)))
     life = Life(client, limits, mails, [SECRET[:8]] if credentials else [])
     life.across = pipelining is Pipelining.ACROSS
     life.announced = pick(ANNOUNCED)

@@ -34,6 +34,7 @@ from smtpcore import (
     TlsRequired,
     Transcript,
     Verdict,
+    XclientRequired,
     _errors,
 )
 
@@ -62,7 +63,15 @@ def test_a_session_error_carries_the_dialogue(kind: type[SessionError]) -> None:
     assert "554" not in str(error)
 
 
-HOPELESS = {AuthDeclined, AuthExchangeFailed, AuthRequired, CredentialsUnavailable, EhloRequired, TlsRequired}
+HOPELESS = {
+    XclientRequired,
+    AuthDeclined,
+    AuthExchangeFailed,
+    AuthRequired,
+    CredentialsUnavailable,
+    EhloRequired,
+    TlsRequired,
+}
 
 
 @pytest.mark.parametrize("kind", SESSION)

@@ -22,6 +22,8 @@ TABLE = """
     STARTTLS    220: tls        4xx 5xx: =
     AUTH        235: ready      334: auth   4xx 5xx: ready
     AUTH_answer 235: ready      334: auth   4xx 5xx: ready
+    XCLIENT     220: greeted    4xx 5xx: =
+    XFORWARD    2xx: ready      4xx 5xx: =
     MAIL        2xx: mail       4xx 5xx: =
     RCPT        2xx: rcpt       4xx 5xx: =
     DATA        354: data       4xx 5xx: =
@@ -102,11 +104,11 @@ def test_tables_cannot_be_changed() -> None:
         LEADS[Verb.MAIL][3] = State.MAIL  # type: ignore[index]
 
 
-#: RFC 5321 §4.1.4, RFC 3207 §4.2 and RFC 4954 §4, state by state.
+#: RFC 5321 §4.1.4, RFC 3207 §4.2, RFC 4954 §4 and Postfix on XCLIENT and XFORWARD, state by state.
 MAY_SAY = {
     State.CONNECTED: "QUIT",
     State.GREETED: "EHLO HELO LHLO NOOP VRFY EXPN HELP QUIT",
-    State.READY: "EHLO HELO LHLO STARTTLS AUTH MAIL RSET NOOP VRFY EXPN HELP another_command QUIT",
+    State.READY: "EHLO HELO LHLO STARTTLS AUTH XCLIENT XFORWARD MAIL RSET NOOP VRFY EXPN HELP another_command QUIT",
     State.TLS: "",
     State.AUTH: "AUTH_answer",
     State.MAIL: "EHLO HELO LHLO RCPT RSET NOOP VRFY EXPN HELP QUIT",
@@ -125,7 +127,7 @@ def test_what_may_be_said(state: State) -> None:
 
 def test_only_these_may_stand_within_a_group() -> None:
     # RFC 2920 §3.1; the end of data is no command, and another mail may follow it.
-    within = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.HELP, Verb.BDAT, Verb.BDAT_LAST, Verb.END_OF_DATA}
+    within = {Verb.XFORWARD, Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.HELP, Verb.BDAT, Verb.BDAT_LAST, Verb.END_OF_DATA}
     assert set(Verb) - ENDS_GROUP == within
 
 

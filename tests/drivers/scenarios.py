@@ -34,11 +34,14 @@ from smtpcore import (
     Limits,
     LineEnds,
     LocalProtocolError,
+    MailOptions,
     MailSent,
     Pipelining,
     Report,
     SmtpError,
     TlsPolicy,
+    XClient,
+    XForward,
 )
 from smtpcore.sasl import Plain
 
@@ -1768,6 +1771,66 @@ scenario(
           b@there.example later: the peer takes no more than 1 transactions in a session (MAILMAX)
         LimitReached: the peer takes no more than 1 transactions in a session (MAILMAX)
     """,
+)
+
+
+# --- speaking for another client ------------------------------------------------------------------------------------
+
+SPIKE = XClient(name="spike.example", address="2001:db8::1", login="anna")
+OFFERED = (*EXTENSIONS, "XCLIENT NAME ADDR LOGIN", "XFORWARD NAME IDENT")
+
+
+def hears_of_another(line: Line) -> None:
+    """A peer that judges the session as another client's once it is told so."""
+    assert line.serve("XCLIENT", extensions=OFFERED) == b"XCLIENT NAME=spike.example ADDR=IPV6:2001:db8::1 LOGIN=anna"
+    line.say("220 peer.example welcomes spike.example")
+    line.serve(greet=False, extensions=())
+
+
+async def one_forwarded_mail(stage: Stage) -> None:
+    session = await stage.open()
+    await stage.deliver(session, options=MailOptions(forwarded=XForward(name="spike.example", ident="4b+1", helo="x")))
+    await stage.deliver(session)
+    await stage.quit(session)
+
+
+scenario(
+    "a session for another client",
+    hears_of_another,
+    options={"xclient": SPIKE},
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        end quit clean
+    """,
+)
+scenario(
+    "a session for another client, and a peer that knows nothing of it",
+    lambda line: line.serve(),
+    options={"xclient": SPIKE},
+    story="XclientRequired: the peer does not offer XCLIENT with NAME ADDR LOGIN",
+    check=lambda peer: b"QUIT" in peer.lines[0].heard or 1 / 0,
+)
+scenario(
+    "a session for another client, and a peer that will not have it",
+    lambda line: line.serve(extensions=OFFERED, replies={"XCLIENT": "550 5.7.0 not from you"}),
+    options={"xclient": SPIKE},
+    story="XclientRequired: the peer refused XCLIENT: 550 5.7.0 not from you",
+)
+scenario(
+    "a mail that was forwarded",
+    lambda line: line.serve(extensions=OFFERED),
+    act=one_forwarded_mail,
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 2
+        end quit clean
+    """,
+    check=lambda peer: peer.lines[0].heard.count(b"XFORWARD NAME=spike.example IDENT=4b+2B1\r\nMAIL") == 1 or 1 / 0,
 )
 
 

@@ -52,6 +52,7 @@ PRINTS = {
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
     "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
+    "another": r"boris@north\.example delivered: 250 .*\n.* does not offer XCLIENT with NAME ADDR\n",
     "command": r"250 OK\nFalse 500\n",
     "tls": r"does not offer STARTTLS\n.*credentials are never said without TLS",
     "options": r"boris@north\.example delivered: 250 .*\nboris@north\.example never: .* does not offer REQUIRETLS",

@@ -35,6 +35,7 @@ from smtpcore import (
     SessionError,
     TlsFailed,
     TlsPolicy,
+    XClient,
     check_host_name,
 )
 from smtpcore.drivers._connecting.race import Ends, Way, source_addresses
@@ -82,6 +83,8 @@ class Options(TypedDict, total=False):
     #: SASL mechanisms in order of preference, or what gives them for the host that is connected to; where there are
     #: any, no mail goes out without authentication.
     credentials: Sequence[Mechanism] | Callable[[str | None], Sequence[Mechanism]]
+    #: The client that the session is held for (XCLIENT); a server that does not take all its attributes gets no mail.
+    xclient: XClient
     pipelining: Pipelining
     #: Whether messages go in chunks where the peer offers it (RFC 3030); default: they do.
     chunking: bool
@@ -136,6 +139,7 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         protocol=options.get("protocol", Protocol.SMTP),
         tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
         credentials=credentials,
+        xclient=options.get("xclient"),
         pipelining=_pipelining(options, ends.peer),
         chunking=options.get("chunking", True),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
