@@ -51,6 +51,7 @@ PATIENCE = 500
 GOOD = {
     Verb.CONNECT: "220",
     Verb.STARTTLS: "220",
+    Verb.XCLIENT: "220",
     Verb.AUTH: "235",
     Verb.AUTH_ANSWER: "235",
     Verb.DATA: "354",

@@ -175,6 +175,7 @@ def test_commands_without_a_reply_are_answered_by_what_ended_the_session(said: b
     driver.run()
     got = answers(driver)
     assert [answer.command for answer in got] == commands
+    assert driver.client.snapshot().asked == 0
     assert isinstance(driver.last, Disconnect)
     expected = {"eof": ConnectionLost, "421": ServiceRefused, "abort": SessionAborted, "timeout": PeerTimeout}
     for answer in got:

@@ -39,6 +39,7 @@ WINDOW = 4
 CONTENT = {
     Verb.CONNECT: 220,
     Verb.STARTTLS: 220,
+    Verb.XCLIENT: 220,
     Verb.AUTH: 235,
     Verb.AUTH_ANSWER: 235,
     Verb.DATA: 354,
@@ -46,16 +47,25 @@ CONTENT = {
 }
 
 #: RFC 2920 §3.1: what may stand in the middle of a group; the end of data by §3.1 too, HELP because it is not named
-#: there, and chunks by RFC 3030 §4.2.
-MAY_BE_FOLLOWED = {Verb.MAIL, Verb.RCPT, Verb.RSET, Verb.HELP, Verb.END_OF_DATA, Verb.BDAT, Verb.BDAT_LAST}
+#: there, chunks by RFC 3030 §4.2, and XFORWARD as Postfix says.
+MAY_BE_FOLLOWED = {
+    Verb.XFORWARD,
+    Verb.MAIL,
+    Verb.RCPT,
+    Verb.RSET,
+    Verb.HELP,
+    Verb.END_OF_DATA,
+    Verb.BDAT,
+    Verb.BDAT_LAST,
+}
 CHUNKS = {Verb.BDAT, Verb.BDAT_LAST}
 
 
 def after(state: State, verb: Verb, code: int) -> State | None:
-    """Where a reply leads by RFC 5321 §4.3.2, RFC 3207 and RFC 4954, or ``None`` where none of them allows it."""
+    """Where a reply leads by RFC 5321 §4.3.2, RFC 3207, RFC 4954 and Postfix, or ``None`` where none allows it."""
     positive, refused = code // 100 == 2, code >= 400
     match verb:
-        case Verb.CONNECT:
+        case Verb.CONNECT | Verb.XCLIENT:
             return State.GREETED if code == 220 else state if refused else None
         case Verb.STARTTLS:
             return State.TLS if code == 220 else state if refused else None
@@ -71,7 +81,7 @@ def after(state: State, verb: Verb, code: int) -> State | None:
             if positive and state is not State.FAILED:
                 return State.CHUNK if verb is Verb.BDAT else State.READY
             return State.FAILED if refused else None
-        case Verb.EHLO | Verb.HELO | Verb.LHLO | Verb.RSET:
+        case Verb.EHLO | Verb.HELO | Verb.LHLO | Verb.RSET | Verb.XFORWARD:
             return State.READY if positive else state if refused else None
         case Verb.MAIL:
             return State.MAIL if positive else state if refused else None
@@ -180,8 +190,8 @@ def refused(connection: Connection, call: Any, *arguments: Any) -> None:
 
 
 STEP = st.one_of(
-    st.tuples(st.just("say"), st.integers(0, 20)),
-    st.tuples(st.just("say"), st.integers(0, 20)),
+    st.tuples(st.just("say"), st.integers(0, 23)),
+    st.tuples(st.just("say"), st.integers(0, 23)),
     st.tuples(st.just("content"), st.integers(1, 4)),
     st.tuples(st.just("content"), st.integers(1, 4)),
     st.tuples(st.just("code"), st.sampled_from([220, 235, 250, 334, 354, 421, 450, 500, 530, 550, 599])),
@@ -504,6 +514,7 @@ ROWS = Deadlines(
         ([Verb.HELO], ROWS.ehlo),
         ([Verb.LHLO], ROWS.ehlo),
         ([Verb.STARTTLS], ROWS.starttls),
+        ([Verb.XCLIENT], ROWS.greeting),
         ([Verb.AUTH], ROWS.auth),
         ([Verb.MAIL], ROWS.mail),
         ([Verb.MAIL, Verb.RCPT], ROWS.rcpt),
@@ -513,6 +524,8 @@ ROWS = Deadlines(
         ([Verb.VRFY], ROWS.other),
         ([Verb.EXPN], ROWS.other),
         ([Verb.HELP], ROWS.other),
+        ([Verb.XFORWARD], ROWS.other),
+        ([Verb.OTHER], ROWS.other),
         ([Verb.QUIT], ROWS.quit),
     ],
 )

@@ -215,6 +215,18 @@ def test_lmtp_gives_a_verdict_for_each_in_each_transaction() -> None:
     assert [o.text for o in driver.reports[0].outcomes] == ["one", "full", "three"]
 
 
+def test_behind_a_reset_alone_nothing_runs_ahead_of_a_verdict() -> None:
+    driver = opened("RCPTMAX=1")
+    driver.give(*many(2))
+    driver.run()
+    assert driver.hear(b"250 ok\r\n550 no\r\n554 no\r\n").startswith(b"RSET\r\nMAIL")
+    driver.hear(b"452 not now\r\n")
+    driver.hear(b"221 bye\r\n")
+    assert isinstance(driver.last, Disconnect)
+    assert isinstance(driver.last.error, ServiceRefused)
+    assert told(driver.reports[0]) == [(N, 550), (L, 452)]
+
+
 # --- mails of a session ---------------------------------------------------------------------------------------------
 
 
@@ -316,6 +328,13 @@ def test_a_mail_that_needs_more_transactions_than_are_left_is_brought_in_part(wa
     assert [report.stage for report in reports] == [Stage.BODY_ENDED, Stage.NOT_STARTED]
     assert transactions(server) == [2, 2]
     assert end.reason is DisconnectReason.LIMIT
+
+
+def test_the_last_transaction_of_a_session_may_be_a_further_one_behind_a_reset() -> None:
+    reports, end, server = run("MAILMAX=2 RCPTMAX=1", many(2), answers={"RCPT": ["550 no", None]})
+    assert told(reports[0]) == [(N, 550), (D, 250)]
+    assert transactions(server) == [1, 1]
+    assert end.clean
 
 
 def test_across_mails_the_last_verdict_is_proved_before_the_session_ends() -> None:
