@@ -160,6 +160,14 @@ _RSET: Final = Command(Verb.RSET, b"RSET")
 _HELP: Final = Command(Verb.HELP, b"HELP")
 
 
+def _introductions(xclient: XClient | None, limits: Limits) -> deque[Command]:
+    """XCLIENT with all its attributes, in one command or several."""
+    if xclient is None:
+        return deque()
+    check_kind("xclient", xclient, XClient)
+    return deque(attribute_commands(Verb.XCLIENT, xclient.attributes, limits))
+
+
 class Client:
     """A client's session: facts in, orders and reports out.
 
@@ -221,8 +229,7 @@ class Client:
         #: The challenge that waits for its answer.
         self._challenge: Reply | None = None
         self._xclient = xclient
-        attributes = () if xclient is None else xclient.attributes
-        self._introductions = deque(attribute_commands(Verb.XCLIENT, attributes, limits))
+        self._introductions = _introductions(xclient, limits)
         self._open = False
 
         #: Mails that wait for their turn, with their envelopes and their RCPT commands as they are said.

@@ -12,6 +12,7 @@ from typing import Final
 from smtpcore._errors import LocalProtocolError
 from smtpcore._events import Command, Verb
 from smtpcore._limits import Limits
+from smtpcore._options import check_kind
 
 __all__ = ["checked_command"]
 
@@ -30,6 +31,7 @@ _KEPT_OUT: Final = {
 
 def checked_command(line: str, limits: Limits) -> Command:
     """A command out of its line without CRLF; raises ``LocalProtocolError`` for one that may not be asked for."""
+    check_kind("a command", line, str)
     if not (line.isascii() and line.isprintable()):
         raise LocalProtocolError("a command is one line of printable ASCII", line)
     word = line.partition(" ")[0]

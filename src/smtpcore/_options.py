@@ -154,6 +154,7 @@ _KINDS_OF_OPTIONS: Final[dict[str, type]] = {
     "deliver_by": DeliverBy,
     "hold_until": datetime,
     "submitter": str,
+    "forwarded": XForward,
 }
 NO_OPTIONS: Final = MailOptions()
 

@@ -104,6 +104,8 @@ class XForward:
     source: MailSource | Unavailable | None = None
 
     def __post_init__(self) -> None:
+        if self.source is not None and not isinstance(self.source, (MailSource, Unavailable)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError("the source is a MailSource, or Unavailable", self.source)
         _check_attributes("XFORWARD", self.attributes)
         if any(text == Unavailable.FOR_NOW.value for _, text in self.attributes):
             raise LocalProtocolError("XFORWARD knows nothing that is unavailable for now", Unavailable.FOR_NOW)

@@ -108,6 +108,11 @@ def test_what_may_not_be_asked_for_changes_nothing(line: str, named: str) -> Non
     assert driver.client.snapshot() == before
 
 
+def test_a_command_that_is_no_text() -> None:
+    with pytest.raises(LocalProtocolError, match="must be a str"):
+        opened().client.command(b"NOOP")  # type: ignore[arg-type]
+
+
 def test_a_command_is_as_long_as_a_line() -> None:
     driver = opened(limits=Limits(command_line=10))
     driver.client.command("NOOP 678")

@@ -6,6 +6,7 @@ servers do with them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -136,6 +137,7 @@ def test_values_of_xclient_that_cannot_be_said(values: dict[str, Any], named: st
         ({"ident": "a b"}, "printable"),
         ({"name": Unavailable.FOR_NOW}, "for now"),
         ({"source": Unavailable.FOR_NOW}, "for now"),
+        ({"source": "LOCAL"}, "MailSource"),
         ({"address": "x" * 256}, "255"),
     ],
 )
@@ -245,6 +247,14 @@ def test_a_peer_that_no_longer_offers_it_in_the_middle() -> None:
     driver = greeted(OFFER, xclient=LONG)
     driver.hear(b"220 again\r\n")
     assert driver.hear(ehlo("PIPELINING")) == b"QUIT\r\n"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Client("here.example", xclient="spike"), lambda: MailOptions(forwarded=SPIKE)]
+)
+def test_what_is_no_value_of_its_kind_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(LocalProtocolError, match=r"must be a X(Client|Forward)"):
+        make()
 
 
 def test_an_attribute_beyond_the_limit_of_a_line_is_refused_at_once() -> None:

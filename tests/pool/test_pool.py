@@ -865,17 +865,6 @@ def test_an_attempt_that_served_nobody_counts_and_the_next_one_waits() -> None:
     assert bench.verdicts(1)[0].endswith("(MAILMAX)")
 
 
-def test_a_further_attempt_asks_for_those_whom_it_names_only() -> None:
-    bench = Bench()
-    options = {to: RecipientOptions(notify=[Notify.NEVER]) for to in ("a@there.example", "b@there.example")}
-    envelope = Envelope("me@here.example", tuple(options), recipient_options=options)
-    bench.tell(MailAsked(1, envelope, True))
-    bench.opened(1)
-    bench.reported(1, OK, LIMIT, end=LIMIT)
-    bench.opened(2)
-    assert bench.envelope(2).recipient_options == {"b@there.example": options["b@there.example"]}
-
-
 @pytest.mark.parametrize(
     "values",
     [
