@@ -32,6 +32,9 @@ class Unavailable(enum.Enum):
     FOR_NOW = "[TEMPUNAVAIL]"
 
 
+_MEANT: Final = frozenset(each.value for each in Unavailable)
+
+
 class MailSource(enum.Enum):
     """Where a mail came from, as seen by the host that forwards it."""
 
@@ -73,16 +76,19 @@ class XClient:
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """The attributes in the order in which they are said."""
+        """The attributes in the order in which they are said.
+
+        Once it knows name and address a server may take no more from this client, so they come last.
+        """
         return _written(
-            ("NAME", _text(self.name)),
-            ("ADDR", _address(self.address)),
             ("PORT", _port(self.port)),
             ("PROTO", _text(self.protocol, _LONGEST_PROTOCOL)),
             ("HELO", _text(self.helo)),
             ("LOGIN", _text(self.login)),
             ("DESTADDR", _address(self.destination_address)),
             ("DESTPORT", _port(self.destination_port)),
+            ("NAME", _text(self.name)),
+            ("ADDR", _address(self.address)),
         )
 
 
@@ -138,8 +144,10 @@ def _text(value: _Text, longest: int = _LONGEST_VALUE) -> str | None:
         return value and value.value
     if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError("an attribute of XCLIENT or XFORWARD is text, or Unavailable", value)
-    if not _VISIBLE.fullmatch(value) or value.startswith("["):
-        raise LocalProtocolError("an attribute is printable ASCII without spaces, and not in brackets", value)
+    if not _VISIBLE.fullmatch(value):
+        raise LocalProtocolError("an attribute is printable ASCII without spaces", value)
+    if value.upper() in _MEANT:
+        raise LocalProtocolError("what is not known is said with Unavailable", value)
     text = encode_xtext(value)
     if len(text) > longest:
         raise LocalProtocolError(f"an attribute of this kind has at most {longest} octets, encoded", value)

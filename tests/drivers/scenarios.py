@@ -1782,7 +1782,7 @@ OFFERED = (*EXTENSIONS, "XCLIENT NAME ADDR LOGIN", "XFORWARD NAME IDENT")
 
 def hears_of_another(line: Line) -> None:
     """A peer that judges the session as another client's once it is told so."""
-    assert line.serve("XCLIENT", extensions=OFFERED) == b"XCLIENT NAME=spike.example ADDR=IPV6:2001:db8::1 LOGIN=anna"
+    assert line.serve("XCLIENT", extensions=OFFERED) == b"XCLIENT LOGIN=anna NAME=spike.example ADDR=IPV6:2001:db8::1"
     line.say("220 peer.example welcomes spike.example")
     line.serve(greet=False, extensions=())
 
@@ -1809,7 +1809,7 @@ scenario(
     "a session for another client, and a peer that knows nothing of it",
     lambda line: line.serve(),
     options={"xclient": SPIKE},
-    story="XclientRequired: the peer does not offer XCLIENT with NAME ADDR LOGIN",
+    story="XclientRequired: the peer does not offer XCLIENT with LOGIN NAME ADDR",
     check=lambda peer: b"QUIT" in peer.lines[0].heard or 1 / 0,
 )
 scenario(

@@ -152,6 +152,9 @@ class _Awaitable:
         for report in self._session.send_many(mails):
             yield report
 
+    async def command(self, line: str) -> smtpcore.Reply:
+        return self._session.command(line)
+
     async def quit(self) -> None:
         self._session.quit()
 

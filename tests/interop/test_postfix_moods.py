@@ -20,11 +20,15 @@ from smtpcore import (
     DisconnectReason,
     Envelope,
     ExtensionRequired,
+    MailOptions,
+    MailSource,
     Pipelining,
     Report,
     Stage,
     TlsPolicy,
     Verdict,
+    XClient,
+    XForward,
 )
 from smtpcore.sasl import CramMd5, Login, Plain, Scram, ScramSha1, ScramSha256, mechanisms_for
 
@@ -63,6 +67,7 @@ LISTENERS: dict[str, dict[str, str]] = {
         )
     },
     "small": {"message_size_limit": "20000"},
+    "trusting": {"smtpd_authorized_xclient_hosts": "127.0.0.1", "smtpd_authorized_xforward_hosts": "127.0.0.1"},
     **{
         f"rationed, {driver.name}": {
             "smtpd_client_message_rate_limit": "3",
@@ -161,6 +166,51 @@ def test_a_server_that_holds_back_its_words_is_not_talked_over(
     driver.run(story, moody.ports["slow"], **IN_CLEAR)
     wait_until(lambda: len(moody.mails(sender)) == 2, "both mails")
     results.saw("Postfix", "held back greeting, EHLO and DATA replies, reject_unauth_pipelining: nothing out of turn")
+
+
+def test_a_session_for_another_client_is_judged_and_noted_as_its(moody: Moody, driver: Driver, sender: str) -> None:
+    spike = XClient(
+        name="spike.example", address="192.0.2.1", helo="[192.0.2.1]", protocol="ESMTP", port=4711, login="a+b=c"
+    )
+    outsider = f"somebody@{DOMAIN}.not"
+
+    async def story(session: Any) -> Report:
+        return await session.deliver(Envelope(sender, (f"alice@{DOMAIN}", outsider)), BODY)
+
+    report = driver.run(story, moody.ports["trusting"], **IN_CLEAR, xclient=spike)
+    # This host may relay; the other may not.
+    assert [outcome.code for outcome in report.outcomes] == [250, 454]
+    assert "Relay access denied" in report.outcomes[1].text
+    wait_until(lambda: moody.mails(sender), "the mail")
+    ((trace, _),) = moody.mails(sender)
+    assert b"(spike.example [192.0.2.1])" in trace
+    assert "client=spike.example[192.0.2.1]" in moody.server.log
+
+
+def test_a_mail_that_was_forwarded_is_noted_as_it_came(moody: Moody, driver: Driver, sender: str) -> None:
+    ident = f"Q{next(_numbers)}"
+    spike = XForward(name="spike.example", address="192.0.2.7", ident=ident, helo="a+b", source=MailSource.REMOTE)
+
+    async def story(session: Any) -> None:
+        for options in (MailOptions(forwarded=spike), MailOptions()):
+            await session.deliver(Envelope(sender, (f"alice@{DOMAIN}",), options=options), BODY)
+
+    driver.run(story, moody.ports["trusting"], **IN_CLEAR)
+    wait_until(lambda: len(moody.mails(sender)) == 2, "both mails")
+    noted = [line for line in moody.server.log.splitlines() if f"orig_queue_id={ident}" in line]
+    assert len(noted) == 1
+    assert "orig_client=spike.example[192.0.2.7]" in noted[0]
+
+
+def test_commands_between_mails(moody: Moody, driver: Driver, sender: str) -> None:
+    async def story(session: Any) -> list[int]:
+        await session.send(BODY, sender=sender, recipients=[f"alice@{DOMAIN}"])
+        lines = ("NOOP", f"VRFY alice@{DOMAIN}", "HELP", "EXPN x", f"ETRN {DOMAIN}", "X-WHAT")
+        return [(await session.command(line)).code for line in lines]
+
+    codes = driver.run(story, moody.ports["slow"], **IN_CLEAR)
+    assert codes[:2] == [250, 252]
+    assert all(code >= 250 for code in codes)
 
 
 def test_a_421_in_the_middle_of_a_session(moody: Moody, driver: Driver, sender: str, results: Results) -> None:
