@@ -132,6 +132,22 @@ def test_a_session_ends_after_so_many_mails(kind: Kind) -> None:
     assert all(line.commands[-1] == b"QUIT" for line in host.lines)
 
 
+@pytest.mark.parametrize("limits", ["MAILMAX=1", "MAILMAX=2 RCPTMAX=3", "RCPTDOMAINMAX=1"])
+def test_what_a_session_may_not_bring_another_one_brings_and_it_costs_no_attempt(kind: Kind, limits: str) -> None:
+    recipients = [f"{number}@{domain}.example" for number in range(3) for domain in ("here", "there")]
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=1, retries=NONE) as pool:
+            for _ in range(3):
+                report = await pool.send(b"Hello.", sender=SENDER, recipients=recipients)
+                assert [outcome.verdict for outcome in report.outcomes] == [Verdict.DELIVERED] * 6
+
+    with Host(lambda line, _: line.serve(extensions=(f"LIMITS {limits}", "PIPELINING"))) as host:
+        run(kind, play)
+    assert all(line.commands[-1] == b"QUIT" for line in host.lines)
+    assert sorted(host.said(b"RCPT")) == sorted(f"RCPT TO:<{recipient}>".encode() for recipient in recipients * 3)
+
+
 def test_an_idle_session_is_ended(kind: Kind) -> None:
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, idle_seconds=0.05) as pool:

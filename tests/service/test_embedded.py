@@ -6,6 +6,7 @@ What lives here: what a program that embeds a relay can count on, with every ser
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -23,7 +24,8 @@ from servers import Server
 
 from smtpcore.drivers.service import RelayService, RelayStopped
 from smtpcore.drivers.spool import Spool, SpoolUnusable
-from smtpcore.relay import Fate, FateKind, Forget, RelaySettings, SmartHost
+from smtpcore.relay import Fate, FateKind, Forget, RelaySettings, Schedule, SmartHost
+from smtpcore.testing.peer import Line, Peer
 
 
 def submit(relay, *recipients: str, sender: str = ""):
@@ -44,6 +46,17 @@ def test_fates_are_waited_for(kind: Kind, server: Server, spool: Spool) -> None:
     ]
     assert {fate.mail_id for fate in fates} == {submission.queue_id}
     assert fates[-1].recipient == "later@a.example"
+
+
+def test_what_a_session_may_not_bring_is_brought_by_others_at_once(kind: Kind, spool: Spool) -> None:
+    """A server that takes one mail in a session, to two recipients (RFC 9422); a deferral would take an hour."""
+    script = functools.partial(Line.serve, extensions=("LIMITS MAILMAX=1 RCPTMAX=2",))
+    schedule = Schedule(delays=(3600.0,))
+    with Peer(*[script] * 4) as peer, kind.make(spool, peer.port, schedule=schedule) as relay:
+        fates = submit(relay, *[f"u{number}@{'ab'[number % 2]}.example" for number in range(8)]).fates(PATIENCE)
+    assert [fate.kind for fate in fates] == [FateKind.DELIVERED] * 8
+    assert [line.heard.count(b"RCPT TO:") for line in peer.lines] == [2] * 4
+    assert all(b"QUIT" in line.heard for line in peer.lines)
 
 
 def test_fates_come_one_by_one(kind: Kind, server: Server, spool: Spool) -> None:
