@@ -5,7 +5,7 @@ What lives here: the public names, nothing else. The relay manager is :mod:`smtp
 """
 
 from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
-from smtpcore._client import Client, ClientSnapshot, Pipelining, Protocol, TlsPolicy
+from smtpcore._client import Client, ClientSnapshot, Conversion, Pipelining, Protocol, TlsPolicy
 from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
 from smtpcore._errors import (
     AuthDeclined,
@@ -15,6 +15,7 @@ from smtpcore._errors import (
     BodyNotRepeatable,
     ConnectFailed,
     ConnectionLost,
+    ConversionFailed,
     CredentialsUnavailable,
     DeliveryFailed,
     EhloRequired,
@@ -35,6 +36,7 @@ from smtpcore._errors import (
 from smtpcore._events import (
     BeginTls,
     BodyFacts,
+    BodyForm,
     Command,
     CommandAnswered,
     Disconnect,
@@ -47,6 +49,8 @@ from smtpcore._events import (
     MailRefused,
     MailSent,
     NeedBody,
+    NeedConversion,
+    NeedFacts,
     NeedMail,
     Outcome,
     Reply,
@@ -89,6 +93,7 @@ __all__ = [
     "BeginTls",
     "BodyError",
     "BodyFacts",
+    "BodyForm",
     "BodyNotRepeatable",
     "Capabilities",
     "Client",
@@ -99,6 +104,8 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "ConnectionSnapshot",
+    "Conversion",
+    "ConversionFailed",
     "CredentialsUnavailable",
     "DataEncoder",
     "Deadlines",
@@ -124,6 +131,8 @@ __all__ = [
     "MailSent",
     "MailSource",
     "NeedBody",
+    "NeedConversion",
+    "NeedFacts",
     "NeedMail",
     "Notify",
     "Outcome",

@@ -41,6 +41,7 @@ from smtpcore._errors import (
     AuthRequired,
     BodyError,
     ConnectionLost,
+    ConversionFailed,
     EhloRequired,
     ExtensionRequired,
     LocalProtocolError,
@@ -56,6 +57,8 @@ from smtpcore._errors import (
 )
 from smtpcore._events import (
     BeginTls,
+    BodyFacts,
+    BodyForm,
     Command,
     CommandAnswered,
     Disconnect,
@@ -66,6 +69,8 @@ from smtpcore._events import (
     Idle,
     Mail,
     NeedBody,
+    NeedConversion,
+    NeedFacts,
     NeedMail,
     Reply,
     Report,
@@ -79,13 +84,13 @@ from smtpcore._grammar import check_host_name
 from smtpcore._limits import DEFAULT_LIMITS, Limits
 from smtpcore._options import check_kind
 from smtpcore._peer_limits import PeerLimits
-from smtpcore._planner import NO_OFFER, Offer, attribute_commands, in_a_labels, plan, rehearse
+from smtpcore._planner import NO_OFFER, Conversion, Offer, attribute_commands, fit, in_a_labels, plan, rehearse
 from smtpcore._state import State
 from smtpcore._transaction import Transaction
 from smtpcore._xclient import XClient
 from smtpcore.sasl import Mechanism
 
-__all__ = ["Client", "ClientSnapshot", "Pipelining", "Protocol", "TlsPolicy"]
+__all__ = ["Client", "ClientSnapshot", "Conversion", "Pipelining", "Protocol", "TlsPolicy"]
 
 
 class TlsPolicy(enum.Enum):
@@ -137,6 +142,8 @@ class ClientSnapshot:
     #: Commands asked for and not yet answered.
     asked: int
     current: Mail | None
+    #: What the driver is asked of the mail whose turn it is.
+    need: NeedFacts | NeedConversion | None
     #: Mails begun and not yet reported, the current one among them.
     begun: int
     ran_ahead: bool
@@ -180,6 +187,10 @@ class Client:
     ``chunking`` lets messages go in chunks where the peer offers it (RFC 3030), which saves a round trip.
     ``to_a_labels`` writes a domain beyond ASCII in A-labels, as ``idna.encode`` does, and raises ``ValueError`` where
     that cannot be: mails of which only domains are beyond ASCII then go to any peer, others need SMTPUTF8 (RFC 6531).
+    ``eight_bit`` says what to do with a body that has octets above 127, or is binary, where the peer does not take it
+    (RFC 6152, RFC 3030), ``long_lines`` with one that has lines of more than 998 octets. Only a driver that answers
+    :class:`NeedFacts` and :class:`NeedConversion` may set them. Without them nothing is asked: long lines go as they
+    are, and so does a body of which nothing is known; one that is known not to be taken is refused.
 
     Raises ``LocalProtocolError`` for a name or a policy that is none, and for credentials where TLS is forbidden.
     """
@@ -195,6 +206,8 @@ class Client:
         pipelining: Pipelining = Pipelining.WITHIN,
         chunking: bool = True,
         line_ends: LineEnds = LineEnds.NORMALISE,
+        eight_bit: Conversion | None = None,
+        long_lines: Conversion = Conversion.AS_IS,
         limits: Limits = DEFAULT_LIMITS,
         nonce: Callable[[], str] | None = None,
         to_a_labels: Callable[[str], str] | None = None,
@@ -215,6 +228,8 @@ class Client:
         self._chunking = chunking
         self._to_a_labels = to_a_labels
         self._line_ends = line_ends
+        self._eight_bit = eight_bit
+        self._long_lines = long_lines
         self._limits = limits
         self._lmtp = protocol is Protocol.LMTP
         self._connection = Connection(limits, implicit_tls=tls is TlsPolicy.IMPLICIT, lmtp=self._lmtp)
@@ -234,15 +249,16 @@ class Client:
 
         #: Mails that wait for their turn, with their envelopes and their RCPT commands as they are said.
         self._queue: deque[tuple[Mail, Envelope, list[Command]]] = deque()
+        #: What must be known or done before the first of them can be begun, and the mail of which no more can be known.
+        self._need: NeedFacts | NeedConversion | None = None
+        self._examined: Mail | None = None
         self._transaction: Transaction | None = None
         self._across = False
         self._chunked = False
         #: Mails that need a further transaction for recipients who were put off behind their backs.
         self._again: deque[Transaction] = deque()
         #: How many mails were begun; the number of the last one that is proved by a mark, and by one that is said.
-        self._number = 0
-        self._proved = 0
-        self._marked = 0
+        self._number = self._proved = self._marked = 0
         #: The mails begun and not yet reported, oldest first; the current one is the last of them.
         self._begun: deque[Transaction] = deque()
         #: Whether anything was said behind a message without a verdict, and nothing unmistakable was heard since.
@@ -252,8 +268,7 @@ class Client:
         self._reports: deque[Report | CommandAnswered] = deque()
         #: Commands that the application asked for; once said, the first of them waits for its reply.
         self._asked: deque[Command] = deque()
-        self._no_mail = False
-        self._quitting = False
+        self._no_mail = self._quitting = False
         self._write_failed: str | None = None
         self._last_words: Timeout | None = None
         #: What the end will be once QUIT is answered.
@@ -290,7 +305,7 @@ class Client:
     def takes_file_ranges(self) -> bool:
         """Whether the body that is due may be handed in as :class:`FileRange`: it is canonical, and there is no TLS."""
         transaction = self._transaction
-        return transaction is not None and self._tls is None and transaction.mail.envelope.body.canonical
+        return transaction is not None and self._tls is None and transaction.body.canonical
 
     @property
     def transcript(self) -> Transcript:
@@ -308,6 +323,7 @@ class Client:
             queued=len(self._queue),
             asked=len(self._asked),
             current=None if self._transaction is None else self._transaction.mail,
+            need=self._need,
             begun=len(self._begun),
             ran_ahead=self._ran_ahead,
             reports=len(self._reports),
@@ -363,7 +379,7 @@ class Client:
         if isinstance(data, FileRange):
             self._take_range(transaction, data)
             return
-        canonical = transaction.mail.envelope.body.canonical
+        canonical = transaction.body.canonical
         if transaction.chunked:
             self._take_chunk(transaction, data, canonical)
             return
@@ -386,6 +402,24 @@ class Client:
         else:
             self._connection.send_data(data)
         transaction.body_offset += data.octets
+
+    def body_facts(self, facts: BodyFacts) -> None:
+        """Answer :class:`NeedFacts` or :class:`NeedConversion`: this is what is known of the body now.
+
+        Raises ``LocalProtocolError`` when nothing was asked, and for the facts of a body that is not in the form that
+        was asked for.
+        """
+        need = self._need
+        if need is None:
+            raise LocalProtocolError("no facts are due")
+        if isinstance(need, NeedConversion):
+            too_long = facts.long_lines is not False and not need.form.long_lines
+            if facts.binary or too_long or (facts.eight_bit is not False and not need.form.eight_bit):
+                raise LocalProtocolError("the body is not in the form that was asked for", facts)
+        mail, said, commands = self._queue.popleft()
+        self._queue.appendleft((mail, replace(said, body=facts), commands))
+        self._examined = mail
+        self._need = None
 
     def _take_chunk(self, transaction: Transaction, data: bytes, canonical: bool) -> None:
         if not transaction.body_offset:
@@ -449,13 +483,17 @@ class Client:
         self._connection.drop_orders()
 
     def body_failed(self, error: Exception | str = "") -> None:
-        """The source of the body that is due broke.
+        """The source of the body that is due broke, or what was asked about a body cannot be answered.
 
-        A body that goes in chunks is taken back; otherwise the connection is closed, for the body cannot be ended.
+        A body that goes in chunks is taken back; otherwise the connection is closed, for the body cannot be ended. Of a
+        mail that was only asked about nothing has been said, and the session goes on.
         """
-        transaction = self._body_due()
         broken = BodyError(f"the body could not be read: {error}")
         broken.__cause__ = error if isinstance(error, Exception) else None
+        if self._need is not None:
+            self._pass_over(error if isinstance(error, ConversionFailed) else broken)
+            return
+        transaction = self._body_due()
         if transaction.chunked:
             transaction.break_body_off(broken)
             return
@@ -518,6 +556,8 @@ class Client:
                 verb = None if timeout is None else timeout.waiting_for
                 self._last_words = Timeout(verb, self._limits.deadlines.last_words)
             return self._last_words
+        if self._need is not None:
+            return self._need
         transaction = self._transaction
         if transaction is not None and self._wants_body(transaction):
             return NeedBody(transaction.mail, transaction.body_offset)
@@ -768,24 +808,50 @@ class Client:
             return True
         if self._many_kept_back and self._connection.in_flight:
             return False
-        mail, said, commands = self._queue.popleft()
-        self._number += 1
+        return self._need is None and self._plan_mail()
+
+    def _plan_mail(self) -> bool:
+        """Begin the mail whose turn it is, or pass it over; false if something must be known or done before."""
+        mail, said, commands = self._queue[0]
+        body = fit(said.body, self._offer, self._eight_bit, self._long_lines, asked=self._examined is mail)
+        if body is None or isinstance(body, BodyForm):
+            self._need = NeedFacts(mail) if body is None else NeedConversion(mail, body)
+            return False
+        if isinstance(body, ExtensionRequired):
+            self._pass_over(body)
+            return True
+        if body is not said.body:
+            said = replace(said, body=body)
         planned = plan(said, commands, self._offer, self._limits)
         if isinstance(planned, ExtensionRequired):
-            transaction = Transaction(mail, commands, self._number)
-            transaction.refuse(planned)
-        else:
-            opening, commands = planned
-            transaction = Transaction(mail, commands, self._number)
-            transaction.one_by_one = self._lmtp
-            if self._peer_limits is not None:
-                transaction.bound(self._peer_limits)
-            transaction.begin(opening, chunked=self._chunked)
-            self._transaction = transaction
-            self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
+            self._pass_over(planned)
+            return True
+        self._queue.popleft()
+        self._number += 1
+        opening, commands = planned
+        transaction = Transaction(mail, commands, self._number, body)
+        transaction.one_by_one = self._lmtp
+        if self._peer_limits is not None:
+            transaction.bound(self._peer_limits)
+        transaction.begin(opening, chunked=self._chunked)
+        self._transaction = transaction
+        self._ran_ahead = self._ran_ahead or bool(self._connection.in_flight and self._begun)
         self._begun.append(transaction)
         self._report()
         return True
+
+    def _pass_over(self, error: ExtensionRequired | BodyError) -> None:
+        """The mail whose turn it is cannot be said to this peer, or not now: nothing is said of it."""
+        mail, _, commands = self._queue.popleft()
+        self._number += 1
+        self._need = None
+        transaction = Transaction(mail, commands, self._number)
+        if isinstance(error, ExtensionRequired):
+            transaction.refuse(error)
+        else:
+            transaction.spoil(error)
+        self._begun.append(transaction)
+        self._report()
 
     def _say_asked(self) -> bool:
         """Say the next command that was asked for, with nothing in flight and no transaction left behind."""
@@ -947,7 +1013,7 @@ class Client:
         going = reply is not None and reply.code == 421
         doubtful = set[int]() if going else {id(transaction) for transaction in self._connection.in_doubt}
         lost_step = isinstance(error, LostStep)
-        self._transaction = None
+        self._transaction = self._need = None
         self._ran_ahead = False
         self._begun.extend(Transaction(mail, commands) for mail, _, commands in self._queue)
         self._queue.clear()

@@ -9,6 +9,7 @@ What lives here: the exception types and the facts they carry. What does not: th
     ├── BodyError               the source of a message body broke while it was being read
     ├── BodyNotRepeatable       a mail was due to be tried again, and its body can be read only once
     ├── ExtensionRequired       the mail needs a service extension that the peer does not offer
+    │   └── ConversionFailed        ... and cannot be converted so that it does not
     ├── DeliveryFailed          a driver's ``send`` found that no recipient accepted the mail
     └── SessionError            the session with the peer failed
         ├── ConnectFailed           no connection could be made
@@ -46,6 +47,7 @@ __all__ = [
     "BodyNotRepeatable",
     "ConnectFailed",
     "ConnectionLost",
+    "ConversionFailed",
     "CredentialsUnavailable",
     "DeliveryFailed",
     "EhloRequired",
@@ -244,3 +246,20 @@ class ExtensionRequired(SmtpError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.enhanced)
+
+
+class ConversionFailed(ExtensionRequired):
+    """The message cannot be made fit for the peer (RFC 6152 §3); it was refused here, before MAIL.
+
+    ``part`` is the number of the part that prevents it, as IMAP counts parts (RFC 3501 §6.4.5), or empty for the
+    message itself; ``why`` says what is wrong with it.
+    """
+
+    def __init__(self, part: str, why: str, enhanced: str = "5.6.3") -> None:
+        where = f"part {part}: " if part else ""
+        super().__init__(f"the message cannot be converted: {where}{why}", enhanced)
+        self.part = part
+        self.why = why
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.part, self.why, self.enhanced)

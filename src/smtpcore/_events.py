@@ -23,6 +23,7 @@ from smtpcore._values import value
 __all__ = [
     "BeginTls",
     "BodyFacts",
+    "BodyForm",
     "Command",
     "CommandAnswered",
     "Disconnect",
@@ -35,6 +36,8 @@ __all__ = [
     "MailRefused",
     "MailSent",
     "NeedBody",
+    "NeedConversion",
+    "NeedFacts",
     "NeedMail",
     "Outcome",
     "Reply",
@@ -213,7 +216,8 @@ class BodyFacts:
     for the same mail needs it. ``canonical`` declares that every line end is CRLF already, that the last line has one,
     and that no line begins with a dot: such a body passes through untouched. ``binary`` declares that it must pass so
     though it need not have lines, which takes a peer that offers BINARYMIME (RFC 3030 §3). ``utf8_header`` declares
-    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2).
+    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2). ``long_lines``
+    says whether lines of more than 998 octets occur, CRLF not counted (RFC 5321 §4.5.3.1.6).
     """
 
     size: int | None = None
@@ -222,6 +226,7 @@ class BodyFacts:
     canonical: bool = False
     binary: bool = False
     utf8_header: bool = False
+    long_lines: bool | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 0:
@@ -231,6 +236,14 @@ class BodyFacts:
 
 
 _UNKNOWN_BODY: Final = BodyFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyForm:
+    """What a message may hold for a peer to take it: octets above 127, and lines of more than 998 octets."""
+
+    eight_bit: bool = False
+    long_lines: bool = False
 
 
 def _no_options() -> dict[str, RecipientOptions]:
@@ -315,6 +328,7 @@ class Stage(enum.IntEnum):
 
     #: Not even MAIL was said: no attempt was spent.
     NOT_STARTED = 0
+    #: MAIL was said, or an attempt was spent on a body that could not be read.
     STARTED = 1
     BODY_BEGUN = 2
     #: The end of data, or the last chunk, was said.
@@ -446,6 +460,30 @@ class NeedBody:
     offset: int
 
 
+@value
+class NeedFacts:
+    """Not enough is known of the body of ``mail`` to say whether it can go as it is: answer with ``body_facts(facts)``.
+
+    The facts are those of ``mail.envelope.body``, with ``eight_bit`` and ``long_lines`` as far as they can be found
+    out; what stays unknown is not asked for again.
+    """
+
+    mail: Mail
+
+
+@value
+class NeedConversion:
+    """The peer does not take the body of ``mail`` as it is: convert it, and answer with ``body_facts(facts)``.
+
+    The facts are those of the converted body, which is then the one that :class:`NeedBody` asks for. It is to fit
+    ``form`` and not be binary; :func:`smtpcore.mime.convert` makes it so. Where that cannot be, answer with
+    ``body_failed(error)``: a :class:`ConversionFailed` refuses the mail, and any other error is for another attempt.
+    """
+
+    mail: Mail
+    form: BodyForm
+
+
 @dataclass(frozen=True, slots=True)
 class BeginTls:
     """Begin the TLS handshake as the client; answer with ``tls_started(info)`` or ``tls_failed(error)``."""
@@ -562,6 +600,8 @@ Event: TypeAlias = (
     | SendBody
     | SendFile
     | NeedMail
+    | NeedFacts
+    | NeedConversion
     | NeedBody
     | BeginTls
     | Timeout

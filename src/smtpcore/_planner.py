@@ -1,7 +1,8 @@
 """The planner: what MAIL and RCPT say of a mail to a peer, or why it cannot be given to that peer.
 
-What lives here: one table of the parameters of MAIL and RCPT, and the lines that follow from it. What does not: when
-they are said, and what options there are (:mod:`smtpcore._options`).
+What lives here: one table of the parameters of MAIL and RCPT, and the lines that follow from it; whether the body can
+go as it is. What does not: when the lines are said, what options there are (:mod:`smtpcore._options`), and converting
+(:mod:`smtpcore._conversion`).
 
 A row says when a parameter is wanted and how it is written, which extension allows it, and what happens at a peer that
 does not offer it: either the mail is refused here, before a byte is said, or the parameter is left out, where the RFC
@@ -10,12 +11,13 @@ of the extension has the mail go on without it.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from smtpcore._errors import ExtensionRequired, LocalProtocolError
-from smtpcore._events import Command, Envelope, Verb
+from smtpcore._events import BodyFacts, BodyForm, Command, Envelope, Verb
 from smtpcore._extensions import NO_CAPABILITIES, Capabilities, number_in
 from smtpcore._grammar import check_mailbox, encode_xtext
 from smtpcore._limits import Limits
@@ -26,9 +28,11 @@ __all__ = [
     "MAIL_PARAMETERS",
     "NO_OFFER",
     "RCPT_PARAMETERS",
+    "Conversion",
     "Offer",
     "Parameter",
     "attribute_commands",
+    "fit",
     "in_a_labels",
     "plan",
     "rehearse",
@@ -258,6 +262,51 @@ def _said(path: str, to_a_labels: Callable[[str], str]) -> str:
     except (ValueError, LocalProtocolError) as error:
         raise LocalProtocolError(f"the domain cannot be written in A-labels: {error}", path) from error
     return said
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+class Conversion(enum.Enum):
+    """What to do with a body that cannot go as it is: because of octets above 127, or because of long lines."""
+
+    #: Parts of it are encoded anew (RFC 6152 §3).
+    CONVERT = "convert"
+    #: The mail is refused here.
+    REFUSE = "refuse"
+    #: It goes nevertheless, and nothing is declared.
+    AS_IS = "as-is"
+
+
+_WANTS_TO_KNOW: Final = frozenset({Conversion.CONVERT, Conversion.REFUSE})
+
+
+def fit(
+    body: BodyFacts, offer: Offer, eight_bit: Conversion | None, long_lines: Conversion, *, asked: bool
+) -> BodyFacts | BodyForm | ExtensionRequired | None:
+    """What is to be planned with: the facts of the body, the form into which it must be brought first, or a refusal.
+
+    ``None`` where more must be known of it; ``asked`` says that no more can be. Without a wish for ``eight_bit`` what
+    is not known goes as it is. What the table of MAIL refuses is not refused here.
+    """
+    if long_lines is Conversion.AS_IS and not body.binary and (body.eight_bit is False or eight_bit is None):
+        return body
+    takes_eight_bit = "8BITMIME" in offer.capabilities
+    form = BodyForm(
+        eight_bit=takes_eight_bit or eight_bit is not Conversion.CONVERT,
+        long_lines=long_lines is not Conversion.CONVERT,
+    )
+    if body.binary:
+        goes = offer.chunking and "BINARYMIME" in offer.capabilities
+        return body if goes or eight_bit is not Conversion.CONVERT else form
+    wishes = ((None if takes_eight_bit else eight_bit, body.eight_bit), (long_lines, body.long_lines))
+    if (Conversion.CONVERT, True) in wishes:
+        return form
+    if not asked and any(wish in _WANTS_TO_KNOW and known is None for wish, known in wishes):
+        return None
+    if wishes[1] == (Conversion.REFUSE, True):
+        return ExtensionRequired("the message has lines of more than 998 octets", "5.6.0")
+    return replace(body, eight_bit=False) if wishes[0] == (Conversion.AS_IS, True) else body
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Final
 
 from smtpcore._errors import BodyNotRepeatable, RemoteProtocolError, SmtpError
 from smtpcore._events import (
+    BodyFacts,
     Command,
     FileRange,
     Mail,
@@ -74,6 +75,7 @@ class Transaction:
         "_stage",
         "_verdicts",
         "_waiting",
+        "body",
         "body_offset",
         "chunked",
         "mail",
@@ -83,8 +85,12 @@ class Transaction:
         "refused",
     )
 
-    def __init__(self, mail: Mail, rcpt_commands: Sequence[Command], number: int = 0) -> None:
+    def __init__(
+        self, mail: Mail, rcpt_commands: Sequence[Command], number: int = 0, body: BodyFacts | None = None
+    ) -> None:
         self.mail = mail
+        #: What is known of the body that is sent, which may be another than the one that was asked for.
+        self.body = mail.envelope.body if body is None else body
         #: Its place among the mails of the session.
         self.number = number
         #: Whether the body goes in chunks, and whether there is a verdict for each recipient (LMTP).
@@ -188,7 +194,7 @@ class Transaction:
         if self._said < len(self._commands) or self._complete or not self._goes_on:
             return False
         if self._answered < len(self._recipients):
-            size = self.mail.envelope.body.size
+            size = self.body.size
             return size is not None and size <= limits.body_chunk
         return bool(self._accepted)
 
@@ -289,7 +295,7 @@ class Transaction:
         if self._peer_limits is not None and self._peer_limits.used_up:
             self._later(waiting, self._peer_limits.reached())
             return ()
-        repeatable = self.mail.envelope.body.repeatable
+        repeatable = self.body.repeatable
         if self._body_begun and not repeatable:
             self._later(
                 waiting, BodyNotRepeatable("left out: the peer takes fewer recipients at a time than there are")
@@ -401,6 +407,11 @@ class Transaction:
         self.over = True
         recipients = self.mail.envelope.recipients
         self._outcomes = [Outcome(recipient, Verdict.NEVER, None, error) for recipient in recipients]
+
+    def spoil(self, error: SmtpError) -> None:
+        """The body could not even be prepared: an attempt is spent, though nothing was said."""
+        self._stage = Stage.STARTED
+        self.break_off(error, None)
 
     def _put_off_later(self) -> None:
         for index, reply in self._put_off:

@@ -1,8 +1,9 @@
-"""What needs the standard library's email package: an envelope out of a message's header, octets out of a message.
+"""What needs the standard library's email package: envelopes out of headers, octets out of messages, conversion.
 
 What lives here: the way from ``email.message.Message`` objects, and from addresses as people write them, to what the
-core takes. What does not: anything that ``import smtpcore`` loads; dates, message identifiers and the quoting of local
-parts, which the standard library has (``email.utils``, ``email.headerregistry.Address``).
+core takes; the name of what converts messages (:mod:`smtpcore._conversion`). What does not: anything that
+``import smtpcore`` loads; dates, message identifiers and the quoting of local parts, which the standard library has
+(``email.utils``, ``email.headerregistry.Address``).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from email.message import Message
 from email.policy import EmailPolicy, Policy, default
 from typing import Any
 
+from smtpcore._conversion import convert
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_mailbox
 
-__all__ = ["flatten", "mailbox_of", "recipients_of", "sender_of", "without_blind_copies"]
+__all__ = ["convert", "flatten", "mailbox_of", "recipients_of", "sender_of", "without_blind_copies"]
 
 
 def mailbox_of(address: str | Address) -> str:

@@ -22,6 +22,8 @@ from smtpcore._events import (
     Idle,
     Mail,
     NeedBody,
+    NeedConversion,
+    NeedFacts,
     NeedMail,
     Report,
     SendBody,
@@ -84,8 +86,8 @@ class PureDriver:
     def run(self) -> bytes:
         """Do what the client orders until it needs the peer, TLS, a wish of the owner, or nothing more.
 
-        Returns the octets written. Stops at ``Timeout``, ``BeginTls``, ``Idle``, ``Disconnect``, and at ``NeedBody``
-        for a body that is ``None``.
+        Returns the octets written. Stops at ``Timeout``, ``BeginTls``, ``NeedFacts``, ``NeedConversion``, ``Idle``,
+        ``Disconnect``, and at ``NeedBody`` for a body that is ``None``.
         """
         written: list[bytes] = []
         while True:
@@ -101,7 +103,7 @@ class PureDriver:
                     self.client.no_mail()
             elif isinstance(event, NeedBody) and (body := self._bodies.get(event.mail)) is not None:
                 self.client.send_body(body[event.offset : event.offset + self._piece])
-            elif isinstance(event, (Timeout, BeginTls, Idle, NeedBody, Disconnect)):
+            elif isinstance(event, (Timeout, BeginTls, Idle, NeedBody, NeedFacts, NeedConversion, Disconnect)):
                 return b"".join(written)
 
     def hear(self, octets: bytes) -> bytes:
