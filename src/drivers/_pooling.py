@@ -29,7 +29,7 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
-from smtpcore.drivers._session.bodies import AsyncSource, make_body
+from smtpcore.drivers._session.bodies import AsyncSource, Rewindable, make_body
 from smtpcore.drivers._session.options import Options
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
@@ -152,7 +152,7 @@ def rewindable(message: _Source, piece: int) -> _Source:
     return message
 
 
-class _FileFromHere:
+class _FileFromHere(Rewindable):
     """The pieces of a seekable file from where it stands now, as often as they are asked for."""
 
     def __init__(self, file: BinaryIO, piece: int) -> None:

@@ -32,6 +32,8 @@ from smtpcore import (
     MailRefused,
     MailSent,
     NeedBody,
+    NeedConversion,
+    NeedFacts,
     NeedMail,
     Reply,
     Report,
@@ -46,6 +48,7 @@ from smtpcore import (
 from smtpcore.drivers._connecting.dial_blocking import dial
 from smtpcore.drivers._connecting.race import Way, prepare
 from smtpcore.drivers._session.bodies import Body, Source, make_body
+from smtpcore.drivers._session.fitting import fit_body
 from smtpcore.drivers._session.options import (
     Machine,
     Options,
@@ -329,6 +332,8 @@ class Session:
             elif isinstance(event, SendFile):
                 self._gathered.add_file(event.data)
                 self._write_seconds = event.seconds
+            elif isinstance(event, (NeedFacts, NeedConversion)):
+                self._fit(event)
             else:
                 if isinstance(event, Disconnect) and event.clean and self._gathered:
                     self._flush()
@@ -423,6 +428,19 @@ class Session:
                     if self._progress is not None:
                         self._progress(need.mail, need.offset + len(octets), need.mail.envelope.body.size)
                     self._client.send_body(b"")
+        except Exception as error:
+            if self._end is None:
+                self._client.body_failed(error)
+
+    def _fit(self, need: NeedFacts | NeedConversion) -> None:
+        """Look at a body, or convert it, as the client asks."""
+        if self._journal is not None:
+            self._journal.note(need)
+        try:
+            body, facts = fit_body(need, self._bodies[need.mail], self._machine.fitting)
+            if self._end is None:
+                self._bodies[need.mail] = body
+                self._client.body_facts(facts)
         except Exception as error:
             if self._end is None:
                 self._client.body_failed(error)

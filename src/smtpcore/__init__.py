@@ -79,6 +79,7 @@ from smtpcore._grammar import (
     printable,
 )
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
+from smtpcore._measure import BodyMeasure
 from smtpcore._options import DeliverBy, MailOptions, Notify, RecipientOptions, Return
 from smtpcore._state import LEADS, LEGAL, State
 from smtpcore._xclient import MailSource, Unavailable, XClient, XForward
@@ -94,6 +95,7 @@ __all__ = [
     "BodyError",
     "BodyFacts",
     "BodyForm",
+    "BodyMeasure",
     "BodyNotRepeatable",
     "Capabilities",
     "Client",

@@ -23,11 +23,10 @@ from typing import Final
 
 from smtpcore._errors import ConversionFailed
 from smtpcore._events import BodyForm
+from smtpcore._measure import LINE_OCTETS, last_line
 
 __all__ = ["convert"]
 
-#: Octets of a line without its CRLF (RFC 5322 §2.1.1).
-LINE_OCTETS: Final = 998
 #: How deep parts may lie in parts.
 _DEPTH: Final = 50
 
@@ -121,7 +120,7 @@ class _Conversion:
         """Why octets cannot stay as they are."""
         if not (self._form.eight_bit or octets.isascii()):
             return "octets above 127"
-        if not self._form.long_lines and _has_long_line(octets):
+        if not self._form.long_lines and last_line(octets) is None:
             return f"a line over {LINE_OCTETS} octets"
         if _NOT_IN_LINES.search(octets):
             return "octets that are not in lines"
@@ -257,16 +256,6 @@ def _is_signed(header: _Header, body: bytes, kind: str) -> bool:
     if kind in _CRYPTOGRAPHIC:
         return str(header.fields.get_param("smime-type", "signed-data")).lower() == "signed-data"
     return kind == "multipart/signed" or (kind == "text/plain" and _CLEAR_SIGNED.search(body) is not None)
-
-
-def _has_long_line(octets: bytes) -> bool:
-    """Whether a line exceeds what it may have, found in leaps of that length."""
-    line = 0
-    while len(octets) - line > LINE_OCTETS:
-        line = octets.rfind(b"\n", line, line + LINE_OCTETS + 2) + 1
-        if not line:
-            return True
-    return False
 
 
 def _quoted_printable(content: bytes) -> bytes:

@@ -18,6 +18,7 @@ from smtpcore import (
     AuthDeclined,
     AuthExchangeFailed,
     AuthRequired,
+    ConversionFailed,
     CredentialsUnavailable,
     DeliveryFailed,
     EhloRequired,
@@ -136,6 +137,7 @@ def test_errors_survive_a_journey(travel: Callable[[Exception], Exception]) -> N
     known: dict[type[SmtpError], SmtpError] = {
         LocalProtocolError: LocalProtocolError("a rule", "a value"),
         ExtensionRequired: ExtensionRequired("needs 8BITMIME", "5.6.3"),
+        ConversionFailed: ConversionFailed("1.2", "it is signed", "5.6.2"),
         DeliveryFailed: DeliveryFailed(refused),
     }
     for name in _errors.__all__:

@@ -17,6 +17,7 @@ import pytest
 WORDS = [
     ("make_async_body(message, self._piece, _in_thread)", "make_body(message, self._piece)"),
     ("make_async_body(pair[1], self._piece, _in_thread)", "make_body(pair[1], self._piece)"),
+    ("fit_async_body", "fit_body"),
     ("AsyncBody", "Body"),
     ("AsyncSource", "Source"),
     ("AsyncIterator", "Iterator"),

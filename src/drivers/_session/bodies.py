@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
@@ -19,7 +19,17 @@ from smtpcore import BodyFacts, FileRange, LocalProtocolError
 from smtpcore.drivers._session.outgoing import Block, can_send_files
 from smtpcore.mime import flatten
 
-__all__ = ["AsyncBody", "AsyncSource", "Body", "Source", "make_async_body", "make_body"]
+__all__ = [
+    "AsyncBody",
+    "AsyncSource",
+    "Body",
+    "MemoryBody",
+    "Rewindable",
+    "Source",
+    "facts_of",
+    "make_async_body",
+    "make_body",
+]
 
 #: What the blocking driver takes as a message.
 Source: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable[bytes] | Message[Any, Any]"
@@ -33,6 +43,10 @@ InThread: TypeAlias = "Callable[[Callable[[int], Block], int], Awaitable[Block]]
 _RANGE: Final = 8 * 2**20
 
 
+class Rewindable:
+    """Pieces that are certain to be the same whenever they are read; other iterables may only seem so."""
+
+
 class Body(Protocol):
     """A body that can be read: ``read(offset)`` is the next piece, empty at the end; ``offset`` 0 begins anew.
 
@@ -41,6 +55,11 @@ class Body(Protocol):
 
     @property
     def facts(self) -> BodyFacts: ...
+
+    @property
+    def may_be_looked_at(self) -> bool:
+        """Whether it is certain that what is read ahead will be read again."""
+        ...
 
     @property
     def in_memory(self) -> bool:
@@ -61,7 +80,7 @@ class Body(Protocol):
 class MemoryBody:
     """Octets that are there already; they are counted when somebody wants to know, for that takes time."""
 
-    in_memory = True
+    in_memory = may_be_looked_at = True
 
     def __init__(self, octets: bytes, piece: int) -> None:
         self._octets = octets
@@ -71,7 +90,7 @@ class MemoryBody:
     @property
     def facts(self) -> BodyFacts:
         if self._facts is None:
-            self._facts = _facts_of(self._octets)
+            self._facts = facts_of(self._octets)
         return self._facts
 
     def read(self, offset: int) -> bytes:
@@ -89,7 +108,7 @@ class MemoryBody:
         return
 
 
-def _facts_of(octets: bytes) -> BodyFacts:
+def facts_of(octets: bytes) -> BodyFacts:
     """What octets say of themselves; their size is that with CRLF at every line's end (RFC 1870 §3)."""
     pairs = octets.count(b"\r\n")
     bare = octets.count(b"\r") + octets.count(b"\n") - 2 * pairs
@@ -121,6 +140,7 @@ class FileBody:
         if self._file is not None and seekable:
             self._start = self._file.tell()
         self.facts = BodyFacts(repeatable=seekable)
+        self.may_be_looked_at = seekable
 
     def read(self, offset: int) -> bytes:
         return self._octets_of(self._opened(offset))
@@ -182,6 +202,7 @@ class IterableBody:
         self._pieces: Iterator[bytes] = iter(())
         self._begun = False
         self.facts = BodyFacts(repeatable=not isinstance(source, Iterator))
+        self.may_be_looked_at = isinstance(source, (Sequence, Rewindable))
 
     def read(self, offset: int) -> bytes:
         if not offset:
@@ -243,10 +264,11 @@ class AsyncBody:
         self._body = body if not isinstance(body, AsyncIterable) else None
         self._source = body if isinstance(body, AsyncIterable) else None
         self._pieces: AsyncIterator[bytes] | None = None
-        self._in_thread = in_thread
+        self.in_thread = in_thread
         self._in_use = threading.Lock()
         self._closed = False
         self.in_memory = self._body is not None and self._body.in_memory
+        self.may_be_looked_at = self._body is not None and self._body.may_be_looked_at
 
     @property
     def facts(self) -> BodyFacts:
@@ -256,7 +278,7 @@ class AsyncBody:
 
     async def read(self, offset: int) -> Block:
         if self._body is not None:
-            return self._body.read(offset) if self.in_memory else await self._in_thread(self._read, offset)
+            return self._body.read(offset) if self.in_memory else await self.in_thread(self._read, offset)
         assert self._source is not None
         if not offset:
             _check_once(self._pieces is not None and not self.facts.repeatable)

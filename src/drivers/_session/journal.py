@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from typing import Final
 
-from smtpcore import Client, Disconnect, Event, MailRefused, MailSent, Report, Verdict, printable
+from smtpcore import Client, Disconnect, Event, MailRefused, MailSent, NeedConversion, Report, Verdict, printable
 
 __all__ = ["Journal", "make_journal"]
 
@@ -21,8 +21,8 @@ _numbers: Final = itertools.count(1)
 class Journal:
     """The log lines of one session.
 
-    INFO: the session opened, what became of each mail, why the session ended. DEBUG: every line said and heard. All
-    lines of a session begin with its number, for sessions of one program are often interleaved.
+    INFO: the session opened, a message is converted, what became of each mail, why the session ended. DEBUG: every line
+    said and heard. All lines of a session begin with its number, for sessions of one program are often interleaved.
     """
 
     def __init__(self, logger: logging.Logger, peer: str) -> None:
@@ -53,9 +53,12 @@ class Journal:
         self._logger.info("session %d: open with %s: %s, %s", self._number, self._peer, tls, user)
 
     def note(self, event: Event) -> None:
-        """Write down a report or the end; all else is nothing to write."""
+        """Write down a report, a conversion or the end; all else is nothing to write."""
         if isinstance(event, (MailSent, MailRefused)):
             self._logger.info("session %d: %s", self._number, _summary(event))
+        elif isinstance(event, NeedConversion):
+            sender = printable(event.mail.envelope.reverse_path)
+            self._logger.info("session %d: converting the message of the mail from <%s>", self._number, sender)
         elif isinstance(event, Disconnect):
             why = "" if event.error is None else f": {type(event.error).__name__}: {printable(str(event.error))}"
             self._logger.info("session %d: ended with %s: %s%s", self._number, self._peer, event.reason.value, why)

@@ -22,6 +22,7 @@ from smtpcore import (
     BodyFacts,
     Client,
     ConnectionLost,
+    Conversion,
     Disconnect,
     Envelope,
     Limits,
@@ -40,6 +41,7 @@ from smtpcore import (
 )
 from smtpcore.drivers._connecting.race import Ends, Way, source_addresses
 from smtpcore.drivers._session.bodies import AsyncSource
+from smtpcore.drivers._session.fitting import Fitting
 from smtpcore.drivers._session.floor import Wire
 from smtpcore.drivers._session.journal import Journal, make_journal
 from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES, HostMemory
@@ -89,14 +91,22 @@ class Options(TypedDict, total=False):
     #: Whether messages go in chunks where the peer offers it (RFC 3030); default: they do.
     chunking: bool
     line_ends: LineEnds
+    #: What to do with a message that has octets above 127, or is binary, where the peer does not take it; default: it
+    #: is converted (RFC 6152 §3), in memory, up to ``Limits.converted_message``.
+    eight_bit: Conversion
+    #: What to do with a message that has lines of more than 998 octets; default: it goes as it is. Otherwise a message
+    #: of which nothing is declared is read once more before it is sent.
+    long_lines: Conversion
+    #: Whether a message that is signed may be converted, which breaks the signature; default: it is refused.
+    break_signatures: bool
     #: Writes a domain beyond ASCII in A-labels, or raises ``ValueError``; default: the idna package, if it is there.
     to_a_labels: Callable[[str], str]
     limits: Limits
     #: Called with every line said and heard, secrets masked.
     trace: Callable[[str], None]
     #: Called while a body is sent, with the mail, the octets of its source that were handed to the connection, and the
-    #: size that its envelope declares; by the async drivers on their loop. What it raises aborts the mail, as a source
-    #: that breaks does.
+    #: size that its envelope declares; by the async drivers on their loop. Of a message that is converted, the octets
+    #: are those of what it became. What it raises aborts the mail, as a source that breaks does.
     progress: Callable[[Mail, int, int | None], object]
     #: An address of this machine to connect from, or one of each family; no other family is tried then.
     source_address: str | Sequence[str]
@@ -119,6 +129,7 @@ class Machine:
     progress: Callable[[Mail, int, int | None], object] | None
     peer: str
     lost_steps: HostMemory
+    fitting: Fitting
 
     def remember(self, end: Disconnect) -> None:
         """Remember what other sessions with the peer need not find out again."""
@@ -143,6 +154,8 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         pipelining=_pipelining(options, ends.peer),
         chunking=options.get("chunking", True),
         line_ends=options.get("line_ends", LineEnds.NORMALISE),
+        eight_bit=options.get("eight_bit", Conversion.CONVERT),
+        long_lines=options.get("long_lines", Conversion.AS_IS),
         limits=limits,
         nonce=secrets.token_urlsafe,
         to_a_labels=options.get("to_a_labels") or default_to_a_labels(),
@@ -160,7 +173,16 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         binds = any(mechanism.name.upper().endswith("-PLUS") for mechanism in credentials)
         wire = _with_tls(wire, client, context, options, host, binds=binds)
     lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
-    return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps)
+    return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps, _fitting(options, limits))
+
+
+def _fitting(options: Options, limits: Limits) -> Fitting:
+    return Fitting(
+        most=limits.converted_message,
+        piece=limits.body_chunk,
+        line_ends=options.get("line_ends", LineEnds.NORMALISE),
+        break_signatures=options.get("break_signatures", False),
+    )
 
 
 @functools.cache

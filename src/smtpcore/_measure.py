@@ -1,0 +1,57 @@
+"""What can be found out about a body by reading it: octets above 127, and lines that are too long.
+
+What lives here: a streaming measure, and the walk over lines. What does not: reading bodies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from smtpcore._body import LineNormaliser
+from smtpcore._events import BodyFacts
+
+__all__ = ["LINE_OCTETS", "BodyMeasure", "last_line"]
+
+#: Octets of a line without its CRLF (RFC 5321 §4.5.3.1.6).
+LINE_OCTETS: Final = 998
+
+
+class BodyMeasure:
+    """Measures a body while it is read, for a driver that answers :class:`NeedFacts`; lines end with CRLF, CR or LF."""
+
+    __slots__ = ("_eight_bit", "_line", "_lines", "_long_lines")
+
+    def __init__(self) -> None:
+        self._lines = LineNormaliser()
+        self._eight_bit = False
+        self._long_lines = False
+        #: Octets of the line that has begun.
+        self._line = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next octets of the body, in any division."""
+        self._eight_bit = self._eight_bit or not chunk.isascii()
+        if not self._long_lines:
+            data = self._lines.feed(chunk)
+            begins = last_line(data, -self._line)
+            self._long_lines = begins is None
+            self._line = len(data) - (begins or 0)
+
+    def facts(self, known: BodyFacts) -> BodyFacts:
+        """What is ``known`` of the body, and what its octets say."""
+        return replace(known, eight_bit=self._eight_bit, long_lines=self._long_lines)
+
+
+def last_line(data: bytes, begins: int = 0) -> int | None:
+    """Where the last line of ``data`` begins, whose first one begins at ``begins``; ``None`` if one is too long.
+
+    ``begins`` is negative when the first octets of the line came before. Goes in leaps of the length of a line.
+    """
+    while len(data) - begins > LINE_OCTETS:
+        end = data.rfind(b"\n", max(begins, 0), begins + LINE_OCTETS + 2)
+        if end < 0:
+            return None
+        begins = end + 1
+    end = data.rfind(b"\n", max(begins, 0))
+    return begins if end < 0 else end + 1
