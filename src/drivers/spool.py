@@ -338,6 +338,7 @@ class Spool:
             eight_bit=body.eight_bit,
             leading_dots=body.leading_dots,
             accepted_at=now,
+            longest_line=body.longest_line,
         )
         jobs = tuple(
             self._insert_job(mail, domain, members, now)

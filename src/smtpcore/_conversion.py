@@ -23,7 +23,8 @@ from typing import Final
 
 from smtpcore._errors import ConversionFailed
 from smtpcore._events import BodyForm
-from smtpcore._measure import LINE_OCTETS, last_line
+from smtpcore._limits import LINE_OCTETS
+from smtpcore._measure import last_line
 
 __all__ = ["convert"]
 

@@ -7,10 +7,14 @@ applies them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Final
 
 from smtpcore._errors import LocalProtocolError
 
-__all__ = ["DEFAULT_LIMITS", "Deadlines", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "LINE_OCTETS", "Deadlines", "Limits"]
+
+#: Octets of a line of a message without its CRLF, RFC 5321 §4.5.3.1.6.
+LINE_OCTETS: Final = 998
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

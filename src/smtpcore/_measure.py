@@ -6,15 +6,12 @@ What lives here: a streaming measure, and the walk over lines. What does not: re
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from smtpcore._body import LineNormaliser
 from smtpcore._events import BodyFacts
+from smtpcore._limits import LINE_OCTETS
 
-__all__ = ["LINE_OCTETS", "BodyMeasure", "last_line"]
-
-#: Octets of a line without its CRLF (RFC 5321 §4.5.3.1.6).
-LINE_OCTETS: Final = 998
+__all__ = ["BodyMeasure", "last_line"]
 
 
 class BodyMeasure:

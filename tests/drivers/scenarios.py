@@ -28,6 +28,7 @@ import trio
 
 from smtpcore import (
     BodyFacts,
+    Conversion,
     Deadlines,
     DeliveryFailed,
     Envelope,
@@ -1399,6 +1400,13 @@ def check_email(peer: Peer) -> None:
     assert "BODY=8BITMIME" in peer.lines[0].commands[1].decode()
 
 
+def check_converted_email(peer: Peer) -> None:
+    (body,) = peer.lines[0].bodies
+    assert body.endswith(b"\r\n\r\nFrom here\r\n..dot\r\n=C3=A4\r\n.\r\n")
+    assert b"Content-Transfer-Encoding: quoted-printable\r\n" in body
+    assert "BODY=" not in peer.lines[0].commands[1].decode()
+
+
 scenario(
     "an email object",
     lambda line: line.serve(),
@@ -1417,6 +1425,21 @@ scenario(
     "a message with octets above 127 for a peer that cannot",
     lambda line: line.serve(extensions=()),
     act=send_email,
+    story="""
+        open
+        sent BODY_ENDED
+          b@there.example delivered: 250 accepted 1
+          c@there.example delivered: 250 accepted 1
+          d@there.example delivered: 250 accepted 1
+        end quit clean
+    """,
+    check=check_converted_email,
+)
+scenario(
+    "a message with octets above 127 for a peer that cannot, and they must stay",
+    lambda line: line.serve(extensions=()),
+    act=send_email,
+    options={"eight_bit": Conversion.REFUSE},
     story="""
         open
         DeliveryFailed: b@there.example never: the message has octets above 127 and the peer does not offer 8BITMIME; \

@@ -458,8 +458,8 @@ def test_octets_in_memory_are_counted_once(kind: Kind, monkeypatch: pytest.Monke
     """However many attempts there are, and not at all for an envelope that says what it wishes to."""
     counted: list[int] = []
     bodies = importlib.import_module("smtpcore.drivers._session.bodies")
-    count = bodies._facts_of
-    monkeypatch.setattr(bodies, "_facts_of", lambda octets: (counted.append(len(octets)), count(octets))[1])
+    count = bodies.facts_of
+    monkeypatch.setattr(bodies, "facts_of", lambda octets: (counted.append(len(octets)), count(octets))[1])
 
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:

@@ -42,3 +42,17 @@ def test_a_stored_mail_passes_through_only_without_leading_dots(dots: bool) -> N
     mail = StoredMail(mail_id=1, reverse_path="", size=5, eight_bit=True, leading_dots=dots, accepted_at=0.0)
     facts = mail.body_facts
     assert (facts.canonical, facts.eight_bit, facts.size, facts.repeatable) == (not dots, True, 5, True)
+
+
+@pytest.mark.parametrize(("longest_line", "long_lines"), [(None, None), (0, False), (998, False), (999, True)])
+def test_a_stored_mail_tells_whether_it_has_long_lines(longest_line: int | None, long_lines: bool | None) -> None:
+    mail = StoredMail(
+        mail_id=1,
+        reverse_path="",
+        size=5,
+        eight_bit=True,
+        leading_dots=False,
+        accepted_at=0.0,
+        longest_line=longest_line,
+    )
+    assert mail.body_facts.long_lines is long_lines

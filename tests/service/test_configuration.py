@@ -18,7 +18,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy, Verdict
+from smtpcore import Conversion, Deadlines, Limits, Pipelining, TlsPolicy, Verdict
 from smtpcore.drivers._configuration.kinds import DURATION, OCTETS
 from smtpcore.drivers._configuration.settings import ROUTE_SETTINGS, SECTIONS, SETTINGS
 from smtpcore.drivers._configuration.texts import reference, sample
@@ -66,6 +66,9 @@ def test_two_settings_are_enough(write: Write) -> None:
         "limits": Limits(),
         "pipelining": Pipelining.WITHIN,
         "chunking": True,
+        "eight_bit": Conversion.CONVERT,
+        "long_lines": Conversion.AS_IS,
+        "break_signatures": False,
     }
 
 

@@ -26,6 +26,9 @@ def session_options(reader: Reader) -> Options:
         limits=limits.scaled(reader["deadlines.scale"]),
         pipelining=reader["session.pipelining"],
         chunking=reader["session.chunking"],
+        eight_bit=reader["session.eight_bit"],
+        long_lines=reader["session.long_lines"],
+        break_signatures=reader["session.break_signatures"],
     )
     if reader["identity.helo_name"] is not None:
         options["helo_name"] = reader["identity.helo_name"]

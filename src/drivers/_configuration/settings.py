@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from smtpcore import Deadlines, Limits, Pipelining, TlsPolicy
+from smtpcore import Conversion, Deadlines, Limits, Pipelining, TlsPolicy
 from smtpcore.drivers._configuration.kinds import (
     ADDRESS,
     DIRECTORY,
@@ -202,6 +202,26 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         True,
     ),
     Setting(
+        "session.eight_bit",
+        choice(*Conversion),
+        "What to do with a message that has octets above 127 where the peer does not take them (RFC 6152): its parts are"
+        " encoded anew, or it is returned to its sender, or it is sent as it is.",
+        Conversion.CONVERT,
+    ),
+    Setting(
+        "session.long_lines",
+        choice(*Conversion),
+        "The same for a message with lines of more than 998 octets.",
+        Conversion.AS_IS,
+    ),
+    Setting(
+        "session.break_signatures",
+        FLAG,
+        "Whether a message that is signed (DKIM, S/MIME, PGP) may be converted, which breaks the signature, or is"
+        " returned to its sender.",
+        False,
+    ),
+    Setting(
         "session.source_addresses",
         list_of(ADDRESS),
         "The addresses of this machine to connect from, one of each family; no other family is tried then.",
@@ -264,6 +284,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "With pipelining across mails: mails whose verdict waits for a reply that cannot be mistaken.",
     ),
     _of(Limits, "limits.body_chunk", OCTETS, "What is read from a message at a time."),
+    _of(
+        Limits,
+        "limits.converted_message",
+        OCTETS,
+        "A message that must be converted for a peer; it takes several times as much memory.",
+    ),
     _of(Limits, "limits.transcript_lines", NUMBER, "Lines kept of the dialogue for error reports; 0 keeps none."),
     _of(Deadlines, "deadlines.connect", DURATION, "One attempt to reach one address."),
     _of(Deadlines, "deadlines.greeting", DURATION, "The greeting."),

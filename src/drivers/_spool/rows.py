@@ -32,7 +32,7 @@ __all__ = [
     "readable",
 ]
 
-MAIL_COLUMNS: Final = ("mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at")
+MAIL_COLUMNS: Final = ("mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at", "longest_line")
 JOB_COLUMNS: Final = ("job_id", "mail_id", "domain", "due_at", "attempts", "recipients")
 
 NO_MAIL: Final = "there is no such mail, only its jobs"
@@ -62,7 +62,7 @@ def check_ascii(path: str) -> None:
 
 def mail_of(row: Sequence[Any]) -> StoredMail:
     """A mail out of ``MAIL_COLUMNS``; raises :class:`Damaged`."""
-    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at = row
+    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at, longest_line = row
     try:
         check_reverse_path(reverse_path)
         check_ascii(reverse_path)
@@ -77,6 +77,7 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
         eight_bit=bool(_is(int, "eight_bit", eight_bit)),
         leading_dots=bool(_is(int, "leading_dots", leading_dots)),
         accepted_at=float(_is((int, float), "time of acceptance", accepted_at)),
+        longest_line=_is(int, "longest line", longest_line),
     )
 
 

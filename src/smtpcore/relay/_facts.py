@@ -14,6 +14,7 @@ from typing import TypeAlias
 from smtpcore._errors import SessionError
 from smtpcore._events import BodyFacts, Envelope, Report
 from smtpcore._grammar import domain_of
+from smtpcore._limits import LINE_OCTETS
 from smtpcore.relay._names import AddressAnswer, MxAnswer
 
 __all__ = [
@@ -74,11 +75,19 @@ class StoredMail:
     #: Whether any line begins with a dot: if none does, the body passes through DATA untouched.
     leading_dots: bool
     accepted_at: float
+    #: Octets of the longest line without its CRLF; ``None`` if it is not known.
+    longest_line: int | None = None
 
     @property
     def body_facts(self) -> BodyFacts:
         """What a client may know of the body beforehand."""
-        return BodyFacts(size=self.size, eight_bit=self.eight_bit, repeatable=True, canonical=not self.leading_dots)
+        return BodyFacts(
+            size=self.size,
+            eight_bit=self.eight_bit,
+            repeatable=True,
+            canonical=not self.leading_dots,
+            long_lines=None if self.longest_line is None else self.longest_line > LINE_OCTETS,
+        )
 
 
 @dataclass(frozen=True, slots=True)
