@@ -175,6 +175,22 @@ def _introductions(xclient: XClient | None, limits: Limits) -> deque[Command]:
     return deque(attribute_commands(Verb.XCLIENT, xclient.attributes, limits))
 
 
+def _check_policies(
+    protocol: Protocol,
+    tls: TlsPolicy,
+    pipelining: Pipelining,
+    line_ends: LineEnds,
+    eight_bit: Conversion | None,
+    long_lines: Conversion,
+) -> None:
+    check_kind("protocol", protocol, Protocol)
+    check_kind("tls", tls, TlsPolicy)
+    check_kind("pipelining", pipelining, Pipelining)
+    check_kind("line_ends", line_ends, LineEnds)
+    check_kind("eight_bit", Conversion.REFUSE if eight_bit is None else eight_bit, Conversion)
+    check_kind("long_lines", long_lines, Conversion)
+
+
 class Client:
     """A client's session: facts in, orders and reports out.
 
@@ -214,10 +230,7 @@ class Client:
     ) -> None:
         check_host_name(helo_name)
         # Text in place of a policy would be none of them, and credentials would go out in clear.
-        check_kind("protocol", protocol, Protocol)
-        check_kind("tls", tls, TlsPolicy)
-        check_kind("pipelining", pipelining, Pipelining)
-        check_kind("line_ends", line_ends, LineEnds)
+        _check_policies(protocol, tls, pipelining, line_ends, eight_bit, long_lines)
         check_kind("limits", limits, Limits)
         if credentials and tls is TlsPolicy.NEVER:
             raise LocalProtocolError("credentials are never said without TLS; choose another TlsPolicy", tls)

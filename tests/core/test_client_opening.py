@@ -398,6 +398,8 @@ def test_credentials_are_refused_where_tls_is_forbidden():
         {"protocol": "lmtp"},
         {"pipelining": "none"},
         {"line_ends": "refuse"},
+        {"eight_bit": "convert"},
+        {"long_lines": None},
         {"limits": 100},
     ],
 )

@@ -43,6 +43,7 @@ PRINTS = {
     "tutorial_relay": r"on disk as 1\nboris@north\.example delivered\n",
     "blocking_session": r"(250 2\.0\.0 Taken\n){3}",
     "lines": r"boris@north\.example delivered\n",
+    "conversion": r"250 2\.0\.0 Taken\n",
     "bulk": r"(boris@north\.example delivered\n){3}",
     "background": r"safe on disk as 1\nboris@north\.example delivered 250 2\.0\.0 Taken\n",
     "scripted": r"one dialogue of 6 commands\n",

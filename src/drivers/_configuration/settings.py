@@ -204,8 +204,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "session.eight_bit",
         choice(*Conversion),
-        "What to do with a message that has octets above 127 where the peer does not take them (RFC 6152): its parts are"
-        " encoded anew, or it is returned to its sender, or it is sent as it is.",
+        "What to do with a message that has octets above 127 where the peer does not take them (RFC 6152): its parts"
+        " are encoded anew, or it is returned to its sender, or it is sent as it is.",
         Conversion.CONVERT,
     ),
     Setting(
