@@ -58,7 +58,6 @@ from smtpcore._errors import (
 from smtpcore._events import (
     BeginTls,
     BodyFacts,
-    BodyForm,
     Command,
     CommandAnswered,
     Disconnect,
@@ -827,22 +826,28 @@ class Client:
         """Begin the mail whose turn it is, or pass it over; false if something must be known or done before."""
         mail, said, commands = self._queue[0]
         body = fit(said.body, self._offer, self._eight_bit, self._long_lines, asked=self._examined is mail)
-        if body is None or isinstance(body, BodyForm):
-            self._need = NeedFacts(mail) if body is None else NeedConversion(mail, body)
-            return False
         if isinstance(body, ExtensionRequired):
             self._pass_over(body)
             return True
-        if body is not said.body:
-            said = replace(said, body=body)
+        if isinstance(body, BodyFacts):
+            need, planned_with = None, body
+        else:
+            need = NeedFacts(mail) if body is None else NeedConversion(mail, body)
+            # What refuses the mail whatever becomes of its body does so before anybody takes pains with that.
+            planned_with = BodyFacts(eight_bit=False, utf8_header=said.body.utf8_header)
+        if planned_with is not said.body:
+            said = replace(said, body=planned_with)
         planned = plan(said, commands, self._offer, self._limits)
         if isinstance(planned, ExtensionRequired):
             self._pass_over(planned)
             return True
+        if need is not None:
+            self._need = need
+            return False
         self._queue.popleft()
         self._number += 1
         opening, commands = planned
-        transaction = Transaction(mail, commands, self._number, body)
+        transaction = Transaction(mail, commands, self._number, planned_with)
         transaction.one_by_one = self._lmtp
         if self._peer_limits is not None:
             transaction.bound(self._peer_limits)

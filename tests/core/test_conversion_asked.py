@@ -131,6 +131,14 @@ def test_a_binary_body_with_lines_that_are_to_be_short() -> None:
     assert driver.last.form == BodyForm(eight_bit=True)
 
 
+@pytest.mark.parametrize("eight_bit", [None, True])
+def test_what_refuses_the_mail_anyway_does_so_before_anything_is_asked(eight_bit: bool | None) -> None:
+    driver = opened(eight_bit=CONVERT)
+    driver.give(mail(eight_bit=eight_bit, utf8_header=True), None)
+    driver.run()
+    assert refusal(driver).outcomes[0].enhanced == "5.6.7"
+
+
 # --- what is answered -------------------------------------------------------------------------------------------------
 
 
