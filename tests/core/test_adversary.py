@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,6 +19,8 @@ from smtpcore import (
     Client,
     Command,
     CommandAnswered,
+    Conversion,
+    ConversionFailed,
     Disconnect,
     Envelope,
     Event,
@@ -26,6 +29,8 @@ from smtpcore import (
     LocalProtocolError,
     Mail,
     NeedBody,
+    NeedConversion,
+    NeedFacts,
     NeedMail,
     Pipelining,
     Report,
@@ -45,6 +50,7 @@ LIMITS = Limits(
     commands_in_flight=3, reply_line=100, reply_lines=4, auth_steps=2, mails_kept_back=3, chunks_in_flight=2
 )
 RECIPIENTS = [f"r{n}@b.example" for n in range(4)]
+CANNOT = ConversionFailed("1", "it is signed", "5.6.2")
 #: No rule lets a client turn its wheel longer than this.
 PATIENCE = 500
 
@@ -62,10 +68,11 @@ EHLO = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-AUTH PLA
 
 #: What an envelope is, but for its reverse-path, which names the mail.
 wishes = st.builds(
-    lambda count, size, repeatable: (RECIPIENTS[:count], BodyFacts(size=size, repeatable=repeatable)),
+    lambda count, size, **facts: (RECIPIENTS[:count], BodyFacts(size=size, **facts)),
     st.integers(1, 4),
     st.sampled_from([None, None, 50, 500]),
-    st.booleans(),
+    repeatable=st.booleans(),
+    eight_bit=st.sampled_from([None, None, False, True]),
 )
 
 
@@ -77,12 +84,21 @@ class Adversary(RuleBasedStateMachine):
         credentials=st.booleans(),
         pipelining=st.sampled_from([*Pipelining, Pipelining.ACROSS]),
         chunking=st.booleans(),
+        eight_bit=st.sampled_from([None, *Conversion]),
+        long_lines=st.sampled_from([Conversion.AS_IS, *Conversion]),
         mails=st.lists(wishes, max_size=4),
     )
-    def begin(self, policy, credentials, pipelining, chunking, mails):
+    def begin(self, policy, credentials, pipelining, chunking, eight_bit, long_lines, mails):
         wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
         self.client = Client(
-            "client.example", tls=policy, credentials=wanted, pipelining=pipelining, chunking=chunking, limits=LIMITS
+            "client.example",
+            tls=policy,
+            credentials=wanted,
+            pipelining=pipelining,
+            chunking=chunking,
+            eight_bit=eight_bit,
+            long_lines=long_lines,
+            limits=LIMITS,
         )
         self.chunking = chunking
         self.across = pipelining is Pipelining.ACROSS
@@ -116,7 +132,7 @@ class Adversary(RuleBasedStateMachine):
             elif not isinstance(event, (Report, CommandAnswered)):
                 if isinstance(event, Disconnect):
                     self.end = event
-                if isinstance(event, (NeedBody, BeginTls)):
+                if isinstance(event, (NeedBody, NeedFacts, NeedConversion, BeginTls)):
                     assert not self.broken
                 return
         raise AssertionError("the client never came to rest")
@@ -236,6 +252,27 @@ class Adversary(RuleBasedStateMachine):
             self.turn()
             assert self.over() is not self.by_chunks
 
+    @precondition(lambda self: isinstance(self.event, (NeedFacts, NeedConversion)) and not self.over())
+    @rule(answer=st.sampled_from([BodyFacts(eight_bit=False, long_lines=False)] * 3 + [None, OSError(), CANNOT]))
+    def tell_of_the_body(self, answer):
+        if isinstance(answer, Exception):
+            self.client.body_failed(answer)
+        elif answer is None:
+            # What is known already: of a body that needs to be converted that is never enough.
+            known = self.event.mail.envelope.body
+            if isinstance(self.event, NeedFacts):
+                self.client.body_facts(known)
+            else:
+                with pytest.raises(LocalProtocolError):
+                    self.client.body_facts(known)
+                return
+        else:
+            self.client.body_facts(answer)
+        asked = self.event
+        self.turn()
+        assert self.event is not asked
+        assert not self.over()
+
     @rule(wish=wishes)
     def want_more(self, wish):
         try:
@@ -280,7 +317,7 @@ class Adversary(RuleBasedStateMachine):
             assert self.client.next_event() is self.end
         else:
             assert account.unread_octets < LIMITS.reply_line
-            assert isinstance(self.event, (Timeout, NeedBody, BeginTls, Idle))
+            assert isinstance(self.event, (Timeout, NeedBody, NeedFacts, NeedConversion, BeginTls, Idle))
             if isinstance(self.event, Idle):
                 assert len(self.reports) == len(self.asked)
 
