@@ -39,7 +39,7 @@ FUZZ_SECONDS ?= 20
 fuzz: dev
 	$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[dev,fuzz]' --config-settings editable_mode=strict || echo 'Atheris cannot be had: fuzzing by chance'
-	set -e; for target in client replies bodies tls; do \
+	set -e; for target in client replies bodies messages tls; do \
 		$(BIN)/python fuzz/run.py $$target --seconds $(FUZZ_SECONDS); \
 	done
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 HERE = Path(__file__).parent
-NAMES = ("client", "replies", "bodies", "tls")
+NAMES = ("client", "replies", "bodies", "messages", "tls")
 LONGEST = 400
 
 

@@ -1,8 +1,8 @@
 """What is fuzzed: functions of any octets that raise if something is true that must never be.
 
 What lives here: one target for each gate through which octets of strangers come: the client as a whole, its reader of
-replies, the filters of bodies, and TLS. What does not: the choice of the octets (``run.py``), and the invariants of a
-client's life, which the tests share (``tests/core/invariants.py``).
+replies, the filters of bodies, the conversion of messages, and TLS. What does not: the choice of the octets
+(``run.py``), and the invariants of a client's life, which the tests share (``tests/core/invariants.py``).
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from tests.core.invariants import (
 
 from smtpcore import (
     BeginTls,
+    BodyForm,
     Client,
     Command,
     Connection,
+    ConversionFailed,
     Disconnect,
     Envelope,
     Event,
@@ -53,6 +55,7 @@ from smtpcore import (
     Verb,
 )
 from smtpcore.drivers.tls import TlsFloor
+from smtpcore.mime import convert
 from smtpcore.sasl import Plain
 from smtpcore.testing import ScriptedServer, converse
 from smtpcore.testing.certificates import server_context, trusting_context
@@ -350,10 +353,29 @@ def _check_wire(wire: bytes, *, must: bool, at_once: bool) -> None:
             behind = behind[5 + length :]
 
 
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def messages(octets: bytes) -> None:
+    """A message that is converted: it fits then and stays so, or the part that prevents it is named."""
+    flags = octets[0] if octets else 0
+    form = BodyForm(eight_bit=bool(flags & 1), long_lines=bool(flags & 2))
+    try:
+        converted = convert(octets[1:], form, break_signatures=bool(flags & 4))
+    except ConversionFailed:
+        return
+    assert form.eight_bit or converted.isascii()
+    assert form.long_lines or all(len(line) <= 998 for line in converted.split(b"\r\n"))
+    assert b"\0" not in converted
+    assert _BARE.search(converted) is None
+    assert convert(converted, form) is converted
+
+
 #: Each target by its name, which is that of its corpus as well.
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "client": client,
     "replies": replies,
     "bodies": bodies,
+    "messages": messages,
     "tls": tls,
 }

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from email import policy
 from email.message import Message
 from email.parser import BytesParser
+from email.utils import collapse_rfc2231_value
 from typing import Final
 
 from smtpcore._errors import ConversionFailed
@@ -177,7 +178,7 @@ class _Conversion:
         """A part of which not everything fits; its header does."""
         header.fields.set_default_type(default_type)
         kind = header.fields.get_content_type()
-        if not self._break_signatures and _is_signed(header, body, kind):
+        if not self._break_signatures and self._is_signed(header, body, place, kind):
             raise self._failed(place, f"it is signed ({kind}), and would not be as it was signed", "5.6.2")
         composite = kind.startswith("multipart/") or kind in _MESSAGES
         if not composite:
@@ -189,6 +190,21 @@ class _Conversion:
         inside = self.message(body, place.within) if kind in _MESSAGES else self._parts(header, body, place, kind)
         return self._enclosing(header, inside) + inside
 
+    def _is_signed(self, header: _Header, body: bytes, place: _Place, kind: str) -> bool:
+        """Whether a part is what somebody signed, or holds it (RFC 1847, RFC 8551, RFC 9580 §7)."""
+        if kind in _CRYPTOGRAPHIC:
+            return (self._parameter(header, place, "smime-type") or "signed-data").lower() == "signed-data"
+        return kind == "multipart/signed" or (kind == "text/plain" and _CLEAR_SIGNED.search(body) is not None)
+
+    def _parameter(self, header: _Header, place: _Place, name: str) -> str | None:
+        """A parameter of Content-Type (RFC 2045 §5.1, RFC 2231)."""
+        try:
+            value = header.fields.get_param(name)
+            return None if value is None else collapse_rfc2231_value(value).strip()
+        except (IndexError, LookupError, TypeError, ValueError):
+            # The parser stumbles over some that are divided in no way that makes sense.
+            raise self._failed(place, "its Content-Type cannot be read") from None
+
     def _enclosing(self, header: _Header, inside: bytes) -> bytes:
         """The header of what encloses other parts: its encoding is that of the least of them."""
         if header.encoding == "7bit" or (header.encoding == "8bit" and self._form.eight_bit):
@@ -197,7 +213,7 @@ class _Conversion:
 
     def _parts(self, header: _Header, body: bytes, place: _Place, kind: str) -> bytes:
         """The parts of a multipart, and what is before, between and behind them."""
-        boundary = header.fields.get_boundary()
+        boundary = self._parameter(header, place, "boundary")
         if not boundary:
             raise self._failed(place, f"{kind} has no boundary")
         mark = re.escape(boundary.encode("utf-8", "surrogateescape"))
@@ -250,13 +266,6 @@ class _Conversion:
         except binascii.Error:
             pass
         raise self._failed(place, f"it is said to be {encoding}, and what it stands for cannot be told")
-
-
-def _is_signed(header: _Header, body: bytes, kind: str) -> bool:
-    """Whether a part is what somebody signed, or holds it (RFC 1847, RFC 8551, RFC 9580 §7)."""
-    if kind in _CRYPTOGRAPHIC:
-        return str(header.fields.get_param("smime-type", "signed-data")).lower() == "signed-data"
-    return kind == "multipart/signed" or (kind == "text/plain" and _CLEAR_SIGNED.search(body) is not None)
 
 
 def _quoted_printable(content: bytes) -> bytes:

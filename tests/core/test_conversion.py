@@ -278,6 +278,10 @@ def test_parts_of_a_digest_are_messages() -> None:
             "multipart/x must not be encoded, and is said to be base64",
         ),
         ((b"Content-Type: message/partial", b"", CAFE), "message/partial must not be encoded"),
+        (
+            (b"Content-Type: multipart/x; boundary*=b; boundary*0=b", b"", b"--b", CAFE),
+            "its Content-Type cannot be read",
+        ),
         ((b"Content-Type: text/x", b"Content-type: text/y", b"", CAFE), "its header has content-type more than once"),
         (
             (b"Content-Transfer-Encoding: 8bit", b"Content-Transfer-Encoding: 8bit", b"", CAFE),
@@ -368,6 +372,11 @@ SIGNED = [
         multipart(CAFE_PART.replace(b"text/plain", b"application/x-pkcs7-mime; smime-type=Signed-Data")),
         "1",
         "application/x-pkcs7-mime",
+    ),
+    (
+        multipart(CAFE_PART.replace(b"text/plain", b"application/pkcs7-mime; smime-type*=us-ascii''signed%2Ddata")),
+        "1",
+        "application/pkcs7-mime",
     ),
     (text(b"-----BEGIN PGP SIGNED MESSAGE-----", b"Hash: SHA512", b"", CAFE), "", "text/plain"),
     (multipart(b"Content-Type: message/rfc822\r\n\r\nDKIM-Signature: v=1\r\n" + text(CAFE)), "1", "dkim-signature"),

@@ -14,7 +14,7 @@ import pytest
 FUZZ = Path(__file__).parents[2] / "fuzz"
 
 
-@pytest.mark.parametrize("target", ["client", "replies", "bodies", "tls"])
+@pytest.mark.parametrize("target", ["client", "replies", "bodies", "messages", "tls"])
 def test_a_target_holds_for_its_seeds_and_a_little_more(target: str) -> None:
     seeds = len(list((FUZZ / "corpus" / target).iterdir()))
     command = [sys.executable, str(FUZZ / "run.py"), target, "--plain", "--executions", str(seeds + 50), "--seed", "1"]
