@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 from smtpcore import (
     DEFAULT_LIMITS,
@@ -64,6 +64,8 @@ from smtpcore.drivers._session.supply import Supply
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _GATHERED = 65_536
 _RECEIVED = 65_536
@@ -207,7 +209,7 @@ def _expire(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError("the deadline passed"))
 
 
-async def _in_thread(read: Callable[[int], Block], offset: int) -> Block:
+async def _in_thread(read: Callable[[int], _T], offset: int) -> _T:
     return await asyncio.to_thread(read, offset)
 
 

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 import trio
 
@@ -65,6 +65,8 @@ from smtpcore.drivers._session.supply import Supply
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _GATHERED = 65_536
 _RECEIVED = 65_536
@@ -145,7 +147,7 @@ async def _wait_either(sock: socket.socket) -> None:
         nursery.start_soon(wait, trio.lowlevel.wait_writable)
 
 
-async def _in_thread(read: Callable[[int], Block], offset: int) -> Block:
+async def _in_thread(read: Callable[[int], _T], offset: int) -> _T:
     return await trio.to_thread.run_sync(read, offset, abandon_on_cancel=True)
 
 

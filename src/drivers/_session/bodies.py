@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias, TypeVar, cast
 
 from smtpcore import BodyFacts, FileRange, LocalProtocolError
 from smtpcore.drivers._session.outgoing import Block, can_send_files
@@ -36,11 +36,17 @@ Source: TypeAlias = "bytes | bytearray | memoryview | Path | BinaryIO | Iterable
 #: What the async drivers take.
 AsyncSource: TypeAlias = "Source | AsyncIterable[bytes]"
 
-#: How a reading function of an offset is run in a worker thread.
-InThread: TypeAlias = "Callable[[Callable[[int], Block], int], Awaitable[Block]]"
-
 #: Octets of a file that are handed in at once where they are not read here; as many may be said in vain.
 _RANGE: Final = 8 * 2**20
+
+
+_T = TypeVar("_T")
+
+
+class InThread(Protocol):
+    """How a reading function of an offset is run in a worker thread."""
+
+    def __call__(self, read: Callable[[int], _T], offset: int, /) -> Awaitable[_T]: ...
 
 
 class Rewindable:
@@ -276,7 +282,7 @@ class AsyncBody:
             return BodyFacts(repeatable=not isinstance(self._source, AsyncIterator))
         return self._body.facts
 
-    async def read(self, offset: int) -> Block:
+    async def read(self, offset: int) -> bytes:
         if self._body is not None:
             return self._body.read(offset) if self.in_memory else await self.in_thread(self._read, offset)
         assert self._source is not None
@@ -290,12 +296,12 @@ class AsyncBody:
         return b""
 
     async def read_range(self, offset: int) -> Block:
-        return await (self.read(offset) if self._body is None else self._in_thread(self._read_range, offset))
+        return await (self.read(offset) if self._body is None else self.in_thread(self._read_range, offset))
 
     def ends_at(self, offset: int) -> bool:
         return self._body is not None and self._body.ends_at(offset)
 
-    def _read(self, offset: int) -> Block:
+    def _read(self, offset: int) -> bytes:
         """Read in a worker thread, which may outlive the task that wanted the octets."""
         assert self._body is not None
         return self._in_turn(self._body.read, offset)
@@ -304,7 +310,7 @@ class AsyncBody:
         assert self._body is not None
         return self._in_turn(self._body.read_range, offset)
 
-    def _in_turn(self, read: Callable[[int], Block], offset: int) -> Block:
+    def _in_turn(self, read: Callable[[int], _T], offset: int) -> _T | bytes:
         try:
             with self._in_use:
                 return b"" if self._closed else read(offset)
