@@ -361,9 +361,8 @@ class _Sessions(Performing[_Session]):
 
     async def _make_deliveries(self, session: _Session) -> SessionError | None:
         """Make the deliveries that come, until none will; returns what ended the session early, if anything did."""
-        where, options = way_to(session.host, self._options)
         try:
-            async with await self._driver.connect(where, session.host.port, **options) as connected:
+            async with await self._connect(session.host) as connected:
                 wire: _Wire = connected
                 while await session.inbox.has_work():
                     await self._deliver(session, wire)
@@ -375,6 +374,12 @@ class _Sessions(Performing[_Session]):
             self._cancelled()
             raise
         return None
+
+    async def _connect(self, host: Host) -> Any:
+        where, options = way_to(host, self._options)
+        if host.path:
+            return await self._driver.connect_unix(where, **options)
+        return await self._driver.connect(where, host.port, **options)
 
     async def _deliver(self, session: _Session, wire: _Wire) -> None:
         """Make the deliveries that lie ahead, and those that come meanwhile."""

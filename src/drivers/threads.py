@@ -263,8 +263,9 @@ class _Session:
     def __init__(self, session_id: int, host: Host, how: Options | OptionsFor, first: Work) -> None:
         self.session_id = session_id
         self.port = host.port
-        self.where, options = way_to(host, how)
-        self.connection = Interruptible(options)
+        where, options = way_to(host, how)
+        self.where = "" if host.path else where
+        self.connection = Interruptible(options, host.path)
         self.inbox = _Inbox(first)
         self.connected = False
         self.broken_off = False

@@ -67,6 +67,7 @@ PRINTS = {
     "canonical": r"boris@north\.example delivered: 250 2\.0\.0 Taken\n",
     "pool": r"250 2\.0\.0 Taken\nuser0@north\.example delivered\nuser1@.*\nuser2@north\.example delivered\n",
     "blocking_pool": r"nobody@north\.example never: 550 5\.1\.1",
+    "lmtp": r"Attempted\(.*anna@home\.example.*lmtp\.socket: No such file or directory",
     "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",
     "embedded": r"(?=.*boris@north\.example delivered 250 2\.0\.0 Taken\n)(?=.*nobody@\S+ discarded 550 5\.1\.1 )",
     "threads": r"boris@north\.example delivered 250 2\.0\.0 Taken\n",
@@ -167,7 +168,18 @@ def run(command: list[str], folder: Path) -> str:
 
 
 #: Examples that send nothing to the receiver.
-SEND_NOTHING = {"command", "trio", "tls", "tutorial_errors", "blocking_pool", "intake", "scripted", "fuzzing", *SERVERS}
+SEND_NOTHING = {
+    "command",
+    "trio",
+    "tls",
+    "tutorial_errors",
+    "blocking_pool",
+    "intake",
+    "lmtp",
+    "scripted",
+    "fuzzing",
+    *SERVERS,
+}
 
 
 def test_every_python_example_is_run() -> None:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from relay_bench import DAY, Bench
+from relay_bench import BUSY, DAY, TAKEN, UNKNOWN, Bench, reported
 
-from smtpcore import LocalProtocolError, Verdict
+from smtpcore import ConnectFailed, LocalProtocolError, Verdict
 from smtpcore.relay import (
     AnswerKind,
     Attempted,
     Bounce,
     DomainResolved,
+    Fate,
+    FateKind,
     FixedHosts,
     Forget,
     Host,
     JobsLoaded,
+    Lmtp,
     Load,
+    LoadDomains,
     Mx,
     MxAnswer,
     NextHop,
@@ -29,6 +34,7 @@ from smtpcore.relay import (
     Resolve,
     RoutingTable,
     Save,
+    SessionEnded,
     SmartHost,
     TimePassed,
     Unroutable,
@@ -302,8 +308,88 @@ def test_a_literal_of_no_address_is_refused(literal: str) -> None:
     assert not bench.work
 
 
+# --- stores of mailboxes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("store", "host", "next_hop"),
+    [
+        (
+            Lmtp("store.example"),
+            Host("store.example", None, 24, lmtp=True),
+            NextHop("store.example", 24, lmtp=True),
+        ),
+        (Lmtp("::1", 2424), Host("::1", "::1", 2424, lmtp=True), NextHop("::1", 2424, lmtp=True)),
+        (
+            Lmtp(path="/run/lmtp"),
+            Host("", None, 0, lmtp=True, path="/run/lmtp"),
+            NextHop("", 0, lmtp=True, path="/run/lmtp"),
+        ),
+    ],
+    ids=["name", "address", "unix socket"],
+)
+def test_mail_goes_to_a_store_of_mailboxes_by_lmtp(store: Lmtp, host: Host, next_hop: NextHop) -> None:
+    bench = Bench(RoutingTable({"home.example": store, "*": SmartHost("store.example", 24)}))
+    bench.accept("you@home.example")
+    assert bench.effect(OpenSession).host == host
+    assert bench.effect(OpenSession).delivery.next_hop == next_hop
+    # SMTP at the same place is another next hop, with sessions of its own.
+    bench.accept("you@far.example")
+    assert bench.effect(OpenSession).host == Host("store.example", None, 24)
+
+
+def test_a_store_of_mailboxes_takes_everything_as_the_route_itself() -> None:
+    bench = Bench(Lmtp("store.example"))
+    bench.accept("you@home.example")
+    assert bench.effect(OpenSession).host.lmtp
+
+
+def test_mail_waits_for_its_mailbox_and_takes_no_fallback() -> None:
+    bench = Bench(RoutingTable({"*": Lmtp(path="/run/lmtp")}, fallback=(LAST,)))
+    bench.accept("you@home.example")
+    bench.tell(SessionEnded(bench.effect(OpenSession).session_id, ConnectFailed("there is no such socket")))
+    assert not bench.work
+    (attempt,) = bench.effects(Attempted)
+    assert attempt.words == "there is no such socket"
+    bench.now = attempt.due_at + 1
+    bench.tell(replace(bench.mail("other@home.example"), jobs=()))
+    assert bench.effects(LoadDomains)
+
+
+def test_what_a_store_answers_for_each_recipient_is_their_fate() -> None:
+    bench = Bench(Lmtp(path="/run/lmtp"))
+    bench.accept("anna@home.example", "boris@home.example", "clara@home.example")
+    bench.tell(reported(bench.effect(OpenSession), TAKEN, UNKNOWN, BUSY))
+    assert [(fate.recipient, fate.kind) for fate in bench.effects(Fate)] == [
+        ("anna@home.example", FateKind.DELIVERED),
+        ("boris@home.example", FateKind.BOUNCED),
+    ]
+    assert [left.address for left in bench.order(Save).job.recipients] == ["clara@home.example"]
+    (failure,) = bench.order(Bounce).failures
+    assert failure.remote_host == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Lmtp,
+        lambda: Lmtp("store.example", path="/run/lmtp"),
+        lambda: Lmtp("store.example", 25),
+        lambda: Lmtp("no host"),
+        lambda: Lmtp("store.example", 0),
+        lambda: Lmtp(path="/run/\0"),
+        lambda: Lmtp(path=Path("/run/lmtp")),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_store_is_refused(wrong: Callable[[], Lmtp]) -> None:
+    with pytest.raises(LocalProtocolError):
+        wrong()
+
+
 def test_next_hops_and_hosts_are_shown_by_name_address_and_port() -> None:
     assert str(NextHop("hub.example", 25, ("1 last.example:25",))) == "hub.example:25"
     assert str(Host("hub.example", None, 25)) == "hub.example:25"
     assert str(Host("hub.example", "192.0.2.7", 26)) == "hub.example (192.0.2.7):26"
     assert str(Host("192.0.2.7", "192.0.2.7", 26)) == "192.0.2.7:26"
+    assert str(NextHop("store.example", 24, lmtp=True)) == "lmtp:store.example:24"
+    assert str(Host("", None, 0, lmtp=True, path="/run/lmtp")) == "lmtp:/run/lmtp"

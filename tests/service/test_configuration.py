@@ -25,7 +25,7 @@ from smtpcore.drivers._configuration.texts import reference, sample
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.configuration import Configuration, ConfigurationError, load
 from smtpcore.drivers.resolver import ResolverSettings
-from smtpcore.relay import FixedHosts, Host, Mx, RelaySettings, Schedule, SmartHost, Unroutable
+from smtpcore.relay import FixedHosts, Host, Lmtp, Mx, RelaySettings, Schedule, SmartHost, Unroutable
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "configuration.md"
 MINIMAL = 'spool = "spool"\n[routing]\ndefault = "relay.example:587"\n'
@@ -218,6 +218,34 @@ def test_routes_lead_somewhere_or_refuse(write: Write, monkeypatch: pytest.Monke
     assert SECRET not in repr(configuration)
 
 
+def test_a_store_of_mailboxes_is_named_by_lmtp(write: Write) -> None:
+    text = """
+        spool = "spool"
+        routing.default = "lmtp:/run/dovecot/lmtp"
+        routing.fallback = ["backup.example"]
+        [[route]]
+        domains = ["a.example"]
+        to = "lmtp:store.example"
+        tls.policy = "required"
+        [[route]]
+        domains = ["b.example"]
+        to = "lmtp:[::1]:2424"
+    """
+    configuration = load(write(text))
+    way = configuration.routing.table.way
+    assert way("other.example") == Lmtp(path="/run/dovecot/lmtp")
+    assert way("a.example") == Lmtp("store.example", 24)
+    assert way("b.example") == Lmtp("::1", 2424)
+    assert configuration.options_for(Host("store.example", None, 24, lmtp=True))["tls"] is TlsPolicy.REQUIRED
+    assert not configuration.routing.asks_the_dns
+
+
+def test_stores_of_mailboxes_are_written_as_they_are_read() -> None:
+    (kind,) = (setting.kind for setting in SETTINGS if setting.key == "routing.default")
+    for text in ("lmtp:/run/lmtp", "lmtp:store.example:24", "lmtp:[::1]:2424", "relay.example:25"):
+        assert kind.show(kind.read(text)) == f'"{text}"'
+
+
 def test_each_route_holds_its_sessions_in_its_own_way(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EAST", SECRET)
     configuration = load(write(ROUTES))
@@ -269,6 +297,27 @@ def test_credentials_of_the_default_are_for_its_hosts_only(write: Write, monkeyp
         (
             "[[route]]\ndomains = ['a.example']\nto = 'mx'\ntls.policy = 'required'\n",
             "7: tls.policy: this is for routes that name their hosts",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'lmtp:a b'\n",
+            "6: to: 'a b' is not a domain or address literal (RFC 5321 §4.1.2)",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'lmtp:h:25'\n",
+            "6: to: LMTP may not be spoken on port 25 (RFC 2033 §5)",
+        ),
+        ("[[route]]\ndomains = ['a.example']\nto = 'lmtp:h:x'\n", "6: to: 'h:x' is not HOST:PORT"),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = ['h', 'lmtp:/run/lmtp']\n",
+            "6: to: a store of mailboxes is no member of a list",
+        ),
+        (
+            "[[route]]\ndomains = ['a.example']\nto = 'lmtp:/run/lmtp'\ntls.policy = 'required'\n",
+            "7: tls.policy: a unix socket is spoken to in clear and without credentials",
+        ),
+        (
+            "default = 'lmtp:/run/lmtp'\n[credentials]\nuser = 'x'\npassword_variable = 'PATH'\n",
+            "6: credentials.user: a unix socket is spoken to in clear and without credentials",
         ),
         (
             "[[route]]\ndomains = ['a.example']\nto = 'h'\ntls.polcy = 'required'\n",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from smtpcore import LocalProtocolError, check_host_name
-from smtpcore.relay import SmartHost
+from smtpcore.relay import Lmtp, SmartHost
 
 __all__ = [
     "ADDRESS",
@@ -23,7 +23,6 @@ __all__ = [
     "FACTOR",
     "FILE",
     "FLAG",
-    "HOSTS",
     "HOST_AND_PORT",
     "HOST_NAME",
     "NEVER",
@@ -31,6 +30,7 @@ __all__ = [
     "OCTETS",
     "SHARE",
     "TEXT",
+    "WAY",
     "BadElement",
     "Kind",
     "choice",
@@ -49,6 +49,8 @@ _SECONDS: Final[dict[str, float]] = {
 }  # fmt: skip
 _OCTETS: Final[dict[str, int]] = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+#: What begins the place of a store of mailboxes.
+_LMTP: Final = "lmtp:"
 #: Beyond these a value is a slip of the pen, and beyond what clocks and counters bear.
 _LONGEST: Final = 10 * 366 * _SECONDS["d"]
 _GREATEST: Final = 2**53
@@ -193,13 +195,43 @@ def _address(value: object) -> str:
 
 def host_and_port(text: str) -> SmartHost:
     """``HOST:PORT``, or a host alone for port 25; an IPv6 address in brackets. Raises ``ValueError``."""
-    host, colon, port = text.rpartition(":") if text.rfind(":") > text.rfind("]") else (text, "", "25")
-    if colon and not (port.isascii() and port.isdigit()):
-        raise ValueError(f"{text!r} is not HOST:PORT")
+    host, port = _split(text)
     try:
-        return SmartHost(host.strip("[]"), int(port))
+        return SmartHost(host, 25 if port is None else port)
     except LocalProtocolError as error:
         raise ValueError(str(error)) from None
+
+
+def _split(text: str) -> tuple[str, int | None]:
+    """A host without brackets, and its port if one is given."""
+    host, colon, port = text.rpartition(":") if text.rfind(":") > text.rfind("]") else (text, "", "")
+    if colon and not (port.isascii() and port.isdigit()):
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port) if colon else None
+
+
+def _lmtp(text: str) -> Lmtp:
+    """``HOST:PORT``, a host alone for port 24, or the path of a unix socket, which begins with a slash."""
+    try:
+        if text.startswith("/"):
+            return Lmtp(path=text)
+        host, port = _split(text)
+        return Lmtp(host, 24 if port is None else port)
+    except LocalProtocolError as error:
+        raise ValueError(error.rule) from None
+
+
+def _read_way(value: object) -> Lmtp | tuple[SmartHost, ...]:
+    if isinstance(value, str) and value.startswith(_LMTP):
+        return _lmtp(value.removeprefix(_LMTP))
+    return _read_hosts(value)
+
+
+def _show_way(value: Lmtp | tuple[SmartHost, ...]) -> str:
+    if not isinstance(value, Lmtp):
+        return _show_hosts(value)
+    host = f"[{value.host}]" if ":" in value.host else value.host
+    return _quoted(f"{_LMTP}{value.path or f'{host}:{value.port}'}")
 
 
 def _read_hosts(value: object) -> tuple[SmartHost, ...]:
@@ -213,7 +245,12 @@ def _show_hosts(value: tuple[SmartHost, ...]) -> str:
 
 
 def _read_host_and_port(value: object) -> SmartHost:
-    return value if isinstance(value, SmartHost) else host_and_port(_text(value))
+    if isinstance(value, SmartHost):
+        return value
+    text = _text(value)
+    if text.startswith(_LMTP):
+        raise ValueError("a store of mailboxes is no member of a list")
+    return host_and_port(text)
 
 
 def _show_host_and_port(value: SmartHost) -> str:
@@ -282,5 +319,10 @@ HOST_NAME: Final = Kind("host name", _host_name, _quoted, "relay.example")
 ADDRESS: Final = Kind("IP address", _address, _quoted, "192.0.2.1")
 HOST_AND_PORT: Final = Kind("host:port", _read_host_and_port, _show_host_and_port, SmartHost("smtp.example", 25))
 _LIST_OF_HOSTS: Final = list_of(HOST_AND_PORT)
-#: One host or several, in the order in which they are tried.
-HOSTS: Final = Kind("host:port, or a list of them", _read_hosts, _show_hosts, (HOST_AND_PORT.example,))
+#: One host or several, in the order in which they are tried, or a store of mailboxes.
+WAY: Final = Kind(
+    'host:port, or a list of them, or "lmtp:host:port", or "lmtp:/path"',
+    _read_way,
+    _show_way,
+    (HOST_AND_PORT.example,),
+)

@@ -14,10 +14,11 @@ from smtpcore import LocalProtocolError, TlsPolicy, Verdict
 from smtpcore.drivers._configuration.reader import Origin, Reader
 from smtpcore.drivers._configuration.sessions import security_options
 from smtpcore.drivers._session.options import Options
-from smtpcore.relay import FixedHosts, Mx, RoutingTable, SmartHost, Unroutable, Way
+from smtpcore.relay import FixedHosts, Lmtp, Mx, RoutingTable, SmartHost, Unroutable, Way
 
 __all__ = ["Routing", "read_routing"]
 
+_NOBODY_LISTENS = "a unix socket is spoken to in clear and without credentials"
 _STATUS = re.compile(r"([45])\.\d{1,3}\.\d{1,3}(?= \S)")
 
 
@@ -50,7 +51,10 @@ def read_routing(reader: Reader, rows: Sequence[Reader]) -> Routing:
             others.pop("tls_context", None)
     ways = _Ways(reader, others)
     default = _way(reader["routing.default"])
-    if isinstance(default, (SmartHost, FixedHosts)):
+    if isinstance(default, Lmtp) and default.path:
+        if reader["credentials.user"] is not None:
+            reader.wrong("credentials.user", _NOBODY_LISTENS)
+    elif isinstance(default, (SmartHost, FixedHosts, Lmtp)):
         ways.hold(default, "routing.default", reader, security)
     elif reader["credentials.user"] is not None:
         reader.wrong("credentials.user", "these would be said to every host of the world; give them to a route")
@@ -80,7 +84,10 @@ class _Ways:
         for number, pattern in enumerate(row["domains"] or ()):
             self._add_domain(row, number, pattern, way)
         said = row.given.keys() - {"domains", "to", "refuse"}
-        if isinstance(way, (SmartHost, FixedHosts)):
+        if isinstance(way, Lmtp) and way.path:
+            for key in said:
+                row.wrong(key, _NOBODY_LISTENS)
+        elif isinstance(way, (SmartHost, FixedHosts, Lmtp)):
             merged = self._merged(row)
             self.hold(way, "to", merged, security_options(merged) if said else self._others)
         else:
@@ -112,7 +119,7 @@ class _Ways:
             merged.given |= {key: given for key, given in self._whole.given.items() if key.startswith("tls.")}
         return merged
 
-    def hold(self, way: SmartHost | FixedHosts, key: str, reader: Reader, security: Options) -> None:
+    def hold(self, way: SmartHost | FixedHosts | Lmtp, key: str, reader: Reader, security: Options) -> None:
         """Sessions with the hosts of a way are held so; a host has one kind of session."""
         said: dict[str, object] = {
             name: given.value for name, given in reader.given.items() if name.startswith(("tls.", "credentials."))
@@ -125,8 +132,10 @@ class _Ways:
             self.security[name] = security
 
 
-def _way(hosts: tuple[SmartHost, ...]) -> Way:
-    """What ``mx``, one host or several mean."""
+def _way(hosts: tuple[SmartHost, ...] | Lmtp) -> Way:
+    """What ``mx``, one host or several, or a store of mailboxes mean."""
+    if isinstance(hosts, Lmtp):
+        return hosts
     if not hosts:
         return Mx()
     return hosts[0] if len(hosts) == 1 else FixedHosts(hosts)

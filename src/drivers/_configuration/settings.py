@@ -23,12 +23,12 @@ from smtpcore.drivers._configuration.kinds import (
     FLAG,
     HOST_AND_PORT,
     HOST_NAME,
-    HOSTS,
     NEVER,
     NUMBER,
     OCTETS,
     SHARE,
     TEXT,
+    WAY,
     Kind,
     choice,
     list_of,
@@ -116,7 +116,7 @@ ROUTE_SETTINGS: Final = (
         list_of(TEXT),
         'The recipient domains that this route is for; ".a.example" stands for all below a.example. Required.',
     ),
-    Setting("to", or_word(HOSTS, "mx", ()), "Where their mail goes, as in routing.default."),
+    Setting("to", or_word(WAY, "mx", ()), "Where their mail goes, as in routing.default."),
     Setting(
         "refuse",
         TEXT,
@@ -145,15 +145,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "routing.default",
-        or_word(HOSTS, "mx", ()),
+        or_word(WAY, "mx", ()),
         "Where mail goes that no route speaks of: where the MX records of its domain say, to one host that knows the"
-        " way, or to the first of several that can be reached.",
+        " way, to the first of several that can be reached, or by LMTP into a store of mailboxes, which listens on a"
+        " port (24 unless it is said) or a unix socket.",
         (),
     ),
     Setting(
         "routing.fallback",
         list_of(HOST_AND_PORT),
-        "Hosts that are tried when those of a way cannot be reached or looked up.",
+        "Hosts that are tried when those of a way cannot be reached or looked up; never for a store of mailboxes.",
     ),
     _of(
         RelaySettings,

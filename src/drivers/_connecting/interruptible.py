@@ -14,7 +14,7 @@ import threading
 import time
 
 from smtpcore import SessionAborted
-from smtpcore.drivers._connecting.race import Dialling, Way, check_socket, in_order, source_addresses
+from smtpcore.drivers._connecting.race import Address, Dialling, Way, check_socket, in_order, source_addresses
 from smtpcore.drivers._session.options import Options
 
 __all__ = ["Interruptible"]
@@ -27,9 +27,11 @@ class Interruptible:
     """Makes the connections of one session; whatever waits in them ends at once when it is interrupted.
 
     Looking a name up cannot be interrupted, nor can a ``connect`` callable of the user's, but by its own deadline.
+    With a ``path`` the connections are to that unix socket, whatever host is connected to.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, path: str = "") -> None:
+        self._path = path
         self._sources = source_addresses(options.get("source_address", ()))
         self._connect = options.get("connect")
         #: The options by which a session is connected through :meth:`_dial`.
@@ -74,8 +76,11 @@ class Interruptible:
         return sock
 
     def _race(self, host: str, port: int, seconds: float) -> socket.socket:
-        found = in_order(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        dialling = Dialling(Way(host, port), found, seconds, time.monotonic(), self._sources)
+        if self._path:
+            way, found = Way(None, path=self._path), [Address.of_path(self._path)]
+        else:
+            way, found = Way(host, port), in_order(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        dialling = Dialling(way, found, seconds, time.monotonic(), self._sources)
         woken, wake = os.pipe()
         try:
             with self._lock:

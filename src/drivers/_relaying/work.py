@@ -18,10 +18,12 @@ from smtpcore import (
     Mail,
     MailRefused,
     Outcome,
+    Protocol,
     Report,
     SessionAborted,
     SmtpError,
     Stage,
+    TlsPolicy,
     Transcript,
     Verdict,
     check_host_name,
@@ -47,6 +49,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+#: Options of sessions that lead through a network.
+_OF_A_NETWORK = frozenset({"tls_context", "tls_server_name", "credentials", "source_address", "connect"})
 
 #: A delivery and its octets.
 Work: TypeAlias = tuple[Delivery, bytes | BinaryIO]
@@ -90,8 +95,18 @@ def checked_options(how: Options | OptionsFor | None) -> Options | OptionsFor:
 
 
 def way_to(host: Host, how: Options | OptionsFor) -> tuple[str, Options]:
-    """What to connect to, and how: the certificate is to be for the host's name, wherever it was found."""
-    options = how(host) if callable(how) else how
+    """What to connect to, and how: the certificate is to be for the host's name, wherever it was found.
+
+    A unix socket, whose path it is then, leads nowhere but to this machine: nobody listens, so no more is to be proved.
+    """
+    options = (how(host) if callable(how) else how).copy()
+    if host.lmtp:
+        options["protocol"] = Protocol.LMTP
+    if host.path:
+        for name in _OF_A_NETWORK & options.keys():
+            del options[name]
+        options["tls"] = TlsPolicy.NEVER
+        return host.path, options
     if host.address is None:
         return host.name, options
     return host.address, {"tls_server_name": host.name, **options}

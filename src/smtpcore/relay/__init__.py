@@ -48,7 +48,7 @@ from smtpcore.relay._facts import (
 )
 from smtpcore.relay._names import AddressAnswer, AnswerKind, MxAnswer, MxRecord
 from smtpcore.relay._relay import Relay
-from smtpcore.relay._routing import FixedHosts, Mx, Route, RoutingTable, SmartHost, Unroutable, Way
+from smtpcore.relay._routing import FixedHosts, Lmtp, Mx, Route, RoutingTable, SmartHost, Unroutable, Way
 from smtpcore.relay._schedule import Schedule
 from smtpcore.relay._settings import RelaySettings
 
@@ -79,6 +79,7 @@ __all__ = [
     "Job",
     "JobsLoaded",
     "JobsRemoved",
+    "Lmtp",
     "Load",
     "LoadDomains",
     "MailAccepted",

@@ -14,9 +14,9 @@ from smtpcore._events import Verdict
 from smtpcore._grammar import printable
 from smtpcore.relay._facts import DomainResolved, Resolve
 from smtpcore.relay._hosts import HostSet
-from smtpcore.relay._mx import hosts_of_domain, hosts_of_literal, listed_hosts
+from smtpcore.relay._mx import hosts_of_domain, hosts_of_literal, listed_hosts, store_of_mailboxes
 from smtpcore.relay._names import AnswerKind, MxAnswer
-from smtpcore.relay._routing import FixedHosts, Mx, Route, SmartHost, Unroutable, Way
+from smtpcore.relay._routing import FixedHosts, Lmtp, Mx, Route, SmartHost, Unroutable, Way
 from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["Directory"]
@@ -39,7 +39,7 @@ class Directory:
         self._settings = settings
         self._route = route
         self._own_names = frozenset(name.lower() for name in settings.own_names)
-        self._listed: dict[SmartHost | FixedHosts, HostSet] = {}
+        self._listed: dict[SmartHost | FixedHosts | Lmtp, HostSet] = {}
         #: What was found in the DNS, and until when it may be used.
         self._found: dict[str, tuple[HostSet | Unroutable, float]] = {}
         #: The same times, the earliest first; some are of answers that were forgotten since.
@@ -56,7 +56,7 @@ class Directory:
     def find(self, domain: str, now: float) -> HostSet | Unroutable | None:
         """Where mail for a domain goes; ``None`` where it is not known."""
         way = self._way(domain)
-        if isinstance(way, (SmartHost, FixedHosts)):
+        if isinstance(way, (SmartHost, FixedHosts, Lmtp)):
             return self._listed.get(way) or self._list(way)
         if isinstance(way, Unroutable):
             return way
@@ -73,12 +73,15 @@ class Directory:
             way = cast("object", self._route.way(domain))
         except Exception as error:
             return _no_way(f"the route failed for the domain {domain or '(none)'}: {type(error).__name__}: {error}")
-        if not isinstance(way, (SmartHost, FixedHosts, Mx, Unroutable)):
+        if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
             return _no_way(f"the route gave {way!r} for the domain {domain or '(none)'}, which is no way")
         return way
 
-    def _list(self, way: SmartHost | FixedHosts) -> HostSet:
-        listed = listed_hosts((way,)) if isinstance(way, SmartHost) else listed_hosts(way.hosts, way.fallback)
+    def _list(self, way: SmartHost | FixedHosts | Lmtp) -> HostSet:
+        if isinstance(way, Lmtp):
+            listed = store_of_mailboxes(way)
+        else:
+            listed = listed_hosts((way,)) if isinstance(way, SmartHost) else listed_hosts(way.hosts, way.fallback)
         self._listed[way] = listed
         return listed
 

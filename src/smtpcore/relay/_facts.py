@@ -118,15 +118,19 @@ class NextHop:
     """Where a delivery goes; what sessions are shared and limits are counted by.
 
     ``host`` and ``port`` are those of the host that is tried first. ``others`` tells apart sets of hosts that share
-    this one: what is known of the further ones, in words. Domains with the same set of MX hosts have one next hop.
+    this one: what is known of the further ones, in words. Domains with the same set of MX hosts have one next hop. A
+    store of mailboxes behind a unix socket has a ``path`` in place of both.
     """
 
     host: str
     port: int
     others: tuple[str, ...] = ()
+    #: Whether LMTP is spoken there, and the unix socket if it is one.
+    lmtp: bool = field(default=False, kw_only=True)
+    path: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return _where(f"{self.host}:{self.port}", lmtp=self.lmtp, path=self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +138,24 @@ class Host:
     """One host at one address, to be connected to.
 
     ``name`` is what its certificate must be for and what it is called in reports; ``address`` is an IPv6 or IPv4
-    address, or ``None`` when the driver is to look the name up.
+    address, or ``None`` when the driver is to look the name up. What listens on the unix socket ``path`` has neither.
     """
 
     name: str
     address: str | None
     port: int
+    #: Whether LMTP is spoken there, and the unix socket if it is one.
+    lmtp: bool = field(default=False, kw_only=True)
+    path: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         at = f" ({self.address})" if self.address not in (None, self.name) else ""
-        return f"{self.name}{at}:{self.port}"
+        return _where(f"{self.name}{at}:{self.port}", lmtp=self.lmtp, path=self.path)
+
+
+def _where(port_of_host: str, *, lmtp: bool, path: str) -> str:
+    """A host as a configuration names it."""
+    return f"lmtp:{path or port_of_host}" if lmtp else port_of_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +349,7 @@ class Failure:
     status: str
     diagnostic: str | None
     reason: str
-    #: The name or the address of the peer; empty where it did not come to one.
+    #: The name or the address of the peer; empty where it did not come to one, or where it has none.
     remote_host: str
 
 

@@ -23,6 +23,9 @@ class HostAddresses:
     name: str
     port: int
     addresses: tuple[str | None, ...] = (None,)
+    #: Whether LMTP is spoken there, and the unix socket if it is one, in place of name and port.
+    lmtp: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class HostSet:
         for group in self.groups[len(self.groups) - self.fallback if fallback_only else 0 :]:
             for host in sorted(group, key=lambda host: self._place(host, number)) if len(group) > 1 else group:
                 for address in host.addresses:
-                    yield Host(host.name, address, host.port)
+                    yield Host(host.name, address, host.port, lmtp=host.lmtp, path=host.path)
 
     def _place(self, host: HostAddresses, number: int) -> bytes:
         return hashlib.blake2b(

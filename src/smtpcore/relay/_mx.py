@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._events import Verdict
@@ -16,9 +16,9 @@ from smtpcore._grammar import check_host_name
 from smtpcore.relay._facts import DomainResolved, NextHop
 from smtpcore.relay._hosts import HostAddresses, HostSet
 from smtpcore.relay._names import AddressAnswer, AnswerKind, MxAnswer, MxRecord
-from smtpcore.relay._routing import Mx, SmartHost, Unroutable
+from smtpcore.relay._routing import Lmtp, Mx, SmartHost, Unroutable
 
-__all__ = ["hosts_of_domain", "hosts_of_literal", "listed_hosts"]
+__all__ = ["hosts_of_domain", "hosts_of_literal", "listed_hosts", "store_of_mailboxes"]
 
 _ROOT = "."
 
@@ -33,6 +33,15 @@ class _NoHost(Exception):
 def listed_hosts(hosts: Sequence[SmartHost], fallback: Sequence[SmartHost] = ()) -> HostSet:
     """Hosts in the order in which they are listed, one after the other, and those of the fallback after them."""
     return _host_set([[_listed(host)] for host in hosts], fallback)
+
+
+def store_of_mailboxes(way: Lmtp) -> HostSet:
+    """The one place where LMTP is spoken."""
+    if way.path:
+        store = HostAddresses("", 0, lmtp=True, path=way.path)
+    else:
+        store = replace(_listed(SmartHost(way.host, way.port)), lmtp=True)
+    return HostSet(NextHop(store.name, store.port, lmtp=True, path=store.path), ((store,),))
 
 
 def hosts_of_literal(domain: str, way: Mx) -> HostSet | Unroutable:

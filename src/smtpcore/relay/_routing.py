@@ -16,9 +16,11 @@ from smtpcore._events import Verdict
 from smtpcore._grammar import check_host_name
 from smtpcore._options import check_kind
 
-__all__ = ["FixedHosts", "Mx", "Route", "RoutingTable", "SmartHost", "Unroutable", "Way"]
+__all__ = ["FixedHosts", "Lmtp", "Mx", "Route", "RoutingTable", "SmartHost", "Unroutable", "Way"]
 
 _FOR_EVERYTHING = "*"
+#: The port of SMTP, which LMTP may not use (RFC 2033 §5).
+_SMTP_PORT = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,35 @@ class FixedHosts:
         object.__setattr__(self, "fallback", _hosts(self.fallback))
         if not self.hosts:
             raise LocalProtocolError("a way over fixed hosts needs at least one", self.hosts)
+
+    def way(self, domain: str) -> Way:
+        """The same for every domain."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Lmtp:
+    """Mail is handed to a store of mailboxes by LMTP (RFC 2033), which answers for each recipient alone.
+
+    The store listens on a port of a host, as in :class:`SmartHost`, or on the unix socket ``path``. While it cannot be
+    reached mail waits for it: the fallback of a routing table knows nothing of mailboxes. Raises
+    ``LocalProtocolError`` for what is no host, port or path, and for port 25, which is SMTP's (RFC 2033 §5).
+    """
+
+    host: str = ""
+    port: int = 24
+    path: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_kind("a path", self.path, str)
+        if bool(self.host) == bool(self.path):
+            raise LocalProtocolError("a store of mailboxes has a host or a path, not both", self)
+        if "\0" in self.path:
+            raise LocalProtocolError("a path holds no NUL", self.path)
+        if self.port == _SMTP_PORT:
+            raise LocalProtocolError("LMTP may not be spoken on port 25 (RFC 2033 §5)", self.port)
+        if self.host:
+            SmartHost(self.host, self.port)
 
     def way(self, domain: str) -> Way:
         """The same for every domain."""
@@ -110,7 +141,7 @@ class Unroutable:
         return self
 
 
-Way: TypeAlias = SmartHost | FixedHosts | Mx | Unroutable
+Way: TypeAlias = SmartHost | FixedHosts | Lmtp | Mx | Unroutable
 
 
 class Route(Protocol):
@@ -163,7 +194,7 @@ def _patterns(domain: str) -> Iterable[str]:
 
 
 def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
-    if isinstance(way, Unroutable) or not fallback:
+    if isinstance(way, (Unroutable, Lmtp)) or not fallback:
         return way
     if isinstance(way, Mx):
         return replace(way, fallback=way.fallback or fallback)
@@ -174,7 +205,7 @@ def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
 
 
 def _check_way(way: object) -> None:
-    if not isinstance(way, (SmartHost, FixedHosts, Mx, Unroutable)):
+    if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
         raise LocalProtocolError("a way is a SmartHost, FixedHosts, Mx or Unroutable", way)
 
 
