@@ -34,6 +34,7 @@ from smtpcore.drivers._relaying.work import (
     close_body,
     lookup_failed,
     prepare,
+    prepare_with,
     shutting_down,
     unforeseen,
     way_to,
@@ -152,6 +153,13 @@ class RelayService:
         :class:`smtpcore.drivers.spool.SpoolError`, and :class:`RelayStopped` once the relay has come to its end.
         """
         return await anyio.to_thread.run_sync(self._submit, message, sender, recipients)
+
+    async def accept(self, envelope: Envelope, message: Source) -> Submission:
+        """Accept a message with an envelope of one's own, which may ask for more; else as :meth:`submit`."""
+        return await anyio.to_thread.run_sync(self._accept, envelope, message)
+
+    def _accept(self, envelope: Envelope, message: Source) -> Submission:
+        return self._owner.submit(prepare_with(self._spool, envelope, message))
 
     def _submit(self, message: Source, sender: str | None, recipients: Sequence[str] | str | None) -> Submission:
         return self._owner.submit(prepare(self._spool, message, sender, recipients))

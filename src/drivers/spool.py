@@ -24,12 +24,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
-from smtpcore import DEFAULT_LIMITS, Envelope, LocalProtocolError
+from smtpcore import DEFAULT_LIMITS, Envelope, LocalProtocolError, RecipientOptions, domain_of
+from smtpcore.drivers._session.options import a_labels
 from smtpcore.drivers._spool.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
 from smtpcore.drivers._spool.intake import Intake, IntakeFailed, sync_folder
 from smtpcore.drivers._spool.reserve import Reserve
@@ -38,9 +39,9 @@ from smtpcore.drivers._spool.rows import (
     MAIL_COLUMNS,
     NO_MAIL,
     Damaged,
-    check_ascii,
     check_body,
     dump,
+    dump_options,
     job_of,
     mail_ids_of,
     mail_of,
@@ -280,16 +281,17 @@ class Spool:
     def prepare(self, envelope: Envelope, chunks: bytes | Iterable[bytes]) -> Prepared:
         """Read a body, whole or in pieces, and write it to its file if it is large; nothing is accepted yet.
 
-        Raises ``LocalProtocolError`` for an envelope beyond the limits or with what a spool does not keep (options,
-        addresses beyond ASCII), :class:`SpoolFull` where there is no room, and whatever ``chunks`` raises.
+        Raises ``LocalProtocolError`` for an envelope beyond the limits or with a domain that has no A-labels,
+        :class:`SpoolFull` where there is no room, and whatever ``chunks`` raises.
         """
         envelope.check_limits(DEFAULT_LIMITS)
         if envelope.extended:
-            for path in (envelope.reverse_path, *envelope.recipients):
-                check_ascii(path)
-            raise LocalProtocolError("a spool keeps no options, no binary bodies and no headers beyond ASCII")
+            for domain in map(domain_of, (envelope.reverse_path, *envelope.recipients)):
+                if not domain.isascii():
+                    a_labels(domain)
+        intake = Intake(self._bodies, binary=envelope.body.binary)
         try:
-            return Prepared(envelope, Intake(self._bodies).read((chunks,) if isinstance(chunks, bytes) else chunks))
+            return Prepared(envelope, intake.read((chunks,) if isinstance(chunks, bytes) else chunks))
         except IntakeFailed as error:
             raise self._unusable(error) from error
 
@@ -317,8 +319,8 @@ class Spool:
 
     def _insert(self, envelope: Envelope, body: Intake, now: float) -> MailAccepted:
         row = self._database.execute(
-            "INSERT INTO mail (reverse_path, size, eight_bit, leading_dots, longest_line, accepted_at, body_file, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO mail (reverse_path, size, eight_bit, leading_dots, longest_line, accepted_at, body_file, body,"
+            " binary, utf8_header, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 envelope.reverse_path,
                 body.size,
@@ -328,6 +330,9 @@ class Spool:
                 now,
                 body.file_name,
                 body.octets,
+                envelope.body.binary,
+                envelope.body.utf8_header,
+                dump_options(envelope.options),
             ),
         )
         assert row.lastrowid is not None
@@ -339,15 +344,26 @@ class Spool:
             leading_dots=body.leading_dots,
             accepted_at=now,
             longest_line=body.longest_line,
+            binary=envelope.body.binary,
+            utf8_header=envelope.body.utf8_header,
+            options=envelope.options,
         )
+        wishes = envelope.recipient_options
         jobs = tuple(
-            self._insert_job(mail, domain, members, now)
-            for domain, members in recipients_by_domain(envelope.recipients)
+            self._insert_job(mail, domain, members, wishes, now)
+            for domain, members in recipients_by_domain(envelope.recipients, to_a_labels=_known_to_the_dns)
         )
         return MailAccepted(mail, jobs)
 
-    def _insert_job(self, mail: StoredMail, domain: str, recipients: Sequence[str], now: float) -> Job:
-        pending = tuple(PendingRecipient(recipient) for recipient in recipients)
+    def _insert_job(
+        self,
+        mail: StoredMail,
+        domain: str,
+        recipients: Sequence[str],
+        wishes: Mapping[str, RecipientOptions],
+        now: float,
+    ) -> Job:
+        pending = tuple(PendingRecipient(recipient, options=wishes.get(recipient)) for recipient in recipients)
         row = self._database.execute(
             "INSERT INTO job (mail_id, domain, due_at, attempts, owner, recipients) VALUES (?, ?, ?, 0, 0, ?)",
             (mail.mail_id, domain, now, dump(pending)),
@@ -828,6 +844,14 @@ class Spool:
         """How many mails are queued."""
         with self._guard():
             return int(self._database.execute("SELECT count(*) FROM mail").fetchone()[0])
+
+
+def _known_to_the_dns(domain: str) -> str:
+    """A domain in A-labels; one that lost them since it was accepted is one that the DNS does not know."""
+    try:
+        return a_labels(domain)
+    except LocalProtocolError:
+        return domain
 
 
 class _LostBody(io.RawIOBase):

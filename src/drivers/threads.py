@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from smtpcore import SessionAborted, SessionError
+from smtpcore import Envelope, SessionAborted, SessionError
 from smtpcore.drivers._connecting.interruptible import Interruptible
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._relaying.owner import LOOKUPS, Owner
@@ -29,6 +29,7 @@ from smtpcore.drivers._relaying.work import (
     close_body,
     lookup_failed,
     prepare,
+    prepare_with,
     shutting_down,
     unforeseen,
     way_to,
@@ -155,6 +156,10 @@ class RelayService:
         the relay has come to its end.
         """
         return self._owner.submit(prepare(self._spool, message, sender, recipients))
+
+    def accept(self, envelope: Envelope, message: Source) -> Submission:
+        """Accept a message with an envelope of one's own, which may ask for more; else as :meth:`submit`."""
+        return self._owner.submit(prepare_with(self._spool, envelope, message))
 
     def run(self, *, once: bool = False) -> None:
         """Relay until :meth:`stop`; with ``once`` until nothing that is due is left to do.

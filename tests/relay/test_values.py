@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import pytest
 
-from smtpcore import LocalProtocolError
-from smtpcore.relay import SmartHost, StoredMail, recipients_by_domain
+from smtpcore import LocalProtocolError, MailOptions, Notify, RecipientOptions
+from smtpcore.relay import (
+    Delivery,
+    Job,
+    NextHop,
+    PendingRecipient,
+    SmartHost,
+    StoredMail,
+    recipients_by_domain,
+)
 
 
 def test_all_domains_go_to_the_smart_host() -> None:
@@ -56,3 +64,32 @@ def test_a_stored_mail_tells_whether_it_has_long_lines(longest_line: int | None,
         longest_line=longest_line,
     )
     assert mail.body_facts.long_lines is long_lines
+
+
+def test_domains_beyond_ascii_are_written_as_the_caller_says() -> None:
+    recipients = ["a@BÜRO.example", "b@x.example", "ö@X.example", "c@büro.example"]
+    jobs = recipients_by_domain(recipients, to_a_labels=lambda domain: domain.replace("ü", "-U-"))
+    assert list(jobs) == [
+        ("b-u-ro.example", ("a@BÜRO.example", "c@büro.example")),
+        ("x.example", ("b@x.example", "ö@X.example")),
+    ]
+
+
+def test_a_delivery_says_all_that_was_asked() -> None:
+    options, wish = MailOptions(priority=3), RecipientOptions(notify=[Notify.NEVER])
+    mail = StoredMail(
+        mail_id=1,
+        reverse_path="größe@home.example",
+        size=5,
+        eight_bit=True,
+        leading_dots=True,
+        accepted_at=0.0,
+        binary=True,
+        utf8_header=True,
+        options=options,
+    )
+    recipients = (PendingRecipient("a@x.example"), PendingRecipient("b@x.example", options=wish))
+    job = Job(job_id=1, mail_id=1, domain="x.example", due_at=0.0, attempts=1, recipients=recipients)
+    envelope = Delivery(1, mail, (job,), NextHop("hub.example", 25)).envelope
+    assert (envelope.options, envelope.recipient_options) == (options, {"b@x.example": wish})
+    assert (envelope.body.binary, envelope.body.canonical, envelope.body.utf8_header) == (True, True, True)

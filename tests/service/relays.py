@@ -84,6 +84,9 @@ class _Async:
     def submit(self, *arguments: Any, **options: Any) -> _Submission:
         return _Submission(self._portal, self._portal.call(partial(self._inner.submit, *arguments, **options)))
 
+    def accept(self, *arguments: Any) -> _Submission:
+        return _Submission(self._portal, self._portal.call(self._inner.accept, *arguments))
+
     def run(self, *, once: bool = False) -> None:
         self._portal.call(partial(self._inner.run, once=once))
 

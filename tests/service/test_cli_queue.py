@@ -115,13 +115,75 @@ def test_a_mail_is_shown_whole_to_scripts(spool: Path, capsys: Any) -> None:
     shown = json.loads(line)
     (job,) = shown.pop("jobs")
     assert shown.pop("accepted").endswith("Z")
-    assert shown == {"queue_id": 3, "sender": "Boris@Home.example", "size": 180_000, "header": ["Subject: large"]}
-    assert job["recipients"] == [{"recipient": "u@A.example", "last_words": "", "warned": False}]
+    assert shown == {
+        "queue_id": 3,
+        "sender": "Boris@Home.example",
+        "size": 180_000,
+        "options": {},
+        "header": ["Subject: large"],
+    }
+    assert job["recipients"] == [{"recipient": "u@A.example", "last_words": "", "warned": False, "options": {}}]
     assert (job["domain"], job["state"]) == ("a.example", "waiting")
 
 
 def test_a_mail_without_a_header(spool: Path, capsys: Any) -> None:
     assert out(capsys, "show", "--spool", spool, 2)[-1] == "  header:"
+
+
+def test_what_is_asked_for_a_mail_is_kept_and_shown(tmp_path: Path, capsys: Any) -> None:
+    message = tmp_path / "message.eml"
+    message.write_bytes(b"Subject: gr\xc3\xb6\xc3\x9fe\n\nx\n")
+    spool = tmp_path / "spool"
+    flags = ["--notify", "success,Delay", "--ret", "hdrs", "--envid", "QQ 314", "--require-tls", "--priority", "4"]
+    late = ["--deliver-by", "2h", "--if-late", "notify", "--smtputf8", "--binary"]
+    command = ["add", "--spool", spool, "--from", "größe@bücher.example", "--to", "u@a.example", "--to", "v@b.example"]
+    assert out(capsys, *command, *flags, *late, message) == ["1"]
+    shown = json.loads(*out(capsys, "show", "--json", "--spool", spool, 1))
+    assert shown["options"] == {
+        "body": "BINARYMIME",
+        "smtputf8": True,
+        "ret": "HDRS",
+        "envid": "QQ 314",
+        "requiretls": True,
+        "by": "7200s, then notify",
+        "priority": 4,
+    }
+    wishes = [recipient["options"] for job in shown["jobs"] for recipient in job["recipients"]]
+    assert wishes == [{"notify": "SUCCESS,DELAY"}] * 2
+    lines = out(capsys, "show", "--spool", spool, 1)
+    assert lines[2:9] == [
+        "  body: BINARYMIME",
+        "  smtputf8: True",
+        "  ret: HDRS",
+        "  envid: QQ 314",
+        "  requiretls: True",
+        "  by: 7200s, then notify",
+        "  priority: 4",
+    ]
+    assert lines.count("      notify: SUCCESS,DELAY") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (["--notify", "never,delay"], 64, "NEVER stands alone"),
+        (["--notify", "sometimes"], 64, "'sometimes' is not never, or some of success, failure and delay"),
+        (["--ret", "half"], 64, "'half' is not one of"),
+        (["--if-late", "notify"], 64, "--if-late needs --deliver-by"),
+        (["--deliver-by", "0"], 64, "out of range"),
+        (["--priority", "10"], 65, "a priority (RFC 6710 §3)"),
+        (["--envid", "ä"], 65, "an envelope identifier is printable ASCII"),
+    ],
+)
+def test_what_may_not_be_asked_is_not_queued(
+    flags: list[str], status: int, words: str, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "message.eml").write_bytes(b"x\n")
+    command = ["queue", "add", "--spool", str(tmp_path / "spool"), "--from", "", "--to", "u@a.example", *flags]
+    assert run([*command, str(tmp_path / "message.eml")]) == status
+    assert words in capsys.readouterr().err
+    with Spool(tmp_path / "spool") as spool:
+        assert len(spool) == 0
 
 
 def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

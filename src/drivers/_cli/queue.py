@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import click
 
 from smtpcore import LocalProtocolError, printable
+from smtpcore.drivers._cli.envelopes import Duration, shown_options, wishes, with_wishes
 from smtpcore.drivers._cli.exit_status import ExitStatus
 from smtpcore.drivers._cli.selection import JobState, Selection, state_of
 from smtpcore.drivers._cli.shared import SPOOL, Stop, make_envelope, open_message
-from smtpcore.drivers._configuration.kinds import DURATION
 from smtpcore.drivers._configuration.sessions import os_reason
 from smtpcore.drivers.spool import QueueEntry, Spool, SpoolError, SpoolUnusable
 from smtpcore.relay import Action, PendingRecipient
@@ -31,22 +31,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 #: What is read of a body to find its header.
 _HEADER_OCTETS = 65_536
-
-
-class _Duration(click.ParamType[float]):
-    """Seconds, or text such as ``2h``."""
-
-    name = "DURATION"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else float(DURATION.read(float(value) if _bare(value) else value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _bare(value: str) -> bool:
-    return value.isascii() and value.replace(".", "", 1).isdigit()
 
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -66,7 +50,7 @@ def _selection_flags(command: _Command) -> _Command:
                 multiple=True,
                 help="Mail in this state; may be repeated.",
             ),
-            click.option("--older-than", type=_Duration(), help="Mail accepted longer ago than this, such as 2h."),
+            click.option("--older-than", type=Duration(), help="Mail accepted longer ago than this, such as 2h."),
             click.argument("queue_ids", metavar="[QUEUE_ID]...", type=int, nargs=-1),
         )
     ):
@@ -118,12 +102,13 @@ def _say_if_none(found: object) -> None:
 @SPOOL
 @click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
 @click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
+@wishes
 @click.argument("file", metavar="FILE|-")
-def queue_add(directory: str, sender: str | None, recipients: tuple[str, ...], file: str) -> int:
+def queue_add(directory: str, sender: str | None, recipients: tuple[str, ...], file: str, **wished: Any) -> int:
     """Put one message into a spool and print its queue id: it is safe then."""
     try:
         with open_message(file) as message, Spool(directory) as spool:
-            envelope = make_envelope(sender, recipients, message)
+            envelope = with_wishes(make_envelope(sender, recipients, message), **wished)
             prepared = spool.prepare(envelope, iter(lambda: message.read(65_536), b""))
             (accepted,) = spool.add([prepared], time.time())
     except LocalProtocolError as error:
@@ -236,6 +221,7 @@ def _show_text(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
     lines = [
         f"mail {mail.mail_id} from <{mail.reverse_path}>, {mail.size} octets",
         f"  accepted {_moment(mail.accepted_at)}, {_duration(now - mail.accepted_at)} ago",
+        *(f"  {name}: {value}" for name, value in shown_options(mail).items()),
     ]
     for entry in entries:
         job, state = entry.job, state_of(entry)
@@ -247,6 +233,7 @@ def _show_text(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
         for recipient in job.recipients:
             warned = " (the sender was told of the delay)" if recipient.warned else ""
             lines.append(f"    <{recipient.address}>: {recipient.last_words or 'not tried yet'}{warned}")
+            lines += [f"      {name}: {value}" for name, value in shown_options(recipient).items()]
     return "\n".join((*lines, "  header:", *(f"    {line}" for line in header)))
 
 
@@ -258,12 +245,18 @@ def _show_json(entries: Sequence[QueueEntry], header: Sequence[str], now: float)
             "sender": mail.reverse_path,
             "size": mail.size,
             "accepted": _moment(mail.accepted_at),
+            "options": shown_options(mail),
             "jobs": [
                 {
                     **_job_json(entry, now),
                     "due": _moment(entry.job.due_at),
                     "recipients": [
-                        {"recipient": one.address, "last_words": one.last_words, "warned": one.warned}
+                        {
+                            "recipient": one.address,
+                            "last_words": one.last_words,
+                            "warned": one.warned,
+                            "options": shown_options(one),
+                        }
                         for one in entry.job.recipients
                     ],
                 }

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 from smtpcore import (
     DEFAULT_LIMITS,
@@ -42,6 +42,7 @@ __all__ = [
     "close_body",
     "lookup_failed",
     "prepare",
+    "prepare_with",
     "refused",
     "shutting_down",
     "unforeseen",
@@ -74,6 +75,11 @@ def prepare(spool: Spool, message: Source, sender: str | None, recipients: Seque
     return spool.prepare(envelope, _chunks(body))
 
 
+def prepare_with(spool: Spool, envelope: Envelope, message: Source) -> Prepared:
+    """As :func:`prepare`, with an envelope that is made already; of its body the spool finds out what it must know."""
+    return spool.prepare(envelope, _chunks(make_body(message, DEFAULT_LIMITS.body_chunk)))
+
+
 def _chunks(body: Body) -> Iterable[bytes]:
     offset = 0
     with contextlib.closing(body):
@@ -103,10 +109,8 @@ def way_to(host: Host, how: Options | OptionsFor) -> tuple[str, Options]:
     if host.lmtp:
         options["protocol"] = Protocol.LMTP
     if host.path:
-        for name in _OF_A_NETWORK & options.keys():
-            del options[name]
-        options["tls"] = TlsPolicy.NEVER
-        return host.path, options
+        local = {name: value for name, value in options.items() if name not in _OF_A_NETWORK}
+        return host.path, cast("Options", {**local, "tls": TlsPolicy.NEVER})
     if host.address is None:
         return host.name, options
     return host.address, {"tls_server_name": host.name, **options}

@@ -53,6 +53,7 @@ from smtpcore.sasl import Mechanism
 __all__ = [
     "Machine",
     "Options",
+    "a_labels",
     "check_options",
     "connect_seconds",
     "credentials_for",
@@ -195,6 +196,21 @@ def _to_a_labels(domain: str) -> str:
     import idna
 
     return idna.encode(domain, uts46=True).decode("ascii")
+
+
+def a_labels(domain: str) -> str:
+    """A domain in A-labels, for the DNS and for routes: by the idna package, without it as Python knows it (IDNA 2003).
+
+    Raises ``LocalProtocolError`` for one that has none.
+    """
+    try:
+        return (default_to_a_labels() or _to_old_a_labels)(domain)
+    except ValueError as error:
+        raise LocalProtocolError(f"the domain cannot be written in A-labels: {error}", domain) from error
+
+
+def _to_old_a_labels(domain: str) -> str:
+    return domain.encode("idna").decode("ascii")
 
 
 def _pipelining(options: Options, peer: str) -> Pipelining:

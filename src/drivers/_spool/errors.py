@@ -11,7 +11,7 @@ from pathlib import Path
 
 from smtpcore import SmtpError
 
-__all__ = ["SpoolError", "SpoolFull", "SpoolLocked", "SpoolUnusable", "is_full", "problem_of"]
+__all__ = ["Damaged", "SpoolError", "SpoolFull", "SpoolLocked", "SpoolUnusable", "is_full", "problem_of"]
 
 
 class SpoolError(SmtpError):
@@ -36,6 +36,10 @@ class SpoolUnusable(SpoolError):
 
 class SpoolFull(SpoolUnusable):
     """There is no room: nothing was accepted, and later there may be."""
+
+
+class Damaged(Exception):
+    """A row does not hold what a spool writes; the text says what is wrong with it."""
 
 
 def is_full(error: BaseException) -> bool:

@@ -29,13 +29,14 @@ class Intake:
     """One body on its way into the spool.
 
     Small ones are gathered in memory. A larger one goes to a file in ``bodies``, under a temporary name until it is
-    complete and safe on disk. The file stays locked until :meth:`close`, so that whoever sweeps orphans can tell a body
+    complete and safe on disk. A ``binary`` one is taken as it comes, for what are lines to others may be none in it.
+    The file stays locked until :meth:`close`, so that whoever sweeps orphans can tell a body
     that is being taken in from one that was left behind.
     """
 
-    def __init__(self, bodies: Path) -> None:
+    def __init__(self, bodies: Path, *, binary: bool = False) -> None:
         self._bodies = bodies
-        self._normaliser = LineNormaliser()
+        self._normaliser = None if binary else LineNormaliser()
         self._pieces: list[bytes] = []
         self._file = -1
         self._line = 0
@@ -55,8 +56,9 @@ class Intake:
         """
         try:
             for chunk in chunks:
-                self._add(self._normaliser.feed(chunk))
-            self._add(self._normaliser.end())
+                self._add(chunk if self._normaliser is None else self._normaliser.feed(chunk))
+            if self._normaliser is not None:
+                self._add(self._normaliser.end())
             self._finish()
         except BaseException:
             self.discard()

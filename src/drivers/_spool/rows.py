@@ -15,7 +15,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from smtpcore import LocalProtocolError, check_forward_path, check_reverse_path
+from smtpcore import LocalProtocolError, MailOptions, check_forward_path, check_reverse_path
+from smtpcore.drivers._spool.errors import Damaged
+from smtpcore.drivers._spool.wishes import (
+    mail_options_as_json,
+    mail_options_of,
+    recipient_options_as_json,
+    recipient_options_of,
+)
 from smtpcore.relay import Job, PendingRecipient, StoredMail
 
 __all__ = [
@@ -23,25 +30,25 @@ __all__ = [
     "MAIL_COLUMNS",
     "NO_MAIL",
     "Damaged",
-    "check_ascii",
     "check_body",
     "dump",
+    "dump_options",
     "job_of",
     "mail_ids_of",
     "mail_of",
     "readable",
 ]
 
-MAIL_COLUMNS: Final = ("mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at", "longest_line")
+MAIL_COLUMNS: Final = (
+    "mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at", "longest_line", "binary",
+    "utf8_header", "options",
+)  # fmt: skip
 JOB_COLUMNS: Final = ("job_id", "mail_id", "domain", "due_at", "attempts", "recipients")
 
 NO_MAIL: Final = "there is no such mail, only its jobs"
 
 _T = TypeVar("_T")
-
-
-class Damaged(Exception):
-    """A row does not hold what a spool writes; the text says what is wrong with it."""
+_NO_OPTIONS: Final = MailOptions()
 
 
 def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
@@ -54,18 +61,11 @@ def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
     return value
 
 
-def check_ascii(path: str) -> None:
-    """Raise ``LocalProtocolError`` for a path that a spool does not keep."""
-    if not path.isascii():
-        raise LocalProtocolError("a spool keeps no addresses beyond ASCII", path)
-
-
 def mail_of(row: Sequence[Any]) -> StoredMail:
     """A mail out of ``MAIL_COLUMNS``; raises :class:`Damaged`."""
-    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at, longest_line = row
+    mail_id, reverse_path, size, eight_bit, leading_dots, accepted_at, longest_line, binary, utf8_header, options = row
     try:
         check_reverse_path(reverse_path)
-        check_ascii(reverse_path)
     except LocalProtocolError as error:
         raise Damaged(f"its reverse-path cannot be said: {error}") from None
     if _is(int, "size", size) < 0:
@@ -78,6 +78,9 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
         leading_dots=bool(_is(int, "leading_dots", leading_dots)),
         accepted_at=float(_is((int, float), "time of acceptance", accepted_at)),
         longest_line=_is(int, "longest line", longest_line),
+        binary=bool(_is(int, "binary", binary)),
+        utf8_header=bool(_is(int, "utf8_header", utf8_header)),
+        options=_NO_OPTIONS if options is None else mail_options_of(_json("list of options", options)),
     )
 
 
@@ -115,11 +118,15 @@ def job_of(row: Sequence[Any]) -> Job:
     )
 
 
-def _recipients_of(text: Any) -> tuple[PendingRecipient, ...]:
+def _json(what: str, text: Any) -> Any:
     try:
-        found: Any = json.loads(_is(str, "list of recipients", text))
+        return json.loads(_is(str, what, text))
     except ValueError:
-        raise Damaged("its list of recipients is no JSON") from None
+        raise Damaged(f"its {what} is no JSON") from None
+
+
+def _recipients_of(text: Any) -> tuple[PendingRecipient, ...]:
+    found = _json("list of recipients", text)
     if not isinstance(found, list) or not found:
         raise Damaged("it has no recipients")
     recipients: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
@@ -128,25 +135,21 @@ def _recipients_of(text: Any) -> tuple[PendingRecipient, ...]:
 
 def _recipient_of(fields: Any) -> PendingRecipient:
     try:
-        address, last_words, warned = fields
+        address, last_words, warned, *more = fields
     except (TypeError, ValueError):
         raise Damaged(f"one of its recipients is {fields!r}") from None
-    if not (isinstance(address, str) and isinstance(last_words, str) and isinstance(warned, bool)):
+    if not (isinstance(address, str) and isinstance(last_words, str) and isinstance(warned, bool) and len(more) < 2):
         raise Damaged(f"one of its recipients is {fields!r}")
     try:
         check_forward_path(address)
-        check_ascii(address)
     except LocalProtocolError as error:
         raise Damaged(f"a recipient cannot be said: {error}") from None
-    return PendingRecipient(address, last_words, warned)
+    return PendingRecipient(address, last_words, warned, recipient_options_of(more[0]) if more else None)
 
 
 def mail_ids_of(text: Any) -> list[int]:
     """The mails that an operator's command is about; raises :class:`Damaged`."""
-    try:
-        found: Any = json.loads(_is(str, "list of mails", text))
-    except ValueError:
-        raise Damaged("its list of mails is no JSON") from None
+    found = _json("list of mails", text)
     if not isinstance(found, list):
         raise Damaged("it has no list of mails")
     mail_ids: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
@@ -166,6 +169,10 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
         recipients = _recipients_of(job[5])
     except Damaged:
         recipients = ()
+    try:
+        options = _NO_OPTIONS if mail[8] is None else mail_options_of(_json("list of options", mail[8]))
+    except Damaged:
+        options = _NO_OPTIONS
     mail_id = int(number(job[1]))
     return (
         StoredMail(
@@ -175,6 +182,9 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
             eight_bit=bool(mail[3]),
             leading_dots=bool(mail[4]),
             accepted_at=number(mail[5]),
+            binary=bool(mail[6]),
+            utf8_header=bool(mail[7]),
+            options=options,
         ),
         Job(
             job_id=job[0],
@@ -189,4 +199,15 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
 
 def dump(recipients: Iterable[PendingRecipient]) -> str:
     """The column of a job's recipients."""
-    return json.dumps([(r.address, r.last_words, r.warned) for r in recipients], separators=(",", ":"))
+    return json.dumps([_fields(recipient) for recipient in recipients], separators=(",", ":"))
+
+
+def _fields(recipient: PendingRecipient) -> tuple[object, ...]:
+    said = (recipient.address, recipient.last_words, recipient.warned)
+    return said if recipient.options is None else (*said, recipient_options_as_json(recipient.options))
+
+
+def dump_options(options: MailOptions) -> str | None:
+    """The column of a mail's options; empty for a mail that asks for nothing."""
+    said = mail_options_as_json(options)
+    return json.dumps(said, separators=(",", ":")) if said else None

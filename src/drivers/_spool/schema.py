@@ -29,7 +29,7 @@ REMOVED: Final = -4
 NOBODY: Final = -3
 
 _APPLICATION: Final = 0x534D5443
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 _TABLES: Final = """
 CREATE TABLE incarnation (number INTEGER NOT NULL);
@@ -72,6 +72,11 @@ DROP INDEX job_by_domain;
 DROP INDEX job_by_time;
 CREATE INDEX job_by_domain ON job (domain, due_at, job_id, owner) WHERE owner >= 0;
 CREATE INDEX job_by_time ON job (due_at, owner) WHERE owner >= 0;
+""",
+    3: """
+ALTER TABLE mail ADD COLUMN binary INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mail ADD COLUMN utf8_header INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mail ADD COLUMN options TEXT;
 """,
 }
 

@@ -7,7 +7,7 @@ drives the relay.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from smtpcore._errors import SessionError
 from smtpcore._events import BodyFacts, Envelope, Report
 from smtpcore._grammar import domain_of
 from smtpcore._limits import LINE_OCTETS
+from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions
 from smtpcore.relay._names import AddressAnswer, MxAnswer
 
 __all__ = [
@@ -77,6 +78,12 @@ class StoredMail:
     accepted_at: float
     #: Octets of the longest line without its CRLF; ``None`` if it is not known.
     longest_line: int | None = None
+    #: Whether the body need not have lines; then it is kept and sent as it came.
+    binary: bool = False
+    #: Whether the header holds characters beyond ASCII.
+    utf8_header: bool = False
+    #: What the sender asks for the mail.
+    options: MailOptions = NO_OPTIONS
 
     @property
     def body_facts(self) -> BodyFacts:
@@ -87,6 +94,8 @@ class StoredMail:
             repeatable=True,
             canonical=not self.leading_dots,
             long_lines=None if self.longest_line is None else self.longest_line > LINE_OCTETS,
+            binary=self.binary,
+            utf8_header=self.utf8_header,
         )
 
 
@@ -98,6 +107,8 @@ class PendingRecipient:
     last_words: str = ""
     #: Whether the sender was told of the delay.
     warned: bool = False
+    #: What the sender asks for this recipient, if anything.
+    options: RecipientOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +181,29 @@ class Delivery:
     @property
     def envelope(self) -> Envelope:
         """The envelope, its recipients in the order of the jobs."""
-        recipients = tuple(recipient.address for job in self.jobs for recipient in job.recipients)
-        return Envelope(self.mail.reverse_path, recipients, body=self.mail.body_facts)
+        recipients = [recipient for job in self.jobs for recipient in job.recipients]
+        return Envelope(
+            self.mail.reverse_path,
+            tuple(recipient.address for recipient in recipients),
+            body=self.mail.body_facts,
+            options=self.mail.options,
+            recipient_options={one.address: one.options for one in recipients if one.options is not None},
+        )
 
 
-def recipients_by_domain(recipients: Sequence[str], most: int = 1000) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """``(domain, recipients)`` for each job that a mail makes; ``most`` bounds the recipients of one job."""
+def recipients_by_domain(
+    recipients: Sequence[str], most: int = 1000, *, to_a_labels: Callable[[str], str] | None = None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """``(domain, recipients)`` for each job that a mail makes; ``most`` bounds the recipients of one job.
+
+    ``to_a_labels`` writes a domain beyond ASCII as the DNS and routes know it; what it raises passes as it is.
+    """
     domains: dict[str, list[str]] = {}
     for recipient in recipients:
-        domains.setdefault(domain_of(recipient), []).append(recipient)
+        domain = domain_of(recipient)
+        if to_a_labels is not None and not domain.isascii():
+            domain = to_a_labels(domain).lower()
+        domains.setdefault(domain, []).append(recipient)
     for domain, members in domains.items():
         for start in range(0, len(members), most):
             yield domain, tuple(members[start : start + most])

@@ -1,0 +1,235 @@
+"""What a spool keeps of an envelope beyond addresses: options, binary bodies, addresses beyond ASCII.
+
+What lives here: into the spool and out of it again, also from a spool that an earlier version wrote. What does not:
+what a relay makes of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from smtpcore import (
+    BodyFacts,
+    DeliverBy,
+    Envelope,
+    LocalProtocolError,
+    MailOptions,
+    Notify,
+    RecipientOptions,
+    Return,
+)
+from smtpcore.drivers.spool import QueueEntry, Spool
+from smtpcore.relay import Bounce, Failure, JobsLoaded, Load, MailAccepted, Orders, RelaySettings, Save
+
+NOW = 1_800_000_000.0
+SETTINGS = RelaySettings(reporting_mta="relay.example")
+OLD = Path(__file__).parent / "spools" / "version-2"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def spool(directory: Path) -> Iterator[Spool]:
+    with Spool(directory) as opened:
+        yield opened
+
+
+def add(spool: Spool, envelope: Envelope, body: bytes = b"hello\r\n") -> MailAccepted:
+    (accepted,) = spool.add([spool.prepare(envelope, [body])], NOW)
+    return accepted
+
+
+def loaded(spool: Spool, domain: str) -> JobsLoaded:
+    """What a relay is given of a domain, in another run."""
+    spool.lock()
+    (fact,) = spool.execute(Orders(effects=(Load(domain, NOW, NOW + 1e6, 100),)), SETTINGS, NOW).facts
+    assert isinstance(fact, JobsLoaded)
+    spool.unlock()
+    return fact
+
+
+def entries(spool: Spool) -> dict[int, QueueEntry]:
+    return {entry.job.job_id: entry for entry in spool.list()}
+
+
+EVERYTHING = MailOptions(
+    returned=Return.HEADERS,
+    envelope_id="QQ 314=159",
+    require_tls=True,
+    deliver_by=DeliverBy(seconds=-5, notify_only=True, trace=True),
+    priority=-3,
+    hold_until=datetime(2030, 1, 31, 12, tzinfo=timezone(timedelta(hours=2))),
+    submitter="",
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        MailOptions(),
+        EVERYTHING,
+        MailOptions(returned=Return.FULL, hold_for=600, submitter="anna@home.example", priority=0),
+        MailOptions(deliver_by=DeliverBy(seconds=120), hold_until=datetime(2030, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_what_is_asked_for_a_mail_comes_out_as_it_went_in(spool: Spool, options: MailOptions) -> None:
+    accepted = add(spool, Envelope("me@near.example", ("you@far.example",), options=options))
+    assert accepted.mail.options == options
+    (mail,) = loaded(spool, "far.example").mails
+    assert mail == accepted.mail
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        RecipientOptions(),
+        RecipientOptions(notify=(Notify.NEVER,)),
+        RecipientOptions(
+            notify=(Notify.SUCCESS, Notify.DELAY), original_recipient="list+x@far.example", address_type="x400"
+        ),
+        RecipientOptions(notify=(Notify.FAILURE,), original_recipient="büro@far.example"),
+    ],
+)
+def test_what_is_asked_for_a_recipient_comes_out_as_it_went_in(spool: Spool, wish: RecipientOptions) -> None:
+    envelope = Envelope("", ("a@far.example", "b@far.example"), recipient_options={"b@far.example": wish})
+    accepted = add(spool, envelope)
+    fact = loaded(spool, "far.example")
+    assert fact.jobs == accepted.jobs
+    assert [recipient.options for recipient in fact.jobs[0].recipients] == [None, wish]
+    # It stays when an attempt leaves something of the job.
+    spool.lock()
+    spool.execute(Orders(durable=(Save(fact.jobs[0]),)), SETTINGS, NOW)
+    spool.unlock()
+    assert loaded(spool, "far.example").jobs == accepted.jobs
+
+
+@pytest.mark.parametrize("size", [50, 200_000])
+def test_a_binary_body_is_kept_as_it_came(spool: Spool, size: int) -> None:
+    body = b"Subject: x\r\n\r\n" + bytes(range(256)) * (size // 50) + b"\r.\n"
+    accepted = add(spool, Envelope("", ("you@far.example",), body=BodyFacts(binary=True, utf8_header=True)), body)
+    (mail,) = loaded(spool, "far.example").mails
+    assert mail == accepted.mail
+    facts = mail.body_facts
+    assert (facts.binary, facts.canonical, facts.utf8_header, facts.size) == (True, True, True, len(body))
+    kept = spool.open_body(mail.mail_id)
+    if not isinstance(kept, bytes):
+        with kept as file:
+            kept = file.read()
+    assert kept == body
+
+
+def test_domains_beyond_ascii_are_jobs_for_what_the_dns_knows(spool: Spool) -> None:
+    recipients = ("büro@straße.example", "jörg@BÜCHER.example", "eva@xn--bcher-kva.example", "rené@[192.0.2.1]")
+    accepted = add(spool, Envelope("größe@bücher.example", recipients))
+    assert [job.domain for job in accepted.jobs] == ["xn--strae-oqa.example", "xn--bcher-kva.example", "[192.0.2.1]"]
+    fact = loaded(spool, "xn--bcher-kva.example")
+    assert fact.mails[0].reverse_path == "größe@bücher.example"
+    members = [[recipient.address for recipient in job.recipients] for job in fact.jobs if "bcher" in job.domain]
+    assert members == [["jörg@BÜCHER.example", "eva@xn--bcher-kva.example"]]
+
+
+@pytest.mark.parametrize("envelope", [("x@\u2d80\u0378.example", "you@far.example"), ("", "x@\u2d80\u0378.example")])
+def test_a_domain_that_no_dns_can_know_is_refused_before_anything_is_accepted(
+    spool: Spool, envelope: tuple[str, str]
+) -> None:
+    with pytest.raises(LocalProtocolError, match="A-labels"):
+        spool.prepare(Envelope(envelope[0], envelope[1:]), b"x\r\n")
+    assert len(spool) == 0
+
+
+def test_a_sender_whose_domain_lost_its_a_labels_keeps_no_report(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = add(spool, Envelope("größe@bücher.example", ("you@far.example",)))
+
+    def unknown(domain: str) -> str:
+        raise LocalProtocolError("not in this version of Unicode", domain)
+
+    monkeypatch.setattr("smtpcore.drivers.spool.a_labels", unknown)
+    spool.lock()
+    failure = Failure("you@far.example", "5.1.1", None, "no", "")
+    spool.execute(Orders(durable=(Bounce(accepted.mail, (failure,)),)), SETTINGS, NOW)
+    assert [entry.job.domain for entry in entries(spool).values()] == ["far.example", "bücher.example"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE mail SET options = 'x'", "its list of options is no JSON"),
+        ("UPDATE mail SET options = 5", "its options are 5"),
+        ("UPDATE mail SET options = '[]'", "its options are []"),
+        ("UPDATE mail SET options = '{\"priority\": 99}'", "its options are {'priority': 99}"),
+        ("UPDATE mail SET options = '{\"priority\": true}'", "its options are {'priority': True}"),
+        ('UPDATE mail SET options = \'{"returned": "ALL"}\'', "its options are {'returned': 'ALL'}"),
+        ("UPDATE mail SET options = '{\"colour\": 1}'", "its options are {'colour': 1}"),
+        ("UPDATE mail SET options = '{\"deliver_by\": [1]}'", "its options are {'deliver_by': [1]}"),
+        ('UPDATE mail SET options = \'{"hold_until": "soon"}\'', "its options are {'hold_until': 'soon'}"),
+        ("UPDATE mail SET binary = 'x'", "its binary is 'x'"),
+        ('UPDATE job SET recipients = \'[["a@b","",false,{"notify":["PERHAPS"]}]]\'', "its options are"),
+        ('UPDATE job SET recipients = \'[["a@b","",false,{},1]]\'', "one of its recipients is"),
+    ],
+)
+def test_a_mail_whose_options_cannot_be_read_is_set_aside(
+    spool: Spool, directory: Path, statement: str, problem: str
+) -> None:
+    add(spool, Envelope("me@near.example", ("you@far.example",)))
+    with sqlite3.connect(directory / "spool.db") as database:
+        database.execute(statement)
+    database.close()
+    assert loaded(spool, "far.example").jobs == ()
+    (entry,) = entries(spool).values()
+    assert problem in str(entry.problem)
+    assert entry.mail.options == MailOptions()
+
+
+# --- from an earlier version ------------------------------------------------------------------------------------------
+
+
+def test_a_spool_of_the_version_before_is_brought_up_to_date_with_all_that_is_in_it(directory: Path) -> None:
+    shutil.copytree(OLD, directory)
+    with Spool(directory) as spool:
+        assert len(spool) == 3
+        found = entries(spool)
+        assert all(entry.problem is None for entry in found.values())
+        assert all(entry.mail.options == MailOptions() and not entry.mail.binary for entry in found.values())
+        first, _, held, large = (found[number] for number in (1, 2, 3, 4))
+        (left,) = first.job.recipients
+        assert (left.address, left.last_words, left.warned, left.options) == (
+            "boris@far.example",
+            "451 4.3.0 later",
+            True,
+            None,
+        )
+        assert (first.job.attempts, first.job.due_at, first.mail.leading_dots) == (2, 1_700_003_600.0, True)
+        assert held.held
+        assert (held.mail.reverse_path, held.mail.eight_bit, held.job.domain) == ("", True, "")
+        assert spool.open_body(1) == b"Subject: small\r\n\r\n.dot\r\n"
+        body = spool.open_body(3)
+        assert not isinstance(body, bytes)
+        with body:
+            assert len(body.read()) == large.mail.size
+        # It takes what the earlier version could not keep.
+        accepted = add(spool, Envelope("größe@bücher.example", ("you@far.example",), options=EVERYTHING))
+        assert accepted.mail.mail_id == 4
+    with Spool(directory) as spool:
+        assert entries(spool)[5].mail.options == EVERYTHING
+
+
+def test_an_upgrade_that_fails_halfway_leaves_the_spool_as_it_was(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(OLD, directory)
+    steps = {3: "ALTER TABLE mail ADD COLUMN binary INTEGER NOT NULL DEFAULT 0; CREATE TABLE mail (x)"}
+    with monkeypatch.context() as patched:
+        patched.setattr("smtpcore.drivers._spool.schema._STEPS", steps)
+        with pytest.raises(Exception, match="already exists"):
+            Spool(directory)
+    with Spool(directory) as spool:
+        assert len(spool) == 3
