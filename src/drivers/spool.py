@@ -24,12 +24,20 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
-from smtpcore import DEFAULT_LIMITS, Envelope, LocalProtocolError, RecipientOptions, domain_of
+from smtpcore import (
+    DEFAULT_LIMITS,
+    BodyFacts,
+    Envelope,
+    LocalProtocolError,
+    MailOptions,
+    RecipientOptions,
+    domain_of,
+)
 from smtpcore.drivers._session.options import a_labels
 from smtpcore.drivers._spool.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
 from smtpcore.drivers._spool.intake import Intake, IntakeFailed, sync_folder
@@ -53,6 +61,7 @@ from smtpcore.relay import (
     Bounce,
     Claim,
     Commanded,
+    Confirmation,
     Continue,
     DelayWarning,
     Delivery,
@@ -73,6 +82,7 @@ from smtpcore.relay import (
     Save,
     StoredMail,
     compose_bounce,
+    compose_confirmation,
     compose_delay_warning,
     recipients_by_domain,
 )
@@ -173,6 +183,12 @@ _GLANCE = 2000
 #: Rows of a list that are in memory at once.
 _PAGE = 1000
 _AMONG = "mail_id IN (SELECT value FROM json_each(:mails))"
+_Report = Bounce | DelayWarning | Confirmation
+_COMPOSE: dict[type[_Report], Callable[[Any, bytes, RelaySettings, float], bytes]] = {
+    Bounce: compose_bounce,
+    DelayWarning: compose_delay_warning,
+    Confirmation: compose_confirmation,
+}
 #: What an operator's wish does; of the jobs that a relay has in hand it changes none.
 _OPERATE = {
     Action.HOLD: (
@@ -561,19 +577,26 @@ class Spool:
         )
         return [name for (name,) in rows.fetchall() if name is not None]
 
-    def _store_report(self, order: Bounce | DelayWarning, settings: RelaySettings, now: float) -> MailAccepted:
+    def _store_report(self, order: _Report, settings: RelaySettings, now: float) -> MailAccepted:
+        """Store a report on a mail; what that asked of the way, TLS, the report asks too (RFC 8689 §5)."""
         original = b""
-        body = self.open_body(order.mail.mail_id)
+        mail = _with_a_labels(order.mail)
+        body = self.open_body(mail.mail_id)
         if isinstance(body, bytes):
             original = body
         else:
             with body, contextlib.suppress(FileNotFoundError):
                 original = body.read(settings.whole_message_in_reports)
-        compose = compose_bounce if isinstance(order, Bounce) else compose_delay_warning
-        report = compose(order, original, settings, now)  # type: ignore[arg-type]
+        report = _COMPOSE[type(order)](replace(order, mail=mail), original, settings, now)
+        envelope = Envelope(
+            "",
+            (mail.reverse_path,),
+            body=BodyFacts(utf8_header=not mail.reverse_path.isascii()),
+            options=MailOptions(require_tls=mail.options.require_tls),
+        )
         intake = Intake(self._bodies).read([report])
         try:
-            return self._insert(Envelope("", (order.mail.reverse_path,)), intake, now)
+            return self._insert(envelope, intake, now)
         finally:
             intake.close()
 
@@ -852,6 +875,14 @@ def _known_to_the_dns(domain: str) -> str:
         return a_labels(domain)
     except LocalProtocolError:
         return domain
+
+
+def _with_a_labels(mail: StoredMail) -> StoredMail:
+    """The mail as a report speaks of it: a sender of whom only the domain is beyond ASCII needs no SMTPUTF8."""
+    local_part, at, domain = mail.reverse_path.rpartition("@")
+    if mail.reverse_path.isascii() or not local_part.isascii():
+        return mail
+    return replace(mail, reverse_path=f"{local_part}{at}{_known_to_the_dns(domain)}")
 
 
 class _LostBody(io.RawIOBase):

@@ -113,6 +113,10 @@ def _utf8(envelope: Envelope) -> str | None:
     return None if not envelope.body.utf8_header and all(map(str.isascii, paths)) else "SMTPUTF8"
 
 
+def _require_tls(envelope: Envelope) -> str | None:
+    return "REQUIRETLS" if envelope.options.require_tls else None
+
+
 def _without_tls(envelope: Envelope, offer: Offer) -> ExtensionRequired | None:
     if offer.tls_verified:
         return None
@@ -183,10 +187,12 @@ MAIL_PARAMETERS: Final[Sequence[Parameter[Envelope]]] = (
     Parameter("SMTPUTF8", _utf8, _BEYOND_ASCII),
     Parameter(
         "REQUIRETLS",
-        _option(lambda options: "REQUIRETLS" if options.require_tls else None),
+        lambda envelope: _require_tls(envelope) if envelope.reverse_path else None,
         ("the mail may go over TLS only, all the way", "5.7.30"),
         _without_tls,
     ),
+    # A report that could not be sent would be lost (RFC 8689 §5).
+    Parameter("REQUIRETLS", lambda envelope: None if envelope.reverse_path else _require_tls(envelope)),
     Parameter("DSN", _option(lambda options: options.returned and f"RET={options.returned.value}")),
     Parameter("DSN", _option(lambda options: options.envelope_id and f"ENVID={encode_xtext(options.envelope_id)}")),
     Parameter(

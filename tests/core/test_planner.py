@@ -241,6 +241,13 @@ def test_tls_all_the_way_needs_tls_here_and_a_peer_that_sees_to_the_rest() -> No
     assert refused(envelope, "REQUIRETLS", verified=None).startswith("5.7.10 ")
 
 
+def test_a_report_asks_for_tls_and_is_not_lost_for_it() -> None:
+    report = Envelope("", ("you@far.example",), options=MailOptions(require_tls=True))
+    assert mail_line(report, "REQUIRETLS", verified=True) == "MAIL FROM:<> REQUIRETLS"
+    assert mail_line(report, verified=True) == "MAIL FROM:<>"
+    assert mail_line(report) == "MAIL FROM:<>"
+
+
 @pytest.mark.parametrize(
     ("wish", "named"),
     [

@@ -677,7 +677,7 @@ class _Model:
         self._spool.incarnation = 1
 
     def add(self, sender: str, recipients: tuple[str, ...], now: float) -> MailAccepted:
-        accepted: MailAccepted = self._spool.add(sender, recipients, now)
+        accepted: MailAccepted = self._spool.add(Envelope(sender, recipients), now)
         return accepted
 
     def execute(self, orders: Orders, now: float) -> list[Fact]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smtpcore import (
     BodyFacts,
@@ -25,7 +28,18 @@ from smtpcore import (
     Return,
 )
 from smtpcore.drivers.spool import QueueEntry, Spool
-from smtpcore.relay import Bounce, Failure, JobsLoaded, Load, MailAccepted, Orders, RelaySettings, Save
+from smtpcore.relay import (
+    Bounce,
+    Confirmation,
+    Failure,
+    JobsLoaded,
+    Load,
+    MailAccepted,
+    Orders,
+    RelaySettings,
+    Save,
+    Success,
+)
 
 NOW = 1_800_000_000.0
 SETTINGS = RelaySettings(reporting_mta="relay.example")
@@ -112,6 +126,38 @@ def test_what_is_asked_for_a_recipient_comes_out_as_it_went_in(spool: Spool, wis
     assert loaded(spool, "far.example").jobs == accepted.jobs
 
 
+texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.timezones())
+mail_options = st.builds(
+    MailOptions,
+    returned=st.none() | st.sampled_from(Return),
+    envelope_id=st.none() | texts,
+    require_tls=st.booleans(),
+    deliver_by=st.none()
+    | st.builds(DeliverBy, seconds=st.integers(1, 999_999_999), notify_only=st.booleans(), trace=st.booleans()),
+    priority=st.none() | st.integers(-9, 9),
+    hold_until=st.none() | moments,
+    submitter=st.sampled_from([None, "", "anna@home.example"]),
+) | st.builds(MailOptions, hold_for=st.integers(1, 999_999_999))
+wishes = st.builds(
+    RecipientOptions,
+    notify=st.sets(st.sampled_from([Notify.SUCCESS, Notify.FAILURE, Notify.DELAY])) | st.just([Notify.NEVER]),
+    original_recipient=st.none() | texts | st.text("äß漢@.x", min_size=1, max_size=20),
+    address_type=st.sampled_from(["rfc822", "x400", "utf-8"]),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(mail_options, st.none() | wishes)
+def test_whatever_is_asked_comes_out_as_it_went_in(options: MailOptions, wish: RecipientOptions | None) -> None:
+    with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool") as spool:
+        asked = {} if wish is None else {"you@far.example": wish}
+        accepted = add(spool, Envelope("", ("you@far.example",), options=options, recipient_options=asked))
+        fact = loaded(spool, "far.example")
+        assert (fact.mails, fact.jobs) == ((accepted.mail,), accepted.jobs)
+        assert fact.mails[0].options == options
+
+
 @pytest.mark.parametrize("size", [50, 200_000])
 def test_a_binary_body_is_kept_as_it_came(spool: Spool, size: int) -> None:
     body = b"Subject: x\r\n\r\n" + bytes(range(256)) * (size // 50) + b"\r.\n"
@@ -157,6 +203,58 @@ def test_a_sender_whose_domain_lost_its_a_labels_keeps_no_report(spool: Spool, m
     failure = Failure("you@far.example", "5.1.1", None, "no", "")
     spool.execute(Orders(durable=(Bounce(accepted.mail, (failure,)),)), SETTINGS, NOW)
     assert [entry.job.domain for entry in entries(spool).values()] == ["far.example", "bücher.example"]
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def report_on(spool: Spool, envelope: Envelope, order: type[Bounce] | type[Confirmation] = Bounce) -> MailAccepted:
+    """The report on a mail as it is stored."""
+    accepted = add(spool, envelope, b"Subject: x\r\n\r\nthe text\r\n")
+    spool.lock()
+    if order is Bounce:
+        about: object = Bounce(accepted.mail, (Failure("you@far.example", "5.1.1", None, "no", ""),))
+    else:
+        about = Confirmation(accepted.mail, (Success("you@far.example", True, "2.0.0", "250 ok", ""),))
+    (fact,) = spool.execute(Orders(durable=(about,)), SETTINGS, NOW).facts  # type: ignore[arg-type]
+    assert isinstance(fact, MailAccepted)
+    assert fact.mail.reverse_path == ""
+    return fact
+
+
+def text_of(spool: Spool, fact: MailAccepted) -> str:
+    body = spool.open_body(fact.mail.mail_id)
+    assert isinstance(body, bytes)
+    return body.decode()
+
+
+@pytest.mark.parametrize("order", [Bounce, Confirmation])
+@pytest.mark.parametrize("require_tls", [True, False])
+def test_a_report_asks_for_tls_where_its_mail_did_and_for_nothing_else(
+    spool: Spool, require_tls: bool, order: type[Bounce] | type[Confirmation]
+) -> None:
+    options = MailOptions(require_tls=require_tls, envelope_id="id", returned=Return.FULL, priority=3)
+    fact = report_on(spool, Envelope("me@near.example", ("you@far.example",), options=options), order)
+    assert fact.mail.options == MailOptions(require_tls=require_tls)
+    assert ("the text" in text_of(spool, fact)) is (order is Bounce and not require_tls)
+    assert "Action: relayed" in text_of(spool, fact) or order is Bounce
+
+
+def test_a_report_to_a_sender_beyond_ascii_is_declared(spool: Spool) -> None:
+    fact = report_on(spool, Envelope("größe@bücher.example", ("you@far.example",)))
+    assert fact.mail.utf8_header
+    assert fact.jobs[0].domain == "xn--bcher-kva.example"
+    assert "To: <größe@bücher.example>" in text_of(spool, fact)
+
+
+def test_a_report_to_a_sender_whose_domain_alone_is_beyond_ascii_needs_no_smtputf8(spool: Spool) -> None:
+    fact = report_on(spool, Envelope("me@bücher.example", ("you@far.example",)))
+    assert not fact.mail.utf8_header
+    assert fact.jobs[0].recipients[0].address == "me@xn--bcher-kva.example"
+    assert "To: <me@xn--bcher-kva.example>" in text_of(spool, fact)
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ PRINTS = {
     "pool": r"250 2\.0\.0 Taken\nuser0@north\.example delivered\nuser1@.*\nuser2@north\.example delivered\n",
     "blocking_pool": r"nobody@north\.example never: 550 5\.1\.1",
     "lmtp": r"Attempted\(.*anna@home\.example.*lmtp\.socket: No such file or directory",
+    "wishes": r"(?=.*boris@north\.example delivered )(?=.*nobody@north\.example discarded 550 5\.1\.1 )",
     "world": r"Fate\(.*boris@\[127\.0\.0\.1\].*DELIVERED.*",
     "embedded": r"(?=.*boris@north\.example delivered 250 2\.0\.0 Taken\n)(?=.*nobody@\S+ discarded 550 5\.1\.1 )",
     "threads": r"boris@north\.example delivered 250 2\.0\.0 Taken\n",

@@ -14,13 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtpcore import MailOptions, RecipientOptions, Return
 from smtpcore.relay import (
     Bounce,
+    Confirmation,
     DelayWarning,
     Failure,
     RelaySettings,
     StoredMail,
+    Success,
     compose_bounce,
+    compose_confirmation,
     compose_delay_warning,
 )
 
@@ -207,11 +211,11 @@ def test_nothing_that_was_said_or_sent_breaks_the_structure(said: list[str], ori
         assert block["Final-Recipient"] == f"rfc822; user{number}@far.example"
         assert block["Status"] == "5.1.1"
         assert block["Action"] == ("delayed" if late else "failed")
-    ours, found, _ = report.partition(b"Content-Type: message/rfc822")
+    ours, found, _ = report.partition(b"Content-Type: " + (b"text/rfc822-headers" if late else b"message/rfc822"))
     assert found
     assert all(len(line) <= 998 for line in ours.split(b"\r\n"))
     assert not set(ours.replace(b"\r\n", b"")) & {0x0D, 0x0A, 0x00}
-    assert original in report
+    assert late or original in report
 
 
 @pytest.mark.parametrize("evil", ["\0", "\r\n\r\nSubject: x", "\x1b[2J", "\x7f", "\x85"])
@@ -221,3 +225,128 @@ def test_control_characters_are_shown_and_not_sent(evil: str) -> None:
     assert not [octet for octet in ours.replace(b"\r\n", b"") if octet < 32 or octet == 127]
     assert "\\" in parts(report)[0].get_content()
     assert not parsed(report).defects
+
+
+# --- what was asked ---------------------------------------------------------------------------------------------------
+
+
+def bounce_of(asked: StoredMail, *failures: Failure, original: bytes = ORIGINAL) -> bytes:
+    return compose_bounce(Bounce(asked, failures or (failure(),)), original, SETTINGS, NOW)
+
+
+def third(report: bytes) -> tuple[str, str]:
+    part = parts(report)[2]
+    return part.get_content_type(), part.as_string()
+
+
+@pytest.mark.parametrize(
+    ("asked", "whole"),
+    [
+        (mail(), True),
+        (replace(mail(), options=MailOptions(returned=Return.FULL)), True),
+        (replace(mail(), options=MailOptions(returned=Return.HEADERS)), False),
+        (replace(mail(), options=MailOptions(returned=Return.FULL, require_tls=True)), False),
+        (replace(mail(), options=MailOptions(returned=Return.FULL), size=5000), False),
+        (replace(mail(), options=MailOptions(returned=Return.FULL), binary=True), False),
+    ],
+    ids=["nothing", "full", "headers", "TLS", "full but large", "binary"],
+)
+def test_as_much_of_the_original_comes_back_as_was_asked_and_may(asked: StoredMail, whole: bool) -> None:
+    kind, shown = third(bounce_of(asked))
+    assert kind == ("message/rfc822" if whole else "text/rfc822-headers")
+    assert "Subject: hello" in shown
+    assert ("The text." in shown) is whole
+
+
+def test_a_delay_shows_the_header_only() -> None:
+    order = DelayWarning(replace(mail(), options=MailOptions(returned=Return.FULL)), (failure(),), UNTIL)
+    kind, shown = third(compose_delay_warning(order, ORIGINAL, SETTINGS, NOW))
+    assert kind == "text/rfc822-headers"
+    assert "The text." not in shown
+
+
+def test_what_the_sender_called_mail_and_recipients_stands_in_the_report() -> None:
+    asked = replace(mail(), options=MailOptions(envelope_id="QQ 314+159"))
+    wish = RecipientOptions(original_recipient="List+x=y Name", address_type="x-Local")
+    about, known, other = fields(bounce_of(asked, replace(failure(), options=wish), failure("b@far.example")))
+    assert about["Original-Envelope-Id"] == "QQ 314+159"
+    assert known["Original-Recipient"] == "x-Local; List+x=y Name"
+    assert other["Original-Recipient"] is None
+    assert fields(bounce(replace(failure(), options=RecipientOptions())))[0]["Original-Envelope-Id"] is None
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+def test_a_success_says_how_far_the_mail_came(relayed: bool) -> None:
+    wish = RecipientOptions(original_recipient="list@home.example")
+    success = Success("you@far.example", relayed, "2.1.5", "250 2.1.5 taken", "mx.far.example", wish)
+    other = Success("b@far.example", relayed, "2.0.0", "250 ok", "")
+    report = compose_confirmation(Confirmation(mail(), (success, other)), ORIGINAL, SETTINGS, NOW)
+    message = parsed(report)
+    assert message["Subject"] == ("Your mail has been passed on" if relayed else "Your mail has been delivered")
+    _, block, _ = fields(report)
+    assert (block["Action"], block["Status"]) == ("relayed" if relayed else "delivered", "2.1.5")
+    assert block["Original-Recipient"] == "rfc822; list@home.example"
+    assert block["Remote-MTA"] == "dns; mx.far.example"
+    assert block["Diagnostic-Code"] == "smtp; 250 2.1.5 taken"
+    text = parts(report)[0].get_content()
+    assert ("<you@far.example>: passed on to mx.far.example" in text) is relayed
+    assert ("<you@far.example>: delivered to the mailbox" in text) is not relayed
+    assert third(report)[0] == "text/rfc822-headers"
+    assert not message.defects
+
+
+def test_two_reports_of_one_moment_have_names_of_their_own() -> None:
+    success = Success("you@far.example", True, "2.0.0", "250 ok", "")
+    reports = [
+        compose_confirmation(Confirmation(mail(), (success,)), ORIGINAL, SETTINGS, NOW),
+        compose_confirmation(Confirmation(mail(), (replace(success, relayed=False),)), ORIGINAL, SETTINGS, NOW),
+        compose_delay_warning(DelayWarning(mail(), (failure(),), UNTIL), ORIGINAL, SETTINGS, NOW),
+        bounce(failure()),
+    ]
+    assert len({parsed(report)["Message-ID"] for report in reports}) == 4
+
+
+# --- beyond ASCII -----------------------------------------------------------------------------------------------------
+
+BEYOND = replace(mail(), reverse_path="größe@home.example", utf8_header=True)
+UTF8_ORIGINAL = "Subject: grüße\r\n\r\nDer Text.\r\n".encode()
+
+
+def test_a_sender_beyond_ascii_is_answered_in_the_forms_of_rfc_6533() -> None:
+    wish = RecipientOptions(original_recipient="büro liste@far.example")
+    told = replace(failure("jörg@far.example", "550 5.1.1 kein Jörg"), options=wish)
+    report = bounce_of(replace(BEYOND, size=len(UTF8_ORIGINAL)), told, original=UTF8_ORIGINAL)
+    assert "To: <größe@home.example>\r\n".encode() in report
+    assert "Original-Recipient: utf-8; büro liste@far.example\r\n".encode() in report
+    assert "Final-Recipient: utf-8; jörg@far.example\r\n".encode() in report
+    assert "Diagnostic-Code: smtp; 550 5.1.1 kein Jörg\r\n".encode() in report
+    kinds = [part.get_content_type() for part in parts(report)]
+    assert kinds == ["text/plain", "message/global-delivery-status", "message/global"]
+    assert b"Content-Type: message/global\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + UTF8_ORIGINAL in report
+    header_only = replace(BEYOND, options=MailOptions(returned=Return.HEADERS))
+    assert third(bounce_of(header_only, told, original=UTF8_ORIGINAL))[0] == "message/global-headers"
+
+
+def test_a_mail_with_a_header_beyond_ascii_is_answered_so_too() -> None:
+    report = bounce_of(replace(BEYOND, reverse_path="me@home.example"), failure("jörg@far.example"))
+    assert "Final-Recipient: utf-8; jörg@far.example\r\n".encode() in report
+    assert parts(report)[1].get_content_type() == "message/global-delivery-status"
+
+
+def test_what_is_ascii_all_through_needs_no_new_forms() -> None:
+    report = bounce_of(replace(BEYOND, utf8_header=False))
+    kinds = [part.get_content_type() for part in parts(report)]
+    assert kinds == ["text/plain", "message/delivery-status", "message/rfc822"]
+
+
+def test_a_sender_within_ascii_reads_addresses_beyond_it_encoded() -> None:
+    wish = RecipientOptions(original_recipient="büro@far.example")
+    told = replace(failure("jörg@far.example", "550 kein Jörg"), options=wish)
+    report = bounce(told)
+    block = fields(report)[1]
+    assert block["Original-Recipient"] == r"utf-8; b\x{FC}ro@far.example"
+    assert block["Final-Recipient"] == r"utf-8; j\x{F6}rg@far.example"
+    assert block["Diagnostic-Code"] == r"smtp; 550 kein J\xf6rg"
+    header, _, status = report.partition(b"message/delivery-status")
+    assert header.partition(b"\r\n\r\n")[0].isascii()
+    assert status.partition(b"--report")[0].isascii()

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field, replace
 from smtpcore import (
     ConnectFailed,
     ConnectionLost,
+    Envelope,
+    ExtensionRequired,
     Mail,
     MailRefused,
     MailSent,
     Outcome,
+    RecipientOptions,
     Reply,
     ServiceRefused,
     Stage,
@@ -28,6 +31,7 @@ from smtpcore.relay import (
     Bounce,
     Claim,
     CloseSession,
+    Confirmation,
     Continue,
     DelayWarning,
     Delivery,
@@ -37,6 +41,7 @@ from smtpcore.relay import (
     Forget,
     Job,
     JobsLoaded,
+    Lmtp,
     Load,
     LoadDomains,
     MailAccepted,
@@ -73,6 +78,9 @@ class ModelSpool:
         self.incarnation = 0
         self.bounces: Counter[tuple[int, str]] = Counter()
         self.warnings: Counter[tuple[int, str]] = Counter()
+        #: Reports of success, by recipient: whether they say that the mail was passed on, or delivered.
+        self.passed_on: Counter[tuple[int, str]] = Counter()
+        self.delivered: Counter[tuple[int, str]] = Counter()
         self.reports: dict[int, StoredMail] = {}
         self._ids = 0
 
@@ -80,14 +88,21 @@ class ModelSpool:
         self._ids += 1
         return self._ids
 
-    def add(self, reverse_path: str, recipients: Iterable[str], now: float) -> MailAccepted:
+    def add(self, envelope: Envelope, now: float) -> MailAccepted:
         mail = StoredMail(
-            mail_id=self._id(), reverse_path=reverse_path, size=10, eight_bit=False, leading_dots=False, accepted_at=now
+            mail_id=self._id(),
+            reverse_path=envelope.reverse_path,
+            size=10,
+            eight_bit=False,
+            leading_dots=False,
+            accepted_at=now,
+            options=envelope.options,
         )
         self.mails[mail.mail_id] = mail
         jobs = []
-        for domain, members in recipients_by_domain(tuple(recipients)):
-            pending = tuple(PendingRecipient(member) for member in members)
+        for domain, members in recipients_by_domain(envelope.recipients):
+            wishes = envelope.recipient_options
+            pending = tuple(PendingRecipient(member, options=wishes.get(member)) for member in members)
             job = Job(
                 job_id=self._id(), mail_id=mail.mail_id, domain=domain, due_at=now, attempts=0, recipients=pending
             )
@@ -107,7 +122,7 @@ class ModelSpool:
                 self.owners.pop(order.job.job_id, None)
             elif isinstance(order, Forget):
                 self._forget(order.job)
-            elif isinstance(order, (Bounce, DelayWarning)):
+            elif isinstance(order, (Bounce, DelayWarning, Confirmation)):
                 facts.append(self._report(order, now))
         return facts
 
@@ -117,13 +132,18 @@ class ModelSpool:
         if not any(other.mail_id == job.mail_id for other in self.jobs.values()):
             del self.mails[job.mail_id]
 
-    def _report(self, order: Bounce | DelayWarning, now: float) -> MailAccepted:
+    def _report(self, order: Bounce | DelayWarning | Confirmation, now: float) -> MailAccepted:
         assert order.mail.mail_id in self.mails, "a report on a mail that is forgotten"
         assert order.mail.reverse_path != "", "a report to nobody"
-        kind = self.bounces if isinstance(order, Bounce) else self.warnings
-        for failure in order.failures:
-            kind[order.mail.mail_id, failure.recipient] += 1
-        accepted = self.add("", [order.mail.reverse_path], now)
+        if isinstance(order, Confirmation):
+            for success in order.successes:
+                kind = self.passed_on if success.relayed else self.delivered
+                kind[order.mail.mail_id, success.recipient] += 1
+        else:
+            kind = self.bounces if isinstance(order, Bounce) else self.warnings
+            for failure in order.failures:
+                kind[order.mail.mail_id, failure.recipient] += 1
+        accepted = self.add(Envelope("", (order.mail.reverse_path,)), now)
         self.reports[accepted.mail.mail_id] = order.mail
         return accepted
 
@@ -154,9 +174,11 @@ class ModelSpool:
 
 
 class DomainRoute:
-    """Each domain is a destination, but that all ``pool*`` domains are one."""
+    """Each domain is a destination, but that all ``pool*`` domains are one; ``box*`` are stores of mailboxes."""
 
-    def way(self, domain: str) -> SmartHost:
+    def way(self, domain: str) -> SmartHost | Lmtp:
+        if domain.startswith("box"):
+            return Lmtp(f"mx.{domain}")
         return SmartHost("mx.pool.example" if domain.startswith("pool") else f"mx.{domain}")
 
 
@@ -174,10 +196,17 @@ class Host:
     loses: float = 0.0
     #: How many times longer than others it takes for everything.
     slowness: float = 1.0
+    #: Whether it reports by itself what becomes of mail.
+    dsn: bool = False
+    #: Whether it takes mail that requires TLS all the way.
+    tls_all_the_way: bool = True
     grey: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def is_in(self, spans: list[tuple[float, float]], now: float) -> bool:
         return any(start <= now < end for start, end in spans)
+
+    def can_take(self, mail: Mail) -> bool:
+        return self.tls_all_the_way or not (mail.envelope.options.require_tls and mail.envelope.reverse_path)
 
     def verdict(self, mail_id: int, recipient: str, now: float) -> Reply:
         if recipient.startswith("nobody"):
@@ -212,7 +241,9 @@ class World:
         hosts: Callable[[str, random.Random], Host] | None = None,
         crash_share: float = 0.0,
         jumps: bool = False,
+        asks: Callable[[Envelope, random.Random], Envelope] | None = None,
     ) -> None:
+        self._asks = asks
         self.chance = random.Random(seed)
         self.now = 1_800_000_000.0
         self.settings = settings or RelaySettings(
@@ -226,6 +257,7 @@ class World:
         self.crashes = 0
         self.ledger = Ledger()
         self.accepted: dict[tuple[int, str], StoredMail] = {}
+        self.wanted: dict[tuple[int, str], RecipientOptions | None] = {}
         self.arrivals: list[tuple[float, str, tuple[str, ...]]] = []
         self.most_sessions = 0
         self.most_sessions_per_hop = 0
@@ -270,7 +302,10 @@ class World:
     def _step(self) -> None:
         self._pass_time()
         for _, reverse_path, recipients in self._arrived():
-            fact = self.spool.add(reverse_path, recipients, self.now)
+            envelope = Envelope(reverse_path, recipients)
+            if self._asks is not None:
+                envelope = self._asks(envelope, self.chance)
+            fact = self.spool.add(envelope, self.now)
             self._note_accepted(fact)
             # Another process's mail is only noticed; our own is handed in.
             self._inbox.append(SpoolChanged() if self.chance.random() < 0.2 else fact)
@@ -294,6 +329,7 @@ class World:
         for job in fact.jobs:
             for recipient in job.recipients:
                 self.accepted[fact.mail.mail_id, recipient.address] = fact.mail
+                self.wanted[fact.mail.mail_id, recipient.address] = recipient.options
 
     def _pass_time(self) -> None:
         if self._inbox:
@@ -386,9 +422,11 @@ class World:
             self._inbox.append(self.spool.load(effect))
         elif isinstance(effect, OpenSession):
             assert effect.session_id not in self._sessions
+            self._check_time(effect.delivery)
             self._sessions[effect.session_id] = (self.host(effect.host.name), 0, [effect.delivery])
             self._deliver(effect.session_id)
         elif isinstance(effect, Continue):
+            self._check_time(effect.delivery)
             deliveries = self._sessions[effect.session_id][2]
             deliveries.append(effect.delivery)
             assert len(deliveries) <= self.settings.deliveries_ahead
@@ -399,6 +437,17 @@ class World:
             if not self._sessions[effect.session_id][2]:
                 self._later(0.1, SessionEnded(effect.session_id, None))
             self._closing.add(effect.session_id)
+
+    def _check_time(self, delivery: Delivery) -> None:
+        """What is to be delivered by a moment is begun before it, and the next host is told how much time is left."""
+        asked, said = delivery.mail.options.deliver_by, delivery.envelope.options.deliver_by
+        if asked is None or said is None:
+            assert said is None
+            assert asked is None or delivery.next_hop.lmtp
+            return
+        left = delivery.mail.accepted_at + asked.seconds - self.now
+        assert said.notify_only or left > 0
+        assert min(left, asked.seconds) <= said.seconds < max(left, 0.0) + 1 or said.seconds == asked.seconds
 
     def _deliver(self, session_id: int) -> None:
         """Begin the delivery that is next over a session."""
@@ -417,10 +466,16 @@ class World:
             self._later(seconds, Reported(session_id, delivery.delivery_id, report))
             self._later(seconds, SessionEnded(session_id, error))
             return
+        if not host.can_take(mail):
+            error = ExtensionRequired("the peer does not offer REQUIRETLS", "5.7.30")
+            outcomes = tuple(Outcome(to, Verdict.NEVER, None, error) for to in mail.envelope.recipients)
+            report = MailRefused(mail, outcomes, Stage.NOT_STARTED, Transcript())
+            self._later(seconds, Reported(session_id, delivery.delivery_id, report))
+            return
         if host.loses and self.chance.random() < host.loses:
             self._lose(session_id, host, deliveries[: self.chance.randint(1, len(deliveries))], seconds)
             return
-        self._later(seconds, Reported(session_id, delivery.delivery_id, self._report(host, delivery, mail)))
+        self._later(seconds, Reported(session_id, delivery.delivery_id, self._report(host, delivery, mail), host.dsn))
         if self.chance.random() < 0.02:
             self._later(seconds, SessionEnded(session_id, ConnectionLost("closed")))
 
@@ -470,7 +525,9 @@ class World:
             self._sessions[fact.session_id] = (host, done + 1, deliveries)
             if fact.session_id in self._lost:
                 pass
-            elif fact.session_id in self._closing or fact.report.stage is Stage.NOT_STARTED:
+            elif fact.session_id in self._closing or (
+                fact.report.stage is Stage.NOT_STARTED and fact.report.outcomes[0].verdict is Verdict.LATER
+            ):
                 self._later(0.1, SessionEnded(fact.session_id, None))
             elif deliveries:
                 self._deliver(fact.session_id)
@@ -489,7 +546,7 @@ class World:
         self._taken[delivery.delivery_id] = [
             (delivery.mail.mail_id, to)
             for to in delivery.envelope.recipients
-            if host.verdict(delivery.mail.mail_id, to, self.now).positive
+            if host.can_take(Mail(delivery.envelope)) and host.verdict(delivery.mail.mail_id, to, self.now).positive
         ]
 
     def _confirm(self, fact: Reported) -> None:

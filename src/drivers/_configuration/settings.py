@@ -266,7 +266,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         RelaySettings,
         "reports.whole_message_up_to",
         OCTETS,
-        "The size up to which a report carries the whole message, and not only its header.",
+        "The size up to which a report of failure carries the whole message, and not only its header.",
         "whole_message_in_reports",
     ),
     _of(Limits, "limits.command_line", OCTETS, "One command line."),

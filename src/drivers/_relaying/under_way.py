@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
-from smtpcore import Disconnect, Envelope, Report, SmtpError
+from smtpcore import Capabilities, Disconnect, Envelope, Report, SmtpError
 from smtpcore.drivers._relaying.work import Work, broken_off, close_body, refused, unforeseen
 from smtpcore.drivers._session.cut_short import CutShort, answers_of
 from smtpcore.relay import Fact, Reported
@@ -27,6 +27,9 @@ class Wire(CutShort, Protocol):
     @property
     def end(self) -> Disconnect | None: ...
 
+    @property
+    def capabilities(self) -> Capabilities: ...
+
 
 class UnderWay:
     """What a session makes of the deliveries that lie ahead of it; ``put`` takes the facts."""
@@ -35,6 +38,7 @@ class UnderWay:
         self._session_id = session_id
         self._wire = wire
         self._put = put
+        self._dsn = "DSN" in wire.capabilities
         #: What was begun and not reported, in its order.
         self._begun: deque[tuple[Work, Envelope]] = deque()
         #: The session's last report before it began those.
@@ -55,7 +59,7 @@ class UnderWay:
         (delivery, body), _ = self._begun.popleft()
         self._before = self._wire.last_report
         close_body(body)
-        self._put(Reported(self._session_id, delivery.delivery_id, report))
+        self._put(Reported(self._session_id, delivery.delivery_id, report, self._dsn))
 
     def failed(self, error: Exception) -> None:
         """The session stopped with an error."""

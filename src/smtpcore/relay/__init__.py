@@ -3,7 +3,7 @@
 What lives here: the public names, nothing else. A service that runs it is :mod:`smtpcore.drivers.service`.
 """
 
-from smtpcore.relay._bounces import compose_bounce, compose_delay_warning
+from smtpcore.relay._bounces import compose_bounce, compose_confirmation, compose_delay_warning
 from smtpcore.relay._destination import DestinationView
 from smtpcore.relay._facts import (
     Action,
@@ -12,6 +12,7 @@ from smtpcore.relay._facts import (
     Claim,
     CloseSession,
     Commanded,
+    Confirmation,
     Continue,
     DelayWarning,
     Delivery,
@@ -43,6 +44,7 @@ from smtpcore.relay._facts import (
     ShutDown,
     SpoolChanged,
     StoredMail,
+    Success,
     TimePassed,
     recipients_by_domain,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "Claim",
     "CloseSession",
     "Commanded",
+    "Confirmation",
     "Continue",
     "DelayWarning",
     "Delivery",
@@ -104,10 +107,12 @@ __all__ = [
     "SmartHost",
     "SpoolChanged",
     "StoredMail",
+    "Success",
     "TimePassed",
     "Unroutable",
     "Way",
     "compose_bounce",
+    "compose_confirmation",
     "compose_delay_warning",
     "recipients_by_domain",
 ]

@@ -7,12 +7,12 @@ destinations.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smtpcore._errors import SmtpError
 from smtpcore._events import Outcome
-from smtpcore.relay._facts import Delivery, Host, Job, NextHop, StoredMail
+from smtpcore.relay._facts import Delivery, Host, Job, NextHop, Reported
 from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._settings import RelaySettings
 
@@ -54,6 +54,8 @@ class Session:
     #: Deliveries that it was given in all, and those that got onto the wire.
     given: int = 0
     completed: int = 0
+    #: Deliveries that this host cannot be given and another may, once the session has ended, with what was reported.
+    elsewhere: dict[int, tuple[Delivery, Reported]] = field(default_factory=dict[int, "tuple[Delivery, Reported]"])
     #: Why the peer will take no more, once that is known.
     refused: SmtpError | None = None
     idle_since: float = 0.0
@@ -221,7 +223,3 @@ class Destination:
             return ""
         said = self.last_answer.error if self.last_answer.reply is None else self.last_answer.reply
         return str(said)
-
-    def delivery(self, delivery_id: int, mail: StoredMail, jobs: Iterable[Job]) -> Delivery:
-        """A delivery of these jobs, which are of one mail."""
-        return Delivery(delivery_id, mail, tuple(jobs), self.next_hop)

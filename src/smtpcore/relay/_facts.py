@@ -25,6 +25,7 @@ __all__ = [
     "Claim",
     "CloseSession",
     "Commanded",
+    "Confirmation",
     "Continue",
     "DelayWarning",
     "Delivery",
@@ -56,6 +57,7 @@ __all__ = [
     "ShutDown",
     "SpoolChanged",
     "StoredMail",
+    "Success",
     "TimePassed",
     "recipients_by_domain",
 ]
@@ -177,6 +179,8 @@ class Delivery:
     mail: StoredMail
     jobs: tuple[Job, ...]
     next_hop: NextHop
+    #: What is asked of the next hop, as it stood when the delivery was ordered; ``None`` for what the mail says.
+    options: MailOptions | None = None
 
     @property
     def envelope(self) -> Envelope:
@@ -186,7 +190,7 @@ class Delivery:
             self.mail.reverse_path,
             tuple(recipient.address for recipient in recipients),
             body=self.mail.body_facts,
-            options=self.mail.options,
+            options=self.mail.options if self.options is None else self.options,
             recipient_options={one.address: one.options for one in recipients if one.options is not None},
         )
 
@@ -271,6 +275,8 @@ class Reported:
     session_id: int
     delivery_id: int
     report: Report
+    #: Whether the host offers DSN, and so answers for what was asked of it (RFC 3461 §5.2.1).
+    dsn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +382,24 @@ class Failure:
     reason: str
     #: The name or the address of the peer; empty where it did not come to one, or where it has none.
     remote_host: str
+    #: What the sender asked for the recipient, if anything.
+    options: RecipientOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """One recipient in a report that things went well.
+
+    ``relayed`` says that the mail went to a host which does not report deliveries itself; else it is in the recipient's
+    mailbox. ``diagnostic`` is the peer's reply.
+    """
+
+    recipient: str
+    relayed: bool
+    status: str
+    diagnostic: str
+    remote_host: str
+    options: RecipientOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +421,14 @@ class DelayWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Store a report of success for the sender, who asked for one (RFC 3461 §5.2.2, §5.2.3)."""
+
+    mail: StoredMail
+    successes: tuple[Success, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Operate:
     """Do to all jobs of these mails what an operator wishes; comes after the other orders of its batch.
 
@@ -410,7 +442,7 @@ class Operate:
     mail_ids: tuple[int, ...]
 
 
-Durable: TypeAlias = Claim | Save | Forget | Bounce | DelayWarning | Operate
+Durable: TypeAlias = Claim | Save | Forget | Bounce | DelayWarning | Confirmation | Operate
 
 
 # --- effects --------------------------------------------------------------------------------------------------------
@@ -483,7 +515,8 @@ class FateKind(enum.Enum):
     BOUNCED = "bounced"
     #: Tried for too long; the sender is told.
     EXPIRED = "expired"
-    #: Refused, or tried for too long, and there is nobody to tell: the reverse-path is null.
+    #: Refused, or tried for too long, and there is nobody to tell: the reverse-path is null, or the sender does not
+    #: want to hear of it.
     DISCARDED = "discarded"
     #: An operator removed it; nobody is told.
     REMOVED = "removed"

@@ -89,9 +89,11 @@ from smtpcore.relay._routing import Route, Unroutable
 from smtpcore.relay._sessions import Sessions
 from smtpcore.relay._settings import RelaySettings
 from smtpcore.relay._supply import Place, Supply
+from smtpcore.relay._wishes import deadline, options_at
 
 __all__ = ["Relay"]
 
+_TOO_LATE = "the time by which it was to be delivered is over"
 #: Facts that tell what the spool held when the last batch was committed.
 _OF_THE_SPOOL = (JobsLoaded, DomainsLoaded, MailAccepted)
 
@@ -272,8 +274,12 @@ class Relay:
         session.completed += 1
         destination.succeeded(fact.report.outcomes)
         self._end_rest(destination)
+        if self._goes_elsewhere(session, delivery, fact.report):
+            session.elsewhere[delivery.delivery_id] = (delivery, fact)
+            self._sessions.close(session)
+            return
         self._sessions.reported(session, now)
-        self._apply(delivery.mail, delivery.jobs, fact.report.outcomes, now, remote_host=session.host.name)
+        self._apply(delivery.mail, delivery.jobs, fact.report.outcomes, now, host=session.host, dsn=fact.dsn)
 
     def _session_ended(self, fact: SessionEnded, now: float) -> None:
         session = self._sessions.ended(fact.session_id)
@@ -281,6 +287,8 @@ class Relay:
             return
         destination = session.destination
         self._destinations.touch(destination)
+        if session.elsewhere:
+            self._take_elsewhere(session, now)
         if not session.deliveries:
             return
         if self._stopping or session.completed:
@@ -290,12 +298,31 @@ class Relay:
             self._aside.put(session.host, now)
         host = self._next_host(destination, session.tried)
         if host is not None:
-            self._open(destination, host, session.tried, session.deliveries.values())
+            self._open(destination, host, session.tried, session.deliveries.values(), now)
         elif destination.alive:
             destination.overrun()
             self._give_back(session, now)
         else:
             self._fail(session, session.refused or fact.error or _never_begun(), now)
+
+    def _goes_elsewhere(self, session: Session, delivery: Delivery, report: Report) -> bool:
+        """Whether a mail that may go over TLS only is to be offered to a host that offers more (RFC 8689 §4.2.1)."""
+        if not (delivery.mail.options.require_tls and delivery.mail.reverse_path and _refused_here(report)):
+            return False
+        return report.stage is Stage.NOT_STARTED and self._next_host(session.destination, session.tried) is not None
+
+    def _take_elsewhere(self, session: Session, now: float) -> None:
+        """Offer mails to the next host, now that their session has given up its place; or give up, if there is none."""
+        deliveries = {delivery_id: delivery for delivery_id, (delivery, _) in session.elsewhere.items()}
+        if self._stopping:
+            session.deliveries |= deliveries
+            return
+        host = self._next_host(session.destination, session.tried)
+        if host is not None:
+            self._open(session.destination, host, session.tried, deliveries.values(), now)
+            return
+        for delivery, fact in session.elsewhere.values():
+            self._apply(delivery.mail, delivery.jobs, fact.report.outcomes, now, host=session.host)
 
     def _next_host(self, destination: Destination, tried: frozenset[Host]) -> Host | None:
         return self._aside.choose(
@@ -329,7 +356,7 @@ class Relay:
         problem = Undelivered(Verdict.LATER, error)
         for delivery in session.deliveries.values():
             outcomes = problem.outcomes(delivery.jobs)
-            self._apply(delivery.mail, delivery.jobs, outcomes, now, remote_host=session.host.name)
+            self._apply(delivery.mail, delivery.jobs, outcomes, now, host=session.host)
         for jobs in destination.take_all():
             mail = self._memory.mail(jobs[0].mail_id)
             self._memory.drop(jobs)
@@ -393,12 +420,19 @@ class Relay:
     # --- what an attempt left ---------------------------------------------------------------------------------------
 
     def _apply(
-        self, mail: StoredMail, jobs: tuple[Job, ...], outcomes: Iterable[Outcome], now: float, *, remote_host: str
+        self,
+        mail: StoredMail,
+        jobs: tuple[Job, ...],
+        outcomes: Iterable[Outcome],
+        now: float,
+        *,
+        host: Host,
+        dsn: bool = False,
     ) -> None:
         """The outcomes of a delivery."""
         removed = self._memory.wish_for(mail.mail_id) is Action.REMOVE
         self._memory.drop(jobs)
-        self._record(mail, jobs, tuple(outcomes), now, remote_host=remote_host, removed=removed)
+        self._record(mail, jobs, tuple(outcomes), now, host=host, dsn=dsn, removed=removed)
 
     def _put_off(self, mail: StoredMail, jobs: Iterable[Job], problem: Undelivered, now: float) -> None:
         """Count an attempt of jobs that were not claimed, with what they would meet."""
@@ -412,7 +446,8 @@ class Relay:
         outcomes: tuple[Outcome, ...],
         now: float,
         *,
-        remote_host: str = "",
+        host: Host | None = None,
+        dsn: bool = False,
         status: str | None = None,
         removed: bool = False,
     ) -> None:
@@ -423,7 +458,8 @@ class Relay:
             outcomes,
             now,
             schedule,
-            remote_host=remote_host,
+            host=host,
+            dsn=dsn,
             status=status,
             removed=removed,
             stopping=self._stopping,
@@ -476,7 +512,7 @@ class Relay:
         """Give every session that has proved itself up to ``most`` deliveries, while there are any."""
         for session in list(destination.sessions.values()):
             while (
-                destination.waiting
+                self._has_work(destination)
                 and session.completed
                 and len(session.deliveries) < most
                 and self._sessions.may_give(session)
@@ -485,18 +521,38 @@ class Relay:
                 self._give(session, delivery)
                 self._effects.append(Continue(session.session_id, delivery))
 
+    def _has_work(self, destination: Destination) -> bool:
+        """Whether anything waits; what was to be delivered before now is given back first (RFC 2852 §4.1)."""
+        while destination.waiting:
+            mail = self._memory.mail(next(iter(destination.waiting)))
+            until = deadline(mail)
+            if until is None or self._now < until:
+                return True
+            jobs = destination.take_mail(mail.mail_id)
+            self._memory.drop(jobs)
+            self._put_off(mail, jobs, Undelivered(Verdict.LATER, SmtpError(_TOO_LATE)), self._now)
+            self._destinations.touch(destination)
+        return False
+
     def _open_one(self, destination: Destination) -> None:
+        if not self._has_work(destination):
+            return
         host = self._next_host(destination, frozenset())
         assert host is not None, "a next hop has a host"
-        self._open(destination, host, frozenset(), [self._make_delivery(destination)])
+        self._open(destination, host, frozenset(), [self._make_delivery(destination)], self._now)
         self._destinations.touch(destination)
         self._sessions.queue(destination)
 
     def _open(
-        self, destination: Destination, host: Host, tried: frozenset[Host], deliveries: Iterable[Delivery]
+        self,
+        destination: Destination,
+        host: Host,
+        tried: frozenset[Host],
+        deliveries: Iterable[Delivery],
+        now: float,
     ) -> None:
         session = self._sessions.open(destination, host, tried)
-        first, *others = deliveries
+        first, *others = [replace(each, options=options_at(each.mail, now, each.next_hop)) for each in deliveries]
         self._effects.append(OpenSession(session.session_id, first, host))
         self._effects += [Continue(session.session_id, delivery) for delivery in others]
         for delivery in (first, *others):
@@ -513,7 +569,9 @@ class Relay:
         self._memory.change(jobs)
         self._deliveries_made += 1
         self._durable += [Claim(job) for job in jobs]
-        return destination.delivery(self._deliveries_made, self._memory.mail(jobs[0].mail_id), jobs)
+        mail = self._memory.mail(jobs[0].mail_id)
+        options = options_at(mail, self._now, destination.next_hop)
+        return Delivery(self._deliveries_made, mail, tuple(jobs), destination.next_hop, options)
 
 
 def _problem_of(place: Place) -> Undelivered | None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 
 from smtpcore._errors import LimitReached, SessionAborted, SmtpError
 from smtpcore._events import Outcome, Verdict
+from smtpcore._options import Notify
 from smtpcore.relay._facts import (
     Attempted,
     Bounce,
+    Confirmation,
     DelayWarning,
     Delivery,
     Durable,
@@ -21,17 +23,21 @@ from smtpcore.relay._facts import (
     Fate,
     FateKind,
     Forget,
+    Host,
     Job,
     PendingRecipient,
     Save,
     StoredMail,
+    Success,
 )
 from smtpcore.relay._schedule import Schedule
+from smtpcore.relay._wishes import asks_for_trace, deadline, due_time, wants
 
 __all__ = ["Results", "Undelivered", "given_back", "results_of"]
 
-#: RFC 3463 §3.5: delivery time expired.
+#: RFC 3463 §3.5: delivery time expired, that of the schedule, and that which the sender gave (RFC 2852 §4.1).
 _EXPIRED = "4.4.7"
+_LATE = "5.4.7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +70,21 @@ def results_of(
     now: float,
     schedule: Schedule,
     *,
-    remote_host: str = "",
+    host: Host | None = None,
+    dsn: bool = False,
     status: str | None = None,
     removed: bool = False,
     stopping: bool = False,
 ) -> Results:
     """Apply one outcome per recipient to the jobs of a mail, in their order; ``job.attempts`` counts the attempt.
 
-    ``status`` stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left. What
-    was broken off because the relay is ``stopping`` does not expire, and is due at once; so is who was left out where
-    others were served, for the peer takes no more in one session (RFC 9422): that counts as no attempt.
+    ``host`` is where the mail was taken, and ``dsn`` says that it reports by itself what becomes of it. ``status``
+    stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left. What was broken
+    off because the relay is ``stopping`` does not expire, and is due at once; so is who was left out where others were
+    served, for the peer takes no more in one session (RFC 9422): that counts as no attempt.
     """
     served = any(outcome.verdict is not Verdict.LATER for outcome in outcomes)
-    collected = _Collector(mail, now, schedule, remote_host, status, removed, stopping, served)
+    collected = _Collector(mail, now, schedule, host, dsn, status, removed, stopping, served)
     remaining = iter(outcomes)
     for job in jobs:
         collected.add_job(job, [next(remaining) for _ in job.recipients])
@@ -96,14 +104,17 @@ class _Collector:
         mail: StoredMail,
         now: float,
         schedule: Schedule,
-        remote_host: str,
+        host: Host | None,
+        dsn: bool,
         status: str | None,
         removed: bool,
         stopping: bool,
         served: bool,
     ) -> None:
         self._mail = mail
-        self._remote_host = remote_host
+        self._remote_host = "" if host is None else host.name
+        self._final = host is not None and host.lmtp
+        self._dsn = dsn
         self._status = status
         self._removed = removed
         self._stopping = stopping
@@ -111,6 +122,9 @@ class _Collector:
         self._now = now
         self._schedule = schedule
         self._age = max(0.0, now - mail.accepted_at)
+        until = deadline(mail)
+        self._late = until is not None and now >= until
+        self._successes: list[Success] = []
         self._failures: list[Failure] = []
         self._delayed: list[Failure] = []
         self._jobs: list[Durable] = []
@@ -135,7 +149,10 @@ class _Collector:
     def _due_at(self, job: Job, outcomes: Sequence[Outcome]) -> float:
         if any(self._broken_off(outcome) or self._left_out(outcome) for outcome in outcomes):
             return self._now
-        return self._now + self._schedule.delay(job.job_id, job.attempts)
+        due_at = self._now + self._schedule.delay(job.job_id, job.attempts)
+        # What the sender wants by a moment is looked at then, though it be only to tell that it did not come about.
+        wanted_by = due_time(self._mail)
+        return due_at if wanted_by is None or wanted_by <= self._now else min(due_at, wanted_by)
 
     def _broken_off(self, outcome: Outcome) -> bool:
         """Whether it was the relay's own end that left a recipient undone: no reason to wait, or to give up."""
@@ -151,15 +168,15 @@ class _Collector:
         """What is left of a recipient, or ``None`` when its fate is settled."""
         words = _words(outcome)
         if outcome.verdict is Verdict.DELIVERED:
+            self._confirm(recipient, outcome)
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.DELIVERED, words))
             return None
         if self._removed:
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.REMOVED, words))
             return None
-        too_old = self._age >= self._schedule.give_up_after and not (
-            self._broken_off(outcome) or self._left_out(outcome)
-        )
-        expired = outcome.verdict is Verdict.LATER and too_old
+        over = self._late or self._age >= self._schedule.give_up_after
+        no_attempt = self._broken_off(outcome) or self._left_out(outcome)
+        expired = outcome.verdict is Verdict.LATER and over and not no_attempt
         if outcome.verdict is Verdict.NEVER or expired:
             self._settle(recipient, outcome, expired=expired)
             return None
@@ -168,21 +185,46 @@ class _Collector:
 
     def _settle(self, recipient: PendingRecipient, outcome: Outcome, *, expired: bool) -> None:
         kind = FateKind.EXPIRED if expired else FateKind.BOUNCED
-        if self._mail.reverse_path == "":
+        if self._mail.reverse_path == "" or not wants(recipient, Notify.FAILURE):
             kind = FateKind.DISCARDED
         else:
-            self._failures.append(self._failure(outcome, _EXPIRED if expired else None))
+            over = _LATE if self._late else _EXPIRED
+            self._failures.append(self._failure(recipient, outcome, over if expired else None))
         self._effects.append(Fate(self._mail.mail_id, recipient.address, kind, _words(outcome)))
 
     def _warn(self, recipient: PendingRecipient, outcome: Outcome) -> bool:
         """Note a delay that the sender should know of; returns whether the sender has been told by now."""
-        after = self._schedule.warn_after
-        if recipient.warned or after is None or self._age < after or self._mail.reverse_path == "":
+        if recipient.warned or not self._overdue or self._mail.reverse_path == "":
             return recipient.warned
-        self._delayed.append(self._failure(outcome, None))
+        if not wants(recipient, Notify.DELAY):
+            return False
+        self._delayed.append(self._failure(recipient, outcome, None))
         return True
 
-    def _failure(self, outcome: Outcome, status: str | None) -> Failure:
+    @property
+    def _overdue(self) -> bool:
+        """Whether the mail is so late that its sender is told: by the schedule, or by what he asked (RFC 2852)."""
+        after, wanted_by = self._schedule.warn_after, due_time(self._mail)
+        return (after is not None and self._age >= after) or (wanted_by is not None and self._now >= wanted_by)
+
+    def _confirm(self, recipient: PendingRecipient, outcome: Outcome) -> None:
+        """Note a success that the sender wants to hear of, unless the host that took the mail will tell it."""
+        wanted = not self._dsn and wants(recipient, Notify.SUCCESS)
+        traced = not self._final and asks_for_trace(self._mail, recipient)
+        if self._mail.reverse_path == "" or not (wanted or traced):
+            return
+        self._successes.append(
+            Success(
+                recipient=recipient.address,
+                relayed=not self._final,
+                status=outcome.enhanced or "2.0.0",
+                diagnostic=_words(outcome),
+                remote_host=self._remote_host,
+                options=recipient.options,
+            )
+        )
+
+    def _failure(self, recipient: PendingRecipient, outcome: Outcome, status: str | None) -> Failure:
         general = "5.0.0" if outcome.verdict is Verdict.NEVER else "4.0.0"
         return Failure(
             recipient=outcome.recipient,
@@ -190,14 +232,19 @@ class _Collector:
             diagnostic=None if outcome.reply is None else str(outcome.reply),
             reason=_words(outcome),
             remote_host=self._remote_host,
+            options=recipient.options,
         )
 
     def results(self) -> Results:
         reports: list[Durable] = []
         if self._failures:
             reports.append(Bounce(self._mail, tuple(self._failures)))
+        if self._successes:
+            reports.append(Confirmation(self._mail, tuple(self._successes)))
         if self._delayed:
             retry_until = self._mail.accepted_at + self._schedule.give_up_after
+            if (until := deadline(self._mail)) is not None:
+                retry_until = min(retry_until, until)
             reports.append(DelayWarning(self._mail, tuple(self._delayed), retry_until))
         return Results((*reports, *self._jobs), tuple(self._effects), min(self._due, default=None))
 

@@ -45,7 +45,7 @@ class RelaySettings:
     set_aside: float = 3600.0
     #: Names under which this relay itself is known as an MX host: mail for it is not given away to come back.
     own_names: tuple[str, ...] = ()
-    #: Octets up to which a report carries the whole message, and not only its header.
+    #: Octets up to which a report of failure carries the whole message, and not only its header.
     whole_message_in_reports: int = 51_200
 
     def __post_init__(self) -> None:
