@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 
 from smtpcore.testing.certificates import authority, client_certificate, server_context, trusting_context
-from smtpcore.testing.peer import EXTENSIONS, PATIENCE, Closed, Line, Peer, Script
+from smtpcore.testing.peer import EXTENSIONS, PATIENCE, Closed, Line, Peer, Script, steps
 
 __all__ = [
     "EXTENSIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "client_certificate",
     "server_context",
     "silent_port",
+    "steps",
     "trusting_context",
 ]
 

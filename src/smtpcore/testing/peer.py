@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-__all__ = ["EXTENSIONS", "PATIENCE", "Closed", "Line", "Peer", "Script"]
+__all__ = ["EXTENSIONS", "PATIENCE", "Closed", "Line", "Peer", "Script", "steps"]
 
 #: How long a script waits before it gives the test up; no test comes near it unless something is wrong.
 PATIENCE: Final = 5.0
@@ -254,6 +254,16 @@ def _ehlo(extensions: Iterable[str]) -> str:
 
 #: What a peer does on the line to one client.
 Script: TypeAlias = Callable[[Line], object]
+
+
+def steps(*steps: Script) -> Script:
+    """A script of steps, one after the other."""
+
+    def script(line: Line) -> None:
+        for step in steps:
+            step(line)
+
+    return script
 
 
 class Peer:

@@ -22,10 +22,9 @@ from smtpcore.testing.conformance._scripts import (
     says,
     sends,
     serves,
-    steps,
 )
 from smtpcore.testing.conformance._stage import SOON, Cases, Stage
-from smtpcore.testing.peer import Line, Peer
+from smtpcore.testing.peer import Line, Peer, steps
 
 CASES: Final = Cases()
 

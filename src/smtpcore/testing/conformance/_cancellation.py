@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from smtpcore.testing.conformance._adapter import Need
-from smtpcore.testing.conformance._scripts import ABORTED, BEGINS_TO_READ, IN_PIECES, broken_off, steps, told, up_to
+from smtpcore.testing.conformance._scripts import ABORTED, BEGINS_TO_READ, IN_PIECES, broken_off, told, up_to
 from smtpcore.testing.conformance._stage import Cases, Stage
-from smtpcore.testing.peer import Line, Peer
+from smtpcore.testing.peer import Line, Peer, steps
 
 CASES: Final = Cases()
 

@@ -21,11 +21,10 @@ from smtpcore.testing.conformance._scripts import (
     says,
     sends,
     serves,
-    steps,
     taken,
 )
 from smtpcore.testing.conformance._stage import SOON, Cases, Stage
-from smtpcore.testing.peer import PATIENCE, Line, Script
+from smtpcore.testing.peer import PATIENCE, Line, Script, steps
 
 CASES: Final = Cases()
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from smtpcore.testing.conformance._scripts import ONE_MAIL, REFUSED, drip, raw, say_421, says, steps, told, up_to
+from smtpcore.testing.conformance._scripts import ONE_MAIL, REFUSED, drip, raw, say_421, says, told, up_to
 from smtpcore.testing.conformance._stage import SOON, Cases
-from smtpcore.testing.peer import Line, Script
+from smtpcore.testing.peer import Line, Script, steps
 
 CASES: Final = Cases()
 

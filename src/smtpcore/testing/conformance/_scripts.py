@@ -11,19 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from smtpcore.testing.conformance._stage import SOON, Act, Stage
-from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script
+from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, steps
 
 # --- what peers do -------------------------------------------------------------------------------------------------
-
-
-def steps(*steps: Script) -> Script:
-    """A script of steps, one after the other."""
-
-    def script(line: Line) -> None:
-        for step in steps:
-            step(line)
-
-    return script
 
 
 def says(*lines: str) -> Script:

@@ -25,11 +25,10 @@ from smtpcore.testing.conformance._scripts import (
     refused_early,
     says,
     sends,
-    steps,
     taken,
 )
 from smtpcore.testing.conformance._stage import SOON, Act, Cases
-from smtpcore.testing.peer import EXTENSIONS, Line, Script
+from smtpcore.testing.peer import EXTENSIONS, Line, Script, steps
 
 CASES: Final = Cases()
 
