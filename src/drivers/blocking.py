@@ -132,6 +132,7 @@ class _Stream:
 
     def close(self) -> None:
         self._socket.close()
+        self._unsent = memoryview(b"")
 
 
 class Session:
@@ -330,10 +331,12 @@ class Session:
             elif isinstance(event, NeedBody):
                 self._feed(event)
             elif isinstance(event, SendFile):
-                self._gathered.add_file(event.data)
-                self._write_seconds = event.seconds
+                self._add_file(event)
             elif isinstance(event, (NeedFacts, NeedConversion)):
                 self._fit(event)
+            elif isinstance(event, Idle) and (self._gathered or self._stream.unsent):
+                # The rest of a chunk that was refused before all of it was out: the peer waits for it.
+                self._flush()
             else:
                 if isinstance(event, Disconnect) and event.clean and self._gathered:
                     self._flush()
@@ -370,6 +373,13 @@ class Session:
             while self._bodies:
                 bodies.callback(self._bodies.popitem()[1].close)
 
+    def _add_file(self, order: SendFile) -> None:
+        try:
+            self._gathered.add_file(order.data)
+            self._write_seconds = order.seconds
+        except OSError as error:
+            self._broken(error)
+
     def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
         while True:
@@ -400,7 +410,7 @@ class Session:
         except TimeoutError:
             self._wire.receive_timeout()
         except OSError as error:
-            self._wire.send_failed(error)
+            self._broken(error)
         else:
             if received is None:
                 return True
@@ -409,6 +419,11 @@ class Session:
             else:
                 self._wire.receive_eof()
         return False
+
+    def _broken(self, error: OSError) -> None:
+        """Write no more: behind octets that are missing a message would come to an end without them."""
+        self._gathered.clear()
+        self._wire.send_failed(error)
 
     def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
@@ -452,6 +467,7 @@ class Session:
             self.last_report = event
         elif isinstance(event, Disconnect):
             self._end = event
+            self._gathered.clear()
             self._machine.remember(event)
             self._stream.close()
         return event
@@ -474,7 +490,6 @@ class Session:
         """Answer every mail without another word, and close the connection."""
         if self._end is None:
             self._client.abort()
-            self._gathered.clear()
             reports: list[Report] = []
             while not isinstance(event := self._note(self._client.next_event()), Disconnect):
                 if isinstance(event, (MailSent, MailRefused)):

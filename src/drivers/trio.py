@@ -132,6 +132,7 @@ class _Stream:
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
+        self._unsent = memoryview(b"")
 
 
 async def _wait_either(sock: socket.socket) -> None:
@@ -347,10 +348,12 @@ class Session:
             elif isinstance(event, NeedBody):
                 await self._feed(event)
             elif isinstance(event, SendFile):
-                self._gathered.add_file(event.data)
-                self._write_seconds = event.seconds
+                self._add_file(event)
             elif isinstance(event, (NeedFacts, NeedConversion)):
                 await self._fit(event)
+            elif isinstance(event, Idle) and (self._gathered or self._stream.unsent):
+                # The rest of a chunk that was refused before all of it was out: the peer waits for it.
+                await self._flush()
             else:
                 if isinstance(event, Disconnect) and event.clean and self._gathered:
                     await self._flush()
@@ -387,6 +390,13 @@ class Session:
             while self._bodies:
                 bodies.push_async_callback(self._bodies.popitem()[1].close)
 
+    def _add_file(self, order: SendFile) -> None:
+        try:
+            self._gathered.add_file(order.data)
+            self._write_seconds = order.seconds
+        except OSError as error:
+            self._broken(error)
+
     async def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
         while True:
@@ -417,7 +427,7 @@ class Session:
         except TimeoutError:
             self._wire.receive_timeout()
         except OSError as error:
-            self._wire.send_failed(error)
+            self._broken(error)
         else:
             if received is None:
                 return True
@@ -426,6 +436,11 @@ class Session:
             else:
                 self._wire.receive_eof()
         return False
+
+    def _broken(self, error: OSError) -> None:
+        """Write no more: behind octets that are missing a message would come to an end without them."""
+        self._gathered.clear()
+        self._wire.send_failed(error)
 
     async def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
@@ -469,6 +484,7 @@ class Session:
             self.last_report = event
         elif isinstance(event, Disconnect):
             self._end = event
+            self._gathered.clear()
             self._machine.remember(event)
             self._stream.close()
         return event
@@ -491,7 +507,6 @@ class Session:
         """Answer every mail without another word, and close the connection."""
         if self._end is None:
             self._client.abort()
-            self._gathered.clear()
             reports: list[Report] = []
             while not isinstance(event := self._note(self._client.next_event()), Disconnect):
                 if isinstance(event, (MailSent, MailRefused)):

@@ -436,7 +436,8 @@ class FileRange:
 class SendFile:
     """Write the octets of ``data``, a part of a body that was handed in as it is; each block of it within ``seconds``.
 
-    Only an application that hands in a :class:`FileRange` meets this event.
+    Only an application that hands in a :class:`FileRange` meets this event. The octets are due even when the mail is
+    answered before they are out: who refuses a chunk takes it all the same (RFC 3030 §2).
     """
 
     data: FileRange

@@ -6,24 +6,41 @@ What does not: what the machine makes of ranges of files (``core/test_file_range
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import gzip
 import io
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
-from smtpcore import BodyFacts, Envelope, MailRefused, MailSent, Report, TlsPolicy, Verdict
+from smtpcore import (
+    DEFAULT_LIMITS,
+    BodyFacts,
+    Deadlines,
+    DisconnectReason,
+    Envelope,
+    Limits,
+    MailRefused,
+    MailSent,
+    Report,
+    TlsPolicy,
+    Verdict,
+)
 
-from .peers import Line, Peer, server_context, trusting_context
+from .peers import PATIENCE, Line, Peer, server_context, trusting_context
 from .scenarios import DRIVERS, Driver, call
 
 LINE = b"All work and no play makes Jack a dull boy.".ljust(62) + b"\r\n"
 #: More than one range, and more than a socket holds; no piece of it is like another.
 LARGE = b"Subject: a large one\r\n\r\n" + b"".join(b"%7d " % number + LINE for number in range(160_000))
+#: One range, which goes as one chunk.
+ONE_CHUNK = LARGE[: 7 * 2**20 - 2] + b"\r\n"
 HEAD = b"not a part of the message\r\n"
 
 
@@ -70,6 +87,31 @@ def deliver(driver: Driver, peer: Peer, *sources: Any, facts: Envelope | None = 
         return reports
 
     return driver.run(story())
+
+
+def error_of(driver: Driver, peer: Peer, path: Path) -> str:
+    """Deliver a file that cannot be read to its end; the peer, which waits for more, has no last words."""
+
+    async def story() -> Report:
+        limits = Limits(deadlines=Deadlines(last_words=0.1))
+        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER, limits=limits)
+        return await call(session.deliver, envelope(path.stat().st_size), path)
+
+    report = driver.run(story())
+    assert isinstance(report, MailRefused)
+    (outcome,) = report.outcomes
+    assert outcome.verdict is Verdict.LATER
+    return str(outcome.error)
+
+
+async def each(reports: Any) -> AsyncIterator[Report]:
+    """What ``send_many`` of any driver gives."""
+    if hasattr(reports, "__aiter__"):
+        async for report in reports:
+            yield report
+    else:
+        for report in reports:
+            yield report
 
 
 @pytest.fixture
@@ -224,16 +266,8 @@ def test_a_file_that_becomes_shorter_breaks_the_session(
     if cannot:
         monkeypatch.setattr(os, "sendfile", unable)
 
-    async def story() -> Report:
-        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER)
-        return await call(session.deliver, envelope(), large)
-
     with Peer(cuts_it_short) as peer:
-        report = driver.run(story())
-    assert isinstance(report, MailRefused)
-    (outcome,) = report.outcomes
-    assert outcome.verdict is Verdict.LATER
-    assert "became shorter" in str(outcome.error)
+        assert "became shorter" in error_of(driver, peer, large)
 
 
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
@@ -257,3 +291,143 @@ def test_a_refused_chunk_is_brought_to_its_end_and_the_session_goes_on(driver: D
     assert refused.outcomes[0].enhanced == "5.3.4"
     assert isinstance(taken, MailSent)
     assert peer.lines[0].bodies[-1] == LARGE
+
+
+def refuses_the_only_chunk(line: Line) -> int:
+    said = line.serve("BDAT", extensions=("PIPELINING", "CHUNKING"))
+    assert said.endswith(b" LAST")
+    line.say("552 5.3.4 too large for me")
+    return int(said.split()[1])
+
+
+def takes_the_rest(line: Line) -> None:
+    """Two messages of the same octets, of which the first is refused."""
+    line.bodies.append(line.exactly(refuses_the_only_chunk(line)))
+    line.done.set()
+    serve_chunks(line, greet=False)
+
+
+def hangs_up(line: Line) -> None:
+    refuses_the_only_chunk(line)
+    line.reset()
+
+
+def stalls(line: Line) -> None:
+    refuses_the_only_chunk(line)
+    line.stall()
+
+
+def descriptors_of(path: Path) -> int:
+    """How many descriptors of a file are open in this process, but for those that only garbage holds."""
+    gc.collect()
+    return sum(os.path.samestat(path.stat(), status) for status in open_files())
+
+
+def open_files() -> Iterator[os.stat_result]:
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            yield os.fstat(int(number))
+
+
+@pytest.fixture
+def one_chunk(tmp_path: Path) -> Path:
+    path = tmp_path / "one chunk"
+    path.write_bytes(ONE_CHUNK)
+    return path
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+@pytest.mark.parametrize("octets", [len(ONE_CHUNK), 250_000], ids=["many blocks", "one block"])
+def test_the_rest_of_a_refused_last_chunk_is_out_before_the_session_rests(
+    driver: Driver, octets: int, one_chunk: Path
+) -> None:
+    os.truncate(one_chunk, octets)
+    facts = envelope(octets)
+
+    async def story() -> tuple[Report, Report]:
+        sock = socket.create_connection(("127.0.0.1", peer.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        session = await call(driver.module.open_session, sock, tls=TlsPolicy.NEVER)
+        refused = await call(session.deliver, facts, one_chunk)
+        assert peer.done.wait(PATIENCE)
+        taken = await call(session.deliver, facts, one_chunk)
+        assert not descriptors_of(one_chunk)
+        await call(session.quit)
+        return refused, taken
+
+    with Peer(takes_the_rest, small_buffers=True) as peer:
+        refused, taken = driver.run(story())
+    assert isinstance(refused, MailRefused)
+    assert refused.outcomes[0].enhanced == "5.3.4"
+    assert isinstance(taken, MailSent)
+    assert peer.lines[0].bodies == [ONE_CHUNK[:octets]] * 2
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+def test_a_file_may_be_closed_before_the_rest_of_its_refused_last_chunk_is_out(driver: Driver, one_chunk: Path) -> None:
+    facts = envelope(len(ONE_CHUNK))
+
+    async def story() -> list[Report]:
+        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER)
+        file = one_chunk.open("rb")
+        reports: list[Report] = []
+        async for report in each(session.send_many([(facts, file), (facts, one_chunk)])):
+            file.close()
+            reports.append(report)
+        assert not descriptors_of(one_chunk)
+        await call(session.quit)
+        return reports
+
+    with Peer(takes_the_rest) as peer:
+        refused, taken = driver.run(story())
+    assert isinstance(refused, MailRefused)
+    assert isinstance(taken, MailSent)
+    assert peer.lines[0].bodies == [ONE_CHUNK, ONE_CHUNK]
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+@pytest.mark.parametrize("script", [hangs_up, stalls], ids=["hangs up", "stalls"])
+def test_a_peer_that_takes_no_more_of_a_refused_last_chunk_ends_the_session(
+    driver: Driver, script: Callable[[Line], None], one_chunk: Path
+) -> None:
+    async def story() -> tuple[Any, Report]:
+        limits = Limits(deadlines=Deadlines(data_block=0.2)) if script is stalls else DEFAULT_LIMITS
+        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER, limits=limits)
+        return session, await call(session.deliver, envelope(len(ONE_CHUNK)), one_chunk)
+
+    with Peer(script) as peer:
+        session, report = driver.run(story())
+    assert session.end.reason is (DisconnectReason.LOST if script is hangs_up else DisconnectReason.TIMEOUT)
+    assert not descriptors_of(one_chunk)
+    assert isinstance(report, MailRefused)
+    assert report.outcomes[0].enhanced == "5.3.4"
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+@pytest.mark.parametrize("script", [takes_chunks, takes_data], ids=["BDAT", "DATA"])
+def test_nothing_is_written_behind_octets_that_cannot_be_read(
+    driver: Driver, script: Callable[[Line], None], one_chunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = os.sendfile
+
+    def sendfile(sock: int, file: int, offset: int, count: int) -> int:
+        if offset <= 5_000_000 < offset + count:
+            raise OSError(errno.EIO, "a bad place on the disk")
+        return system(sock, file, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    with Peer(script) as peer:
+        assert "a bad place on the disk" in error_of(driver, peer, one_chunk)
+    assert not peer.lines[0].bodies
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+def test_a_file_that_cannot_be_kept_open_breaks_the_session(
+    driver: Driver, one_chunk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dup(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "dup", dup)
+    with Peer(takes_chunks) as peer:
+        assert "too many open files" in error_of(driver, peer, one_chunk)

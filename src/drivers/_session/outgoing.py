@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import weakref
 from collections import deque
+from dataclasses import replace
 from typing import BinaryIO, Final, TypeAlias, cast
 
 from smtpcore import FileRange
@@ -47,7 +49,11 @@ class Gathered:
         self.octets += len(data)
 
     def add_file(self, data: FileRange) -> None:
-        self._items.append(data)
+        """Add octets of a file, which may be closed before they are out: a mail is answered when its peer likes.
+
+        Raises ``OSError`` when no more files can be open.
+        """
+        self._items.append(replace(data, file=_Descriptor(cast("BinaryIO", data.file))))
         self._files += 1
         self.octets += len(data)
 
@@ -83,18 +89,29 @@ class Gathered:
         self._files = self.octets = 0
 
 
+class _Descriptor:
+    """A file's descriptor of our own, closed when nothing more is to be sent from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._number = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._number)
+
+    def fileno(self) -> int:
+        return self._number
+
+
 def rest_of(block: memoryview | FileRange, sock: socket.socket) -> memoryview | FileRange:
     """What is left of ``block`` once the socket has taken what it takes at once.
 
     Raises ``BlockingIOError`` when it takes nothing, another ``OSError`` when the connection or the file fails.
     """
     if isinstance(block, FileRange):
-        return block.behind(_send_file(block, sock))
+        return block.behind(_send_file(block, sock)) or memoryview(b"")
     return block[sock.send(block) :]
 
 
 def _send_file(block: FileRange, sock: socket.socket) -> int:
-    file = cast("BinaryIO", block.file).fileno()
+    file = cast("_Descriptor", block.file).fileno()
     try:
         sent = os.sendfile(sock.fileno(), file, block.offset, block.octets)
     except OSError as error:
