@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from email.message import Message
 from typing import BinaryIO, Protocol, TypedDict, TypeVar, cast
@@ -24,6 +25,7 @@ from smtpcore import (
     Outcome,
     Pipelining,
     Report,
+    SessionAborted,
     SmtpError,
     Stage,
     Transcript,
@@ -33,7 +35,7 @@ from smtpcore.drivers._session.bodies import AsyncSource, Rewindable, make_body
 from smtpcore.drivers._session.options import Options
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
-from smtpcore.sasl import Mechanism, OAuthBearer, XOAuth2
+from smtpcore.sasl import Circumstances, Mechanism, OAuthBearer, XOAuth2
 
 __all__ = [
     "AskedCredentials",
@@ -47,6 +49,7 @@ __all__ = [
     "refused_here",
     "rewindable",
     "session_options",
+    "unforeseen",
 ]
 
 _Source = TypeVar("_Source", bound="AsyncSource")
@@ -67,6 +70,9 @@ class PoolOptions(TypedDict, total=False):
 
 def make_settings(options: Options, settings: PoolOptions) -> PoolSettings:
     """The settings of a pool; with credentials one session is opened at a time, so that none is refused twice."""
+    unknown = settings.keys() - PoolOptions.__annotations__.keys()
+    if unknown:
+        raise LocalProtocolError(f"no such setting of a pool: {', '.join(sorted(unknown))}")
     made = PoolSettings(**settings)
     return replace(made, openings=1) if options.get("credentials") else made
 
@@ -92,14 +98,14 @@ class AskedCredentials:
 
     def __call__(self, host: str | None) -> Sequence[Mechanism]:
         try:
-            mechanisms = tuple(self._ask(host))
-            self._given = [_content(mechanism) for mechanism in mechanisms]
+            begun = [_begun(mechanism) for mechanism in self._ask(host)]
         except Exception as error:
             raise CredentialsUnavailable(f"the function that gives the credentials: {type(error).__name__}") from error
+        self._given = [content for _, content in begun]
         for given, refusal in self._refused:
             if given == self._given:
                 raise refusal
-        return mechanisms
+        return [mechanism for mechanism, _ in begun]
 
     def note_end(self, error: SmtpError | None) -> None:
         """A session ended so; with its credentials refused for good, they are remembered."""
@@ -108,17 +114,52 @@ class AskedCredentials:
             self._refused.append((self._given, error))
 
 
-def _content(mechanism: Mechanism) -> object:
-    """What makes two mechanisms say the same; those with a token say another one when the token is."""
+def _begun(mechanism: Mechanism) -> tuple[Mechanism, object]:
+    """A mechanism, and what makes two of them say the same; those with a token say another one when the token is."""
     fresh = copy.copy(mechanism)
     if isinstance(fresh, (OAuthBearer, XOAuth2)):
-        return type(fresh), fresh.start()
+        begun = _Begun(fresh)
+        return begun, (type(fresh), begun.said)
     # The state that a copy would be made from; what has none that can be told is itself and nothing else.
     try:
         made = fresh.__reduce_ex__(4)
     except TypeError:
-        return mechanism
-    return made[1:3]
+        return mechanism, mechanism
+    return mechanism, made[1:3]
+
+
+class _Begun(Mechanism):
+    """A mechanism whose first exchange has begun already, so that its token need not be asked for twice."""
+
+    __slots__ = ("_mechanism", "_waiting", "name", "said")
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self.name = mechanism.name
+        self._mechanism = mechanism
+        #: The first initial response.
+        self.said = mechanism.start()
+        self._waiting = True
+
+    def prepare(self, circumstances: Circumstances) -> bool:
+        return self._mechanism.prepare(circumstances)
+
+    def start(self) -> bytes | None:
+        if self._waiting:
+            self._waiting = False
+            return self.said
+        return self._mechanism.start()
+
+    def answer(self, challenge: bytes) -> bytes:
+        return self._mechanism.answer(challenge)
+
+    def conclude(self, additional: bytes) -> None:
+        self._mechanism.conclude(additional)
+
+    def refused(self) -> bool:
+        return self._mechanism.refused()
+
+    def explanation(self) -> Mapping[str, str]:
+        return self._mechanism.explanation()
 
 
 def asking_credentials(options: Options) -> tuple[Options, AskedCredentials | None]:
@@ -128,6 +169,17 @@ def asking_credentials(options: Options) -> tuple[Options, AskedCredentials | No
         return options, None
     asked = AskedCredentials(credentials)
     return {**options, "credentials": asked}, asked
+
+
+def unforeseen(log: logging.Logger, session_id: int, failure: Exception) -> SessionAborted:
+    """Write down an error that is a mistake of somebody's, with its trace, and make what ends the session of it.
+
+    Reports are shown to many: what foreign code raised is named in them, and not quoted.
+    """
+    log.error("session %d failed in an unforeseen way", session_id, exc_info=failure)
+    error = SessionAborted(f"unforeseen: {type(failure).__name__}")
+    error.__cause__ = failure
+    return error
 
 
 def checked_window(window: int | None, settings: PoolSettings) -> int:

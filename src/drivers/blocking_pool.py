@@ -46,10 +46,11 @@ from smtpcore.drivers._pooling import (
     refused_here,
     rewindable,
     session_options,
+    unforeseen,
 )
 from smtpcore.drivers._session.bodies import Source
 from smtpcore.drivers._session.cut_short import answers_of, in_doubt
-from smtpcore.drivers._session.options import Options, check_options, make_envelope
+from smtpcore.drivers._session.options import Options, make_envelope, rehearse_options
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (
     Answer,
@@ -232,8 +233,9 @@ class Pool:
     ) -> None:
         self._host = host
         self._port = port
-        self._options, self._credentials = asking_credentials(options if options is not None else {})
-        check_options(self._options, Way(host, port))
+        given: Options = {} if options is None else options
+        rehearse_options(given, Way(host, port))
+        self._options, self._credentials = asking_credentials(given)
         self._limits = self._options.get("limits", DEFAULT_LIMITS)
         self._settings = make_settings(self._options, settings)
         seed = int.from_bytes(os.urandom(4))
@@ -489,8 +491,7 @@ class Pool:
             if self._credentials is not None:
                 self._credentials.note_end(error)
         except Exception as failure:
-            _log.exception("session %d failed in an unforeseen way", line.session_id)
-            error = SessionAborted(f"unforeseen: {failure!r}")
+            error = unforeseen(_log, line.session_id, failure)
         finally:
             line.connection.close()
             self._inbox.put((*last, *line.cut_short(), SessionEnded(line.session_id, error)))

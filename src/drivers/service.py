@@ -30,6 +30,7 @@ from smtpcore.drivers._relaying.under_way import UnderWay, Wire
 from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
+    check_service,
     checked_options,
     close_body,
     lookup_failed,
@@ -112,8 +113,8 @@ class RelayService:
     :class:`smtpcore.relay.Attempted`, once each, after it is safe in the spool; what it raises is logged. ``grace`` is
     how many seconds a delivery on its way has to finish when the relay is stopped; a task that is cancelled breaks off
     at once. In every case what was not delivered waits in the spool. ``resolver`` looks domains up where the route
-    says so; default: :class:`smtpcore.drivers.resolver.AsyncResolver`. Raises
-    ``LocalProtocolError`` for options with which no session could be held.
+    says so; default: :class:`smtpcore.drivers.resolver.AsyncResolver`. Raises ``LocalProtocolError`` for arguments of
+    a wrong kind, and for options with which no session could be held.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class RelayService:
         grace: float = 10.0,
         resolver: LooksUp | None = None,
     ) -> None:
+        check_service(spool, route, settings, notice, grace, resolver)
         self._spool = spool
         self._options = checked_options(options)
         self._notice = notice

@@ -25,6 +25,7 @@ from smtpcore.drivers._relaying.work import (
     OptionsFor,
     Work,
     broken_off,
+    check_service,
     checked_options,
     close_body,
     lookup_failed,
@@ -113,8 +114,8 @@ class RelayService:
     waits while it runs. ``grace`` is how many seconds a delivery on its way has to finish when the relay is stopped;
     whoever is interrupted breaks off at once. In every case what was not delivered waits in the spool. ``resolver``
     looks domains up where the route says so, in several threads; default:
-    :class:`smtpcore.drivers.resolver.Resolver`. Raises
-    ``LocalProtocolError`` for options with which no session could be held.
+    :class:`smtpcore.drivers.resolver.Resolver`. Raises ``LocalProtocolError`` for arguments of a wrong kind, and for
+    options with which no session could be held.
 
     A name that is being looked up cannot be interrupted: the thread that does it may outlive the relay for as long as
     that takes, and an interpreter that exits does not wait for it.
@@ -131,6 +132,7 @@ class RelayService:
         grace: float = 10.0,
         resolver: LooksUp | None = None,
     ) -> None:
+        check_service(spool, route, settings, notice, grace, resolver)
         self._spool = spool
         self._watched = Watched(Submission)
         self._owner = Owner(spool, route, settings, self._watched, grace)

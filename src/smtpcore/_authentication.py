@@ -14,20 +14,36 @@ import base64
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
-from smtpcore._errors import AuthDeclined, AuthExchangeFailed, AuthRequired, RemoteProtocolError, SessionError
+from smtpcore._errors import (
+    AuthDeclined,
+    AuthExchangeFailed,
+    AuthRequired,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SessionError,
+)
 from smtpcore._events import Command, Reply, Verb, shown_challenge
 from smtpcore._grammar import decode_base64
 from smtpcore._limits import Limits
 from smtpcore.sasl import Circumstances, Mechanism
 
-__all__ = ["Authentication"]
+__all__ = ["Authentication", "check_mechanisms"]
 
 _T = TypeVar("_T")
 
 #: Refusals of a mechanism, whatever the credentials: unknown (504), too weak (534), not without encryption (538).
 _MECHANISM_REFUSED: Final = frozenset({504, 534, 538})
+
+
+def check_mechanisms(credentials: object) -> None:
+    """Raise ``LocalProtocolError`` unless ``credentials`` are a list of mechanisms; the error shows nothing of them."""
+    if not isinstance(credentials, Sequence) or isinstance(credentials, (str, bytes)):
+        raise LocalProtocolError(f"credentials are a list of SASL mechanisms, not a {type(credentials).__name__}")
+    for mechanism in cast("Sequence[object]", credentials):
+        if not (hasattr(mechanism, "name") and hasattr(mechanism, "start") and hasattr(mechanism, "answer")):
+            raise LocalProtocolError(f"each of the credentials is a SASL mechanism, not a {type(mechanism).__name__}")
 
 
 class Authentication:

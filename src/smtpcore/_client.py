@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from smtpcore._authentication import Authentication
+from smtpcore._authentication import Authentication, check_mechanisms
 from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
 from smtpcore._commands import checked_command
 from smtpcore._connection import Connection, ConnectionSnapshot, Replied
@@ -80,8 +80,8 @@ from smtpcore._events import (
 )
 from smtpcore._extensions import Capabilities
 from smtpcore._grammar import check_host_name
+from smtpcore._kinds import check_kind
 from smtpcore._limits import DEFAULT_LIMITS, Limits
-from smtpcore._options import check_kind
 from smtpcore._peer_limits import PeerLimits
 from smtpcore._planner import NO_OFFER, Conversion, Offer, attribute_commands, fit, in_a_labels, plan, rehearse
 from smtpcore._state import State
@@ -207,7 +207,8 @@ class Client:
     :class:`NeedFacts` and :class:`NeedConversion` may set them. Without them nothing is asked: long lines go as they
     are, and so does a body of which nothing is known; one that is known not to be taken is refused.
 
-    Raises ``LocalProtocolError`` for a name or a policy that is none, and for credentials where TLS is forbidden.
+    Raises ``LocalProtocolError`` for a name, a policy or a mechanism that is none, and for credentials where TLS is
+    forbidden.
     """
 
     def __init__(
@@ -231,6 +232,7 @@ class Client:
         # Text in place of a policy would be none of them, and credentials would go out in clear.
         _check_policies(protocol, tls, pipelining, line_ends, eight_bit, long_lines)
         check_kind("limits", limits, Limits)
+        check_mechanisms(credentials)
         if credentials and tls is TlsPolicy.NEVER:
             raise LocalProtocolError("credentials are never said without TLS; choose another TlsPolicy", tls)
         self._helo_name = helo_name

@@ -11,8 +11,8 @@ from typing import Final
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._events import Command, Verb
+from smtpcore._kinds import check_kind
 from smtpcore._limits import Limits
-from smtpcore._options import check_kind
 
 __all__ = ["checked_command"]
 

@@ -16,8 +16,9 @@ from typing import Final, TypeAlias
 
 from smtpcore._errors import ExtensionRequired, LocalProtocolError, SessionError, SmtpError
 from smtpcore._grammar import check_forward_path, check_reverse_path, enhanced_status, printable
+from smtpcore._kinds import check_kind
 from smtpcore._limits import Limits
-from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions, check_kind
+from smtpcore._options import NO_OPTIONS, MailOptions, RecipientOptions
 from smtpcore._values import value
 
 __all__ = [

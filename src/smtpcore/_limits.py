@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from smtpcore._errors import LocalProtocolError
+from smtpcore._kinds import check_fields
 
 __all__ = ["DEFAULT_LIMITS", "LINE_OCTETS", "Deadlines", "Limits"]
 
@@ -49,6 +50,7 @@ class Deadlines:
     last_words: float = 5.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for row in fields(self):
             seconds = getattr(self, row.name)
             if not seconds > 0:
@@ -95,6 +97,7 @@ class Limits:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:
+        check_fields(self, deadlines=Deadlines)
         for row in fields(self):
             number = getattr(self, row.name)
             least = 0 if row.name == "transcript_lines" else 1

@@ -15,9 +15,10 @@ from typing import Final
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_mailbox, encode_utf8_address, encode_xtext
+from smtpcore._kinds import check_kind
 from smtpcore._xclient import XForward
 
-__all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return", "check_kind"]
+__all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return"]
 
 _ATOM: Final = re.compile(r"[A-Za-z0-9-]+")
 #: What the RFCs allow for a value once it is encoded, in octets.
@@ -42,12 +43,6 @@ class Notify(enum.Enum):
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     DELAY = "DELAY"
-
-
-def check_kind(what: str, given: object, kind: type) -> None:
-    """Raise ``LocalProtocolError`` unless ``given`` is a ``kind``: callers without a type checker make mistakes."""
-    if not isinstance(given, kind):
-        raise LocalProtocolError(f"{what} must be a {kind.__name__}", given)
 
 
 def _check_number(what: str, number: object, least: int, most: int) -> None:

@@ -44,7 +44,7 @@ from smtpcore import (
     Verdict,
 )
 from smtpcore.pool import PoolMachine, Retries
-from smtpcore.sasl import Plain, XOAuth2
+from smtpcore.sasl import OAuthBearer, Plain, TokenRequest, XOAuth2
 
 from .peers import Line, server_context, trusting_context
 from .pool_stage import KINDS, NONE, QUICK, RECIPIENT, SENDER, Host, Kind, envelope, nothing_left
@@ -555,10 +555,13 @@ def test_a_password_that_changes_is_tried_and_the_same_one_is_not(kind: Kind) ->
 
 def test_a_token_that_changes_is_tried_and_the_same_one_is_not(kind: Kind) -> None:
     tokens: list[str] = []
-    options = {
-        "tls_context": trusting_context(),
-        "credentials": lambda host: [XOAuth2("anna", lambda request: tokens[-1])],
-    }
+    asked: list[bool] = []
+
+    def current(request: TokenRequest) -> str:
+        asked.append(request.refused)
+        return tokens[-1]
+
+    options = {"tls_context": trusting_context(), "credentials": lambda host: [XOAuth2("anna", current)]}
 
     async def play() -> None:
         async with kind.pool("localhost", host.port, options, retries=Retries(delays=(0.001,))) as pool:
@@ -581,6 +584,37 @@ def test_a_token_that_changes_is_tried_and_the_same_one_is_not(kind: Kind) -> No
         run(kind, play)
     said = [base64.b64decode(command.split()[-1]).split(b"\1")[1] for command in host.said(b"AUTH")]
     assert said == [b"auth=Bearer one-token", b"auth=Bearer another-token"]
+    # Once for each session that was due, and once when the peer had refused it.
+    assert asked.count(True) == 2
+    assert asked[:2] == [False, True]
+
+
+@pytest.mark.parametrize("mechanism", [XOAuth2, OAuthBearer])
+def test_a_token_is_asked_for_once_in_a_session(kind: Kind, mechanism: type[XOAuth2 | OAuthBearer]) -> None:
+    tokens: list[str] = []
+
+    def fresh(request: TokenRequest) -> str:
+        tokens.append(f"token-{len(tokens)}")
+        return tokens[-1]
+
+    options = {"tls_context": trusting_context(), "credentials": lambda host: [mechanism("anna", fresh)]}
+
+    async def play() -> None:
+        async with kind.pool("localhost", host.port, options, mails_per_session=1) as pool:
+            for _ in range(2):
+                assert isinstance(await pool.deliver(envelope(), b"Hello."), MailSent)
+
+    def script(line: Line, _: int) -> None:
+        line.serve("STARTTLS", extensions=("STARTTLS",))
+        line.say("220 go")
+        line.tls(server_context())
+        line.serve(greet=False, extensions=(f"AUTH {mechanism.name}",), replies={"AUTH": "235 welcome"})
+
+    with Host(script) as host:
+        run(kind, play)
+    said = [base64.b64decode(command.split()[-1]).split(b"\1")[1] for command in host.said(b"AUTH")]
+    assert said == [b"auth=Bearer token-0", b"auth=Bearer token-1"]
+    assert len(tokens) == 2
 
 
 def test_credentials_that_cannot_be_had_are_the_answer(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
@@ -690,6 +724,8 @@ def test_what_may_not_go_out(kind: Kind) -> None:
     [
         ({"nonsense": 1}, "no such option: nonsense"),
         ({"source_address": "nonsense"}, "must be an IP address"),
+        ({"helo_name": "not a name"}, "not a name"),
+        ({"tls": TlsPolicy.NEVER, "credentials": [Plain("anna", "secret")]}, "never said without TLS"),
         ({"source_address": "127.0.0.1", "connect": print}, "connections that the driver makes itself"),
     ],
 )
@@ -699,14 +735,42 @@ def test_options_that_make_no_sense(kind: Kind, options: Any, match: str) -> Non
 
 
 def test_options_that_no_session_can_use_are_not_tried_again(kind: Kind) -> None:
+    asked: list[str] = []
+
+    def credentials(host: str) -> list[Plain]:
+        asked.append(host)
+        return [Plain("anna", "secret")]
+
     async def play() -> None:
-        async with kind.pool("127.0.0.1", host.port, {"helo_name": "not a name"}) as pool:
+        # What a function gives is seen when a session is due.
+        options = {"credentials": credentials, "tls": TlsPolicy.NEVER}
+        async with kind.pool("127.0.0.1", host.port, options) as pool:
             report = await pool.deliver(envelope(), b"Hello.")
             assert isinstance(report.outcomes[0].error, LocalProtocolError)
 
     with Host(serve) as host:
         run(kind, play)
-    assert len(host.lines) == 1
+    assert asked == ["127.0.0.1"]
+    assert not host.lines
+
+
+def test_what_foreign_code_raises_is_named_and_not_quoted(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    def trace(line: str) -> None:
+        raise RuntimeError("the collector does not take hunter2")
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, {"trace": trace}, retries=NONE) as pool:
+            report = await pool.deliver(envelope(), b"Hello.")
+            error = report.outcomes[0].error
+            assert isinstance(error, SessionAborted)
+            assert str(error) == "unforeseen: RuntimeError"
+            assert isinstance(error.__cause__, RuntimeError)
+            assert "hunter2" not in repr(report)
+
+    with Host(serve) as host:
+        run(kind, play)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert str(record.exc_info[1]) == "the collector does not take hunter2"  # type: ignore[index]
 
 
 def test_no_thread_for_a_session(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,8 +258,8 @@ def test_a_route_that_fails_defers_that_mail_and_no_other() -> None:
     bench.tell(*(JobsLoaded(domain, (facts[domain].mail,), facts[domain].jobs, True) for domain in asked))
     assert [job.job.attempts for job in bench.durable(Save)] == [1, 1]
     assert [attempt.words for attempt in bench.effects(Attempted)] == [
-        "the route failed for the domain bad.example: KeyError: 'bad'",
-        "the route gave 'hub.example' for the domain strange.example, which is no way",
+        "the route failed for the domain bad.example",
+        "the route failed for the domain strange.example",
     ]
     # Once it is mended, the mail goes.
     route.ways["bad"] = OTHER
@@ -275,7 +275,7 @@ def test_a_sender_is_told_in_the_end_how_the_route_failed() -> None:
     bench.tell(accepted)
     bench.tell(JobsLoaded(bench.effect(Load).domain, (accepted.mail,), accepted.jobs, True))
     (failure,) = bench.order(Bounce).failures
-    assert (failure.status, failure.reason) == ("4.4.7", "the route failed for the domain bad.example: KeyError: 'bad'")
+    assert (failure.status, failure.reason) == ("4.4.7", "the route failed for the domain bad.example")
 
 
 @pytest.mark.parametrize("later", [{}, {"far": HUB}], ids=["fails", "leads elsewhere"])

@@ -11,12 +11,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from smtpcore import Outcome, Verdict
 from smtpcore.drivers._relaying.log_lines import plain
-from smtpcore.relay import Attempted, Continue, Delivery, Effect, Fact, Fate, Host, OpenSession, Reported, SessionEnded
+from smtpcore.relay import (
+    Attempted,
+    Continue,
+    Delivery,
+    Effect,
+    Fact,
+    Fate,
+    FixedHosts,
+    Host,
+    Lmtp,
+    Mx,
+    OpenSession,
+    Reported,
+    Route,
+    SessionEnded,
+    SmartHost,
+    Unroutable,
+    Way,
+)
 
-__all__ = ["RelayLog"]
+__all__ = ["LoggedRoute", "RelayLog"]
 
 _log = logging.getLogger("smtpcore.relay")
 
@@ -41,6 +60,24 @@ class _Way:
             "code": self.outcome.code,
             "enhanced": self.outcome.enhanced,
         }
+
+
+class LoggedRoute:
+    """A route whose failures are written down: the machine tells senders no word of them."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    def way(self, domain: str) -> Way:
+        """What the route says; raises what it raises."""
+        try:
+            way = cast("object", self._route.way(domain))
+        except Exception as error:
+            _log.error("the route failed for the domain %s", domain or "(none)", exc_info=error)
+            raise
+        if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
+            _log.error("the route gave %r for the domain %s, which is no way", way, domain or "(none)")
+        return cast("Way", way)
 
 
 class RelayLog:

@@ -23,7 +23,7 @@ from typing import BinaryIO, Generic, Protocol, TypeAlias, TypeVar
 
 from smtpcore import LocalProtocolError
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
-from smtpcore.drivers._relaying.log import RelayLog
+from smtpcore.drivers._relaying.log import LoggedRoute, RelayLog
 from smtpcore.drivers.spool import Executed, Prepared, Spool, SpoolError
 from smtpcore.relay import (
     DestinationView,
@@ -92,7 +92,7 @@ class Owner(Generic[_T]):
     def __init__(self, spool: Spool, route: Route, settings: RelaySettings, watched: Watched[_T], grace: float) -> None:
         self._spool = spool
         self._settings = settings
-        self._machine = Relay(settings, route)
+        self._machine = Relay(settings, LoggedRoute(route))
         self._watched = watched
         self._grace = grace
         self._log = RelayLog()

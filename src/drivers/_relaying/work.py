@@ -26,18 +26,18 @@ from smtpcore import (
     TlsPolicy,
     Transcript,
     Verdict,
-    check_host_name,
 )
 from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._session.bodies import Body, Source, make_body
-from smtpcore.drivers._session.options import Options, check_options, make_envelope
+from smtpcore.drivers._session.options import Options, make_envelope, rehearse_options
 from smtpcore.drivers.spool import Prepared, Spool
-from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer
+from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer, RelaySettings
 
 __all__ = [
     "OptionsFor",
     "Work",
     "broken_off",
+    "check_service",
     "checked_options",
     "close_body",
     "lookup_failed",
@@ -88,15 +88,31 @@ def _chunks(body: Body) -> Iterable[bytes]:
             yield chunk
 
 
+def check_service(
+    spool: object, route: object, settings: object, notice: object, grace: object, resolver: object
+) -> None:
+    """Raise ``LocalProtocolError`` for what a service cannot work with: its mistake would show when mail comes."""
+    if not isinstance(spool, Spool):
+        raise LocalProtocolError("the spool must be a Spool", spool)
+    if isinstance(route, type) or not callable(getattr(route, "way", None)):
+        raise LocalProtocolError("the route must be a way, a RoutingTable, or have a method way(domain)", route)
+    if not isinstance(settings, RelaySettings):
+        raise LocalProtocolError("the settings must be RelaySettings", settings)
+    if notice is not None and not callable(notice):
+        raise LocalProtocolError("notice must be a function", notice)
+    if not isinstance(grace, (int, float)) or isinstance(grace, bool) or not grace >= 0:
+        raise LocalProtocolError("grace must be a number of seconds, 0 or more", grace)
+    if resolver is not None and not callable(getattr(resolver, "resolve", None)):
+        raise LocalProtocolError("the resolver must have a method resolve(domain)", resolver)
+
+
 def checked_options(how: Options | OptionsFor | None) -> Options | OptionsFor:
     """The options of all sessions, or the function that gives them.
 
     Raises ``LocalProtocolError`` for options with which no session could be held, so that no mail waits for them.
     """
     if how is not None and not callable(how):
-        check_options(how, _ANY_HOST)
-        if helo_name := how.get("helo_name"):
-            check_host_name(helo_name)
+        rehearse_options(how, _ANY_HOST)
     return {} if how is None else how
 
 

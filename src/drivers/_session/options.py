@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Final, TypedDict
@@ -62,6 +62,7 @@ __all__ = [
     "fallback_in_clear",
     "make_envelope",
     "make_machine",
+    "rehearse_options",
     "remember_tls_failure",
     "settled",
 ]
@@ -146,21 +147,8 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
     _check_each(options)
     limits = options.get("limits", DEFAULT_LIMITS)
     credentials = credentials_for(options, host)
-    client = Client(
-        options.get("helo_name") or _helo_name(ends.local_address),
-        protocol=options.get("protocol", Protocol.SMTP),
-        tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
-        credentials=credentials,
-        xclient=options.get("xclient"),
-        pipelining=_pipelining(options, ends.peer),
-        chunking=options.get("chunking", True),
-        line_ends=options.get("line_ends", LineEnds.NORMALISE),
-        eight_bit=options.get("eight_bit", Conversion.CONVERT),
-        long_lines=options.get("long_lines", Conversion.AS_IS),
-        limits=limits,
-        nonce=secrets.token_urlsafe,
-        to_a_labels=options.get("to_a_labels") or default_to_a_labels(),
-    )
+    helo_name = options["helo_name"] if "helo_name" in options else _helo_name(ends.local_address)
+    client = _make_client(options, credentials, helo_name, _pipelining(options, ends.peer))
     journal = make_journal(logger, ends.peer)
     wire: Wire = client
     if journal is not None and journal.wants_lines:
@@ -175,6 +163,24 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         wire = _with_tls(wire, client, context, options, host, binds=binds)
     lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
     return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps, _fitting(options, limits))
+
+
+def _make_client(options: Options, credentials: Sequence[Mechanism], helo_name: str, pipelining: Pipelining) -> Client:
+    return Client(
+        helo_name,
+        protocol=options.get("protocol", Protocol.SMTP),
+        tls=options.get("tls", TlsPolicy.OPPORTUNISTIC),
+        credentials=credentials,
+        xclient=options.get("xclient"),
+        pipelining=pipelining,
+        chunking=options.get("chunking", True),
+        line_ends=options.get("line_ends", LineEnds.NORMALISE),
+        eight_bit=options.get("eight_bit", Conversion.CONVERT),
+        long_lines=options.get("long_lines", Conversion.AS_IS),
+        limits=options.get("limits", DEFAULT_LIMITS),
+        nonce=secrets.token_urlsafe,
+        to_a_labels=options.get("to_a_labels", default_to_a_labels()),
+    )
 
 
 def _fitting(options: Options, limits: Limits) -> Fitting:
@@ -231,16 +237,32 @@ def _with_tls(
     return TlsFloor(client, wire, context, name, options.get("limits", DEFAULT_LIMITS), binds=binds)
 
 
-_KINDS: Final[dict[str, type]] = {
+_KINDS: Final[dict[str, Any]] = {
+    "helo_name": str,
     "protocol": Protocol,
     "tls": TlsPolicy,
+    "tls_context": ssl.SSLContext,
+    "tls_server_name": str,
+    "xclient": XClient,
     "pipelining": Pipelining,
+    "chunking": bool,
     "line_ends": LineEnds,
+    "eight_bit": Conversion,
+    "long_lines": Conversion,
+    "break_signatures": bool,
+    "to_a_labels": Callable,
     "limits": Limits,
+    "trace": Callable,
+    "progress": Callable,
+    "connect": Callable,
+    "tls_failures": HostMemory,
+    "lost_steps": HostMemory,
 }
 
 
 def _check_each(options: Options) -> None:
+    if not isinstance(options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError("options are a dict, with the names of options as keys", options)
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise LocalProtocolError(f"no such option: {', '.join(sorted(unknown))}")
@@ -251,7 +273,8 @@ def _check_each(options: Options) -> None:
 
 
 def check_options(options: Options, way: Way) -> None:
-    """Raise ``LocalProtocolError`` for options that do not exist, or contradict each other or the way."""
+    """Raise ``LocalProtocolError`` for a host or port that is none, and for options that do not exist or do not fit."""
+    _check_way(way)
     _check_each(options)
     if "source_address" in options:
         source_addresses(options["source_address"])
@@ -261,13 +284,39 @@ def check_options(options: Options, way: Way) -> None:
         raise LocalProtocolError("the connect option is for hosts; open_session takes any connected socket")
 
 
+def _check_way(way: Way) -> None:
+    if way.path is not None:
+        return
+    if not isinstance(way.host, str) or not way.host:
+        raise LocalProtocolError("a host is the name or the address of one", way.host)
+    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
+
+
+def rehearse_options(options: Options, way: Way) -> None:
+    """As :func:`check_options`, and for options with which no session could begin, for they contradict each other.
+
+    A function for credentials is not asked.
+    """
+    check_options(options, way)
+    credentials = options.get("credentials", ())
+    _rehearse(options, () if callable(credentials) else credentials)
+
+
+def _rehearse(options: Options, credentials: Sequence[Mechanism]) -> None:
+    pipelining = options.get("pipelining", Pipelining.WITHIN)
+    _make_client(options, credentials, options.get("helo_name", "localhost"), pipelining)
+
+
 def settled(options: Options, way: Way) -> Options:
     """The options for connecting by ``way``: what depends on the host is decided here, once.
 
-    Raises as :func:`check_options`.
+    Raises as :func:`rehearse_options`.
     """
     check_options(options, way)
-    chosen: Options = {**options, "credentials": credentials_for(options, way.host)}
+    credentials = credentials_for(options, way.host)
+    _rehearse(options, credentials)
+    chosen: Options = {**options, "credentials": credentials}
     if "tls" not in chosen and way.port == _IMPLICIT_TLS_PORT:
         chosen["tls"] = TlsPolicy.IMPLICIT
     in_clear = fallback_in_clear(chosen, way.host)

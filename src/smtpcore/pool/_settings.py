@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass, field, fields
 
 from smtpcore._errors import LocalProtocolError
+from smtpcore._kinds import check_delays, check_fields
 
 __all__ = ["PoolSettings", "Retries"]
 
@@ -32,12 +33,10 @@ class Retries:
     in_doubt: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.most < 0:
             raise LocalProtocolError("retries must be 0 or more", self.most)
-        if not self.delays or any(not 0 < delay < math.inf for delay in self.delays):
-            raise LocalProtocolError("retries need delays, each of more than 0 seconds", self.delays)
-        if list(self.delays) != sorted(self.delays):
-            raise LocalProtocolError("the delays of retries may not shrink", self.delays)
+        check_delays("Retries", self.delays)
         if not 0 <= self.spread < 1:
             raise LocalProtocolError("spread must be at least 0 and less than 1", self.spread)
 
@@ -70,6 +69,7 @@ class PoolSettings:
     retries: Retries = field(default_factory=Retries)
 
     def __post_init__(self) -> None:
+        check_fields(self, retries=Retries)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, (int, float)) and not value > 0:

@@ -6,6 +6,7 @@ not: the rules over the answers (``_mx``), and destinations.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections import OrderedDict
 from typing import cast
@@ -68,14 +69,16 @@ class Directory:
         return found if until > now else None
 
     def _way(self, domain: str) -> Way:
-        """What the route says. It may be anybody's code: where it fails, mail waits, and the sender is told why."""
-        try:
+        """What the route says. It may be anybody's code: where it fails, mail waits.
+
+        The sender is told that it failed, and no word of how: that may be what no sender should know.
+        """
+        with contextlib.suppress(Exception):
             way = cast("object", self._route.way(domain))
-        except Exception as error:
-            return _no_way(f"the route failed for the domain {domain or '(none)'}: {type(error).__name__}: {error}")
-        if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
-            return _no_way(f"the route gave {way!r} for the domain {domain or '(none)'}, which is no way")
-        return way
+            if isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
+                return way
+        # The system is wrongly configured (RFC 3463 §3.4): what is put right later is delivered then.
+        return Unroutable(printable(f"the route failed for the domain {domain or '(none)'}"), Verdict.LATER, "4.3.5")
 
     def _list(self, way: SmartHost | FixedHosts | Lmtp) -> HostSet:
         if isinstance(way, Lmtp):
@@ -149,8 +152,3 @@ class Directory:
         """Look nothing up any more."""
         self._wanted.clear()
         self._asked.clear()
-
-
-def _no_way(words: str) -> Unroutable:
-    """The system is wrongly configured (RFC 3463 §3.4): what is put right later is delivered then."""
-    return Unroutable(printable(words), Verdict.LATER, "4.3.5")

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from smtpcore._errors import LocalProtocolError
 from smtpcore._events import Verdict
 from smtpcore._grammar import check_host_name
-from smtpcore._options import check_kind
+from smtpcore._kinds import check_kind
 
 __all__ = ["FixedHosts", "Lmtp", "Mx", "Route", "RoutingTable", "SmartHost", "Unroutable", "Way"]
 
@@ -148,7 +148,8 @@ class Route(Protocol):
     """From a recipient domain, in lower case, to its way; the same for the same domain, always.
 
     A recipient without a domain has the domain ``""``, an address literal its brackets. Where ``way`` raises, or gives
-    what is no way, mail for that domain is deferred with these words, and all other mail goes on.
+    what is no way, mail for that domain is deferred, and all other mail goes on. Senders are told that the route
+    failed, and not how: the services write that into their log.
     """
 
     def way(self, domain: str) -> Way: ...

@@ -5,11 +5,11 @@ What lives here: one value. What does not: clocks; and no dice, for the spread t
 
 from __future__ import annotations
 
-import math
 import zlib
 from dataclasses import dataclass
 
 from smtpcore._errors import LocalProtocolError
+from smtpcore._kinds import check_delays, check_fields
 
 __all__ = ["Schedule"]
 
@@ -36,12 +36,8 @@ class Schedule:
     spread: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.delays or any(not 0 < delay < math.inf for delay in self.delays):
-            raise LocalProtocolError(
-                "a schedule needs delays, each of more than 0 seconds and not endless", self.delays
-            )
-        if list(self.delays) != sorted(self.delays):
-            raise LocalProtocolError("the delays of a schedule may not shrink", self.delays)
+        check_fields(self)
+        check_delays("a schedule", self.delays)
         if not self.give_up_after > 0:
             raise LocalProtocolError("give_up_after must be more than 0 seconds", self.give_up_after)
         if self.warn_after is not None and not self.warn_after > 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from smtpcore._errors import LocalProtocolError
 from smtpcore._grammar import check_host_name
+from smtpcore._kinds import check_fields
 from smtpcore.relay._schedule import Schedule
 
 __all__ = ["RelaySettings"]
@@ -49,6 +50,7 @@ class RelaySettings:
     whole_message_in_reports: int = 51_200
 
     def __post_init__(self) -> None:
+        check_fields(self, schedule=Schedule, own_names=tuple)
         for name in (self.reporting_mta, *self.own_names):
             check_host_name(name)
         for setting in fields(self):
