@@ -77,8 +77,8 @@ class MailOptions:
     ======================  ==============  ======================================================================
     ``returned``            3461 §4.3       left out
     ``envelope_id``         3461 §4.4       left out
-    ``require_tls``         8689            refused, as it is without TLS and a verified certificate; left out with the
-                                            null reverse-path, for a report is not to be lost
+    ``require_tls``         8689            refused, as it is without TLS and a verified certificate; with the null
+                                            reverse-path left out in both cases, for a report is not to be lost
     ``deliver_by``          2852            refused; with ``notify_only`` left out
     ``priority``            6710            left out; -9 to 9
     ``hold_for``            4865            refused, as it is beyond the peer's limit; in seconds

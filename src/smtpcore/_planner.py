@@ -70,6 +70,8 @@ class Parameter(Generic[T]):
     need: tuple[str, str] | None = None
     #: Why a peer that offers the extension cannot be given the mail nevertheless.
     refusal: Callable[[T, Offer], ExtensionRequired | None] | None = None
+    #: Whether the parameter may go over TLS with a verified certificate only, and is left out elsewhere.
+    over_tls: bool = False
 
 
 # --- how parameters are written, and what else they need --------------------------------------------------------------
@@ -191,8 +193,8 @@ MAIL_PARAMETERS: Final[Sequence[Parameter[Envelope]]] = (
         ("the mail may go over TLS only, all the way", "5.7.30"),
         _without_tls,
     ),
-    # A report that could not be sent would be lost (RFC 8689 §5).
-    Parameter("REQUIRETLS", lambda envelope: None if envelope.reverse_path else _require_tls(envelope)),
+    # A report that could not be sent would be lost (RFC 8689 §5); in other sessions it may not be said (§2).
+    Parameter("REQUIRETLS", lambda envelope: None if envelope.reverse_path else _require_tls(envelope), over_tls=True),
     Parameter("DSN", _option(lambda options: options.returned and f"RET={options.returned.value}")),
     Parameter("DSN", _option(lambda options: options.envelope_id and f"ENVID={encode_xtext(options.envelope_id)}")),
     Parameter(
@@ -326,7 +328,7 @@ def _parameters(rows: Sequence[Parameter[T]], subject: T, offer: Offer) -> str |
         text = row.text(subject)
         if text is None:
             continue
-        if row.extension in extensions:
+        if row.extension in extensions and (offer.tls_verified or not row.over_tls):
             if row.refusal is not None and (refusal := row.refusal(subject, offer)) is not None:
                 return refusal
             said += f" {text}"

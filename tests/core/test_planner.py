@@ -246,6 +246,8 @@ def test_a_report_asks_for_tls_and_is_not_lost_for_it() -> None:
     assert mail_line(report, "REQUIRETLS", verified=True) == "MAIL FROM:<> REQUIRETLS"
     assert mail_line(report, verified=True) == "MAIL FROM:<>"
     assert mail_line(report) == "MAIL FROM:<>"
+    assert mail_line(report, "REQUIRETLS", verified=False) == "MAIL FROM:<>"
+    assert mail_line(report, "REQUIRETLS", verified=None) == "MAIL FROM:<>"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from smtpcore import (
     Envelope,
     LocalProtocolError,
     MailOptions,
+    MailSource,
     Notify,
     RecipientOptions,
     Return,
+    Unavailable,
+    XForward,
 )
 from smtpcore.drivers.spool import QueueEntry, Spool
 from smtpcore.relay import (
@@ -83,6 +87,7 @@ EVERYTHING = MailOptions(
     priority=-3,
     hold_until=datetime(2030, 1, 31, 12, tzinfo=timezone(timedelta(hours=2))),
     submitter="",
+    forwarded=XForward(name=Unavailable.FOR_GOOD, address="2001:db8::1", port=25, source=MailSource.REMOTE),
 )
 
 
@@ -93,6 +98,17 @@ EVERYTHING = MailOptions(
         EVERYTHING,
         MailOptions(returned=Return.FULL, hold_for=600, submitter="anna@home.example", priority=0),
         MailOptions(deliver_by=DeliverBy(seconds=120), hold_until=datetime(2030, 1, 1, tzinfo=UTC)),
+        MailOptions(
+            forwarded=XForward(
+                name="spike.example",
+                address="192.0.2.1",
+                port=Unavailable.FOR_GOOD,
+                protocol="ESMTP",
+                helo="a=b+c",
+                ident="REMOTE",
+                source=Unavailable.FOR_GOOD,
+            )
+        ),
     ],
 )
 def test_what_is_asked_for_a_mail_comes_out_as_it_went_in(spool: Spool, options: MailOptions) -> None:
@@ -128,6 +144,17 @@ def test_what_is_asked_for_a_recipient_comes_out_as_it_went_in(spool: Spool, wis
 
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30)
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.timezones())
+attributes = st.none() | st.sampled_from(["x", "REMOTE", "[192.0.2.1]", Unavailable.FOR_GOOD])
+forwarded = st.builds(
+    XForward,
+    name=attributes,
+    address=attributes,
+    port=st.integers(1, 65_535) | st.just(Unavailable.FOR_GOOD),
+    protocol=attributes,
+    helo=attributes,
+    ident=attributes,
+    source=st.none() | st.sampled_from([*MailSource, Unavailable.FOR_GOOD]),
+)
 mail_options = st.builds(
     MailOptions,
     returned=st.none() | st.sampled_from(Return),
@@ -138,6 +165,7 @@ mail_options = st.builds(
     priority=st.none() | st.integers(-9, 9),
     hold_until=st.none() | moments,
     submitter=st.sampled_from([None, "", "anna@home.example"]),
+    forwarded=st.none() | forwarded,
 ) | st.builds(MailOptions, hold_for=st.integers(1, 999_999_999))
 wishes = st.builds(
     RecipientOptions,
@@ -145,6 +173,13 @@ wishes = st.builds(
     original_recipient=st.none() | texts | st.text("äß漢@.x", min_size=1, max_size=20),
     address_type=st.sampled_from(["rfc822", "x400", "utf-8"]),
 )
+
+
+def test_no_option_is_without_its_example_here() -> None:
+    said = (EVERYTHING, MailOptions(hold_for=1))
+    assert all(
+        any(getattr(each, field.name) for each in said) or field.name == "submitter" for field in fields(MailOptions)
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -269,6 +304,18 @@ def test_a_report_to_a_sender_whose_domain_alone_is_beyond_ascii_needs_no_smtput
         ("UPDATE mail SET options = '{\"colour\": 1}'", "its options are {'colour': 1}"),
         ("UPDATE mail SET options = '{\"deliver_by\": [1]}'", "its options are {'deliver_by': [1]}"),
         ('UPDATE mail SET options = \'{"hold_until": "soon"}\'', "its options are {'hold_until': 'soon'}"),
+        ("UPDATE mail SET options = '{\"forwarded\": {}}'", "its options are {'forwarded': {}}"),
+        ("UPDATE mail SET options = '{\"forwarded\": 5}'", "its options are {'forwarded': 5}"),
+        ('UPDATE mail SET options = \'{"forwarded": {"name": [1]}}\'', "its options are {'forwarded': {'name': [1]}}"),
+        (
+            'UPDATE mail SET options = \'{"forwarded": {"port": "25"}}\'',
+            "its options are {'forwarded': {'port': '25'}}",
+        ),
+        (
+            'UPDATE mail SET options = \'{"forwarded": {"source": "HERE"}}\'',
+            "its options are {'forwarded': {'source': 'HERE'}}",
+        ),
+        ('UPDATE mail SET options = \'{"forwarded": {"colour": "red"}}\'', "its options are {'forwarded': {'colour'"),
         ("UPDATE mail SET binary = 'x'", "its binary is 'x'"),
         ('UPDATE job SET recipients = \'[["a@b","",false,{"notify":["PERHAPS"]}]]\'', "its options are"),
         ('UPDATE job SET recipients = \'[["a@b","",false,{},1]]\'', "one of its recipients is"),
@@ -285,6 +332,47 @@ def test_a_mail_whose_options_cannot_be_read_is_set_aside(
     (entry,) = entries(spool).values()
     assert problem in str(entry.problem)
     assert entry.mail.options == MailOptions()
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE job SET attempts = -5", "its number of attempts is -5"),
+        ("UPDATE job SET due_at = 9e999", "its due time is inf"),
+        ("UPDATE job SET attempts = 9e999", "its number of attempts is inf"),
+    ],
+)
+def test_of_a_mail_with_a_damaged_job_everything_else_is_shown(
+    spool: Spool, directory: Path, statement: str, problem: str
+) -> None:
+    body = BodyFacts(utf8_header=True)
+    wish = RecipientOptions(notify=[Notify.NEVER])
+    envelope = Envelope(
+        "", ("a@far.example",), body=body, options=EVERYTHING, recipient_options={"a@far.example": wish}
+    )
+    accepted = add(spool, envelope, b"caf\xc3\xa9\r\n")
+    with sqlite3.connect(directory / "spool.db") as database:
+        database.execute(statement)
+    database.close()
+    (entry,) = spool.list()
+    assert entry.problem == problem
+    assert entry.mail == accepted.mail
+    assert (entry.job.domain, entry.job.recipients) == ("far.example", accepted.jobs[0].recipients)
+    assert entry.job.attempts == 0 or entry.job.attempts == -5
+
+
+@pytest.mark.parametrize(
+    ("column", "field"), [("size", "size"), ("longest_line", "longest_line"), ("options", "options")]
+)
+def test_of_a_damaged_mail_everything_else_is_shown(spool: Spool, directory: Path, column: str, field: str) -> None:
+    accepted = add(spool, Envelope("", ("a@far.example",), options=EVERYTHING))
+    with sqlite3.connect(directory / "spool.db") as database:
+        database.execute(f"UPDATE mail SET {column} = x'00'")
+    database.close()
+    (entry,) = spool.list()
+    empty = {"size": 0, "longest_line": None, "options": MailOptions()}[field]
+    assert entry.problem
+    assert entry.mail == replace(accepted.mail, **{field: empty})  # type: ignore[arg-type]
 
 
 # --- from an earlier version ------------------------------------------------------------------------------------------

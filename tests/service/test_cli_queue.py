@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from servers import Server
 
-from smtpcore import Envelope
+from smtpcore import Envelope, MailOptions, MailSource, XForward
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
 
@@ -161,6 +161,16 @@ def test_what_is_asked_for_a_mail_is_kept_and_shown(tmp_path: Path, capsys: Any)
         "  priority: 4",
     ]
     assert lines.count("      notify: SUCCESS,DELAY") == 2
+
+
+def test_the_client_that_a_mail_came_from_is_shown(tmp_path: Path, capsys: Any) -> None:
+    spike = XForward(name="spike.example", address="192.0.2.1", source=MailSource.REMOTE)
+    with Spool(tmp_path / "spool") as spool:
+        envelope = Envelope("", ("u@a.example",), options=MailOptions(forwarded=spike))
+        spool.add([spool.prepare(envelope, b"Subject: x\r\n")], 0.0)
+    assert "  xforward: NAME=spike.example ADDR=192.0.2.1 SOURCE=REMOTE" in out(
+        capsys, "show", "--spool", tmp_path / "spool", 1
+    )
 
 
 @pytest.mark.parametrize(

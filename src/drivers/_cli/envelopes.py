@@ -140,6 +140,7 @@ def _of_mail(mail: StoredMail) -> dict[str, object]:
         "hold-for": options.hold_for,
         "hold-until": options.held_until,
         "auth": options.submitter,
+        "xforward": options.forwarded and " ".join("=".join(each) for each in options.forwarded.attributes),
     }
 
 

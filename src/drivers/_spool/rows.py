@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -80,8 +80,12 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
         longest_line=_is(int, "longest line", longest_line),
         binary=bool(_is(int, "binary", binary)),
         utf8_header=bool(_is(int, "utf8_header", utf8_header)),
-        options=_NO_OPTIONS if options is None else mail_options_of(_json("list of options", options)),
+        options=_options_of(options),
     )
+
+
+def _options_of(column: Any) -> MailOptions:
+    return _NO_OPTIONS if column is None else mail_options_of(_json("list of options", column))
 
 
 def check_body(octets: object, name: object, size: int, bodies: Path) -> None:
@@ -163,38 +167,39 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
         return value if isinstance(value, str) else "" if value is None else repr(value)
 
     def number(value: object) -> float:
-        return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else 0.0
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
-    try:
-        recipients = _recipients_of(job[5])
-    except Damaged:
-        recipients = ()
-    try:
-        options = _NO_OPTIONS if mail[8] is None else mail_options_of(_json("list of options", mail[8]))
-    except Damaged:
-        options = _NO_OPTIONS
-    mail_id = int(number(job[1]))
+    _, reverse_path, size, eight_bit, leading_dots, accepted_at, longest_line, binary, utf8_header, options = mail
+    job_id, mail_id, domain, due_at, attempts, recipients = job
     return (
         StoredMail(
-            mail_id=mail_id,
-            reverse_path=text(mail[1]),
-            size=int(number(mail[2])),
-            eight_bit=bool(mail[3]),
-            leading_dots=bool(mail[4]),
-            accepted_at=number(mail[5]),
-            binary=bool(mail[6]),
-            utf8_header=bool(mail[7]),
-            options=options,
+            mail_id=int(number(mail_id)),
+            reverse_path=text(reverse_path),
+            size=int(number(size)),
+            eight_bit=bool(eight_bit),
+            leading_dots=bool(leading_dots),
+            accepted_at=number(accepted_at),
+            longest_line=longest_line if isinstance(longest_line, int) else None,
+            binary=bool(binary),
+            utf8_header=bool(utf8_header),
+            options=_readable(_options_of, options, _NO_OPTIONS),
         ),
         Job(
-            job_id=job[0],
-            mail_id=mail_id,
-            domain=text(job[2]),
-            due_at=number(job[3]),
-            attempts=int(number(job[4])),
-            recipients=recipients,
+            job_id=job_id,
+            mail_id=int(number(mail_id)),
+            domain=text(domain),
+            due_at=number(due_at),
+            attempts=int(number(attempts)),
+            recipients=_readable(_recipients_of, recipients, ()),
         ),
     )
+
+
+def _readable(read: Callable[[Any], _T], column: object, otherwise: _T) -> _T:
+    try:
+        return read(column)
+    except Damaged:
+        return otherwise
 
 
 def dump(recipients: Iterable[PendingRecipient]) -> str:

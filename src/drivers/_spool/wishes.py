@@ -6,10 +6,22 @@ What lives here: from values to JSON and back, everything checked on the way bac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import datetime
+from enum import Enum
 from typing import Any, Final, TypeVar
 
-from smtpcore import DeliverBy, LocalProtocolError, MailOptions, Notify, RecipientOptions, Return
+from smtpcore import (
+    DeliverBy,
+    LocalProtocolError,
+    MailOptions,
+    MailSource,
+    Notify,
+    RecipientOptions,
+    Return,
+    Unavailable,
+    XForward,
+)
 from smtpcore.drivers._spool.errors import Damaged
 
 __all__ = ["mail_options_as_json", "mail_options_of", "recipient_options_as_json", "recipient_options_of"]
@@ -34,6 +46,21 @@ def _deliver_by_of(value: Any) -> DeliverBy:
 
 _TEXT: Final = _of(str)
 _NUMBER: Final = _of(int)
+#: What stands for something other than itself in an attribute of XFORWARD; no text may be one of these.
+_UNAVAILABLE: Final = frozenset(each.value for each in Unavailable)
+
+
+def _forwarded_as_json(value: XForward) -> dict[str, object]:
+    said = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: each.value if isinstance(each, Enum) else each for name, each in said.items() if each is not None}
+
+
+def _forwarded_of(value: Any) -> XForward:
+    said = {name: Unavailable(each) if each in _UNAVAILABLE else each for name, each in value.items()}
+    if isinstance(source := said.get("source"), str):
+        said["source"] = MailSource(source)
+    return XForward(**said)
+
 
 #: For every option of a mail how it is written and how it is read.
 _OF_MAILS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
@@ -45,6 +72,7 @@ _OF_MAILS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]
     "hold_for": (int, _NUMBER),
     "hold_until": (datetime.isoformat, lambda value: datetime.fromisoformat(_TEXT(value))),
     "submitter": (str, _TEXT),
+    "forwarded": (_forwarded_as_json, _forwarded_of),
 }
 #: The same for a recipient.
 _OF_RECIPIENTS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] = {
