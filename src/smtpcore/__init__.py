@@ -5,7 +5,7 @@ What lives here: the public names, nothing else. The relay manager is :mod:`smtp
 """
 
 from smtpcore._body import DataEncoder, LineEnds, LineNormaliser
-from smtpcore._client import Client, ClientSnapshot, Conversion, Pipelining, Protocol, TlsPolicy
+from smtpcore._client import Client, ClientSnapshot
 from smtpcore._connection import Connection, ConnectionSnapshot, PeerClosed, Replied
 from smtpcore._errors import (
     AuthDeclined,
@@ -81,6 +81,8 @@ from smtpcore._grammar import (
 from smtpcore._limits import DEFAULT_LIMITS, Deadlines, Limits
 from smtpcore._measure import BodyMeasure
 from smtpcore._options import DeliverBy, MailOptions, Notify, RecipientOptions, Return
+from smtpcore._planner import Conversion
+from smtpcore._policy import Pipelining, Protocol, TlsPolicy
 from smtpcore._state import LEADS, LEGAL, State
 from smtpcore._xclient import MailSource, Unavailable, XClient, XForward
 

@@ -1,7 +1,7 @@
 """One session's way through AUTH (RFC 4954): which mechanism, which response, and what the replies meant.
 
 What lives here: the choice among mechanisms, base64 and its limits, the verdict. What does not: when AUTH is said
-(:mod:`smtpcore._client`), whether it may be (:mod:`smtpcore._connection`), and the mechanisms (:mod:`smtpcore.sasl`).
+(:mod:`smtpcore._opening`), whether it may be (:mod:`smtpcore._connection`), and the mechanisms (:mod:`smtpcore.sasl`).
 
 A second mechanism is tried only where the first was refused as such. Credentials that were refused are not said again:
 many servers lock an account after a few wrong passwords. Only a mechanism that has others by now, as a fresh token, may

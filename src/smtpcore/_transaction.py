@@ -1,7 +1,7 @@
 """One mail on its way: its transactions, and the outcome of each recipient.
 
 What lives here: what a reply to MAIL, RCPT, DATA or the end of data means for the recipients of one mail, and the
-report at the end. What does not: when a command is said (:mod:`smtpcore._client`), and whether it may be
+report at the end. What does not: when a command is said (:mod:`smtpcore._turn`), and whether it may be
 (:mod:`smtpcore._connection`).
 """
 
@@ -85,14 +85,12 @@ class Transaction:
         "refused",
     )
 
-    def __init__(
-        self, mail: Mail, rcpt_commands: Sequence[Command], number: int = 0, body: BodyFacts | None = None
-    ) -> None:
+    def __init__(self, mail: Mail, rcpt_commands: Sequence[Command], body: BodyFacts | None = None) -> None:
         self.mail = mail
         #: What is known of the body that is sent, which may be another than the one that was asked for.
         self.body = mail.envelope.body if body is None else body
         #: Its place among the mails of the session.
-        self.number = number
+        self.number = 0
         #: Whether the body goes in chunks, and whether there is a verdict for each recipient (LMTP).
         self.chunked = False
         self.one_by_one = False
