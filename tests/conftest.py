@@ -8,12 +8,24 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from smtpcore.drivers.memory import KNOWN_LOST_STEPS, KNOWN_TLS_FAILURES
 
 # Timing is measured in benchmarks; on a busy machine an example may take any time.
 settings.register_profile("house", deadline=None)
+# For a night: pytest --hypothesis-profile=long
+settings.register_profile("long", deadline=None, max_examples=2000)
+# Alike each time, and over at the first failure.
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    print_blob=False,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("house")
 
 

@@ -475,6 +475,7 @@ class Connection:
         if self._verdicts and not early:
             self._in_flight.appendleft((command, about))
             self._said += 1
+            self._window_full = self._window_full or len(self._in_flight) >= self._limits.commands_in_flight
             return Replied(command, reply, about, more=True)
         if is_verdict:
             self._messages.popleft()

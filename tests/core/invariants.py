@@ -35,6 +35,7 @@ from smtpcore import (
     NeedMail,
     Outcome,
     Pipelining,
+    Protocol,
     RemoteProtocolError,
     Report,
     SendBody,
@@ -69,6 +70,7 @@ CONTENT = {
     Verb.HELP: b"214 RFC 5321",
     Verb.QUIT: b"221 bye",
 }
+CONTENT[Verb.LHLO] = CONTENT[Verb.EHLO]
 
 #: More turns of ``next_event()`` than any of the small lives here can need between two facts.
 _TURNS = 10_000
@@ -94,6 +96,8 @@ class Life:
         self.patient = True
         #: Whether the client runs ahead of verdicts.
         self.across = False
+        #: Whether there is a verdict for each recipient.
+        self.lmtp = False
         #: What the peer announces by LIMITS, whenever it is content with EHLO (RFC 9422).
         self.announced: dict[str, int] = {}
         self._limits = limits
@@ -184,7 +188,7 @@ class Life:
         verb = in_flight[0] if in_flight else None
         if code == "2":
             limits = "".join(f" {name}={number}" for name, number in self.announced.items())
-            extension = f"\r\n250-LIMITS{limits}\r\n".encode() if verb is Verb.EHLO and limits else b"\r\n"
+            extension = f"\r\n250-LIMITS{limits}\r\n".encode() if verb in {Verb.EHLO, Verb.LHLO} and limits else b"\r\n"
             self.hear(CONTENT.get(verb, b"250 ok").replace(b"\r\n", extension, 1) + b"\r\n")
         else:
             self.hear(f"{code.ljust(3, '5')} no\r\n".encode())
@@ -247,8 +251,8 @@ class Life:
             self.run()
         assert self.over
         check_answers(self.mails, self.events)
-        check_commands(self.commands, self.events, self.heard)
-        check_deliveries(self.events, self.heard, exactly=self.patient, across=self.across)
+        check_commands(self.commands, self.events, self.heard, lmtp=self.lmtp)
+        check_deliveries(self.events, self.heard, exactly=self.patient, across=self.across, lmtp=self.lmtp)
         check_bodies(self.events)
         check_forwarded(self.events)
         if "LIMITS" in self.client.capabilities:
@@ -278,15 +282,15 @@ def check_answers(mails: Sequence[Mail], events: Sequence[Event]) -> None:
             check_outcome(outcome, report.stage)
 
 
-def check_commands(commands: Sequence[Command], events: Sequence[Event], heard: bytes) -> None:
+def check_commands(commands: Sequence[Command], events: Sequence[Event], heard: bytes, *, lmtp: bool = False) -> None:
     """Every command has one answer, in order, and its reply is the one that stands in its place on the wire.
 
     So each was said once, and nothing was in flight beside it.
     """
     answers = [event for event in events if isinstance(event, CommandAnswered)]
     assert list(map(id, commands)) == [id(answer.command) for answer in answers]
-    lines = [text.removesuffix("\r\n") for text, _ in lines_of(events)]
-    codes = replies_in(heard)[1:]
+    said_and_heard = dialogue(events, heard, lmtp=lmtp)
+    lines = [text.removesuffix("\r\n") for text, _, _ in said_and_heard]
     for answer in answers:
         text = answer.command.line.decode()
         assert lines.count(text) <= 1
@@ -294,7 +298,7 @@ def check_commands(commands: Sequence[Command], events: Sequence[Event], heard: 
             assert answer.error is not None
         else:
             assert answer.error is None
-            assert answer.reply.code == codes[lines.index(text)]
+            assert [answer.reply.code] == said_and_heard[lines.index(text)][2]
             assert answer.reply.code // 100 in {2, 4, 5}
     said = [line for line in lines if line in {command.line.decode() for command in commands}]
     assert said == [command.line.decode() for command in commands[: len(said)]]
@@ -337,29 +341,58 @@ def replies_in(octets: bytes) -> list[int]:
     return codes
 
 
-def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = True, across: bool = False) -> None:
+def dialogue(events: Sequence[Event], heard: bytes, *, lmtp: bool = False) -> list[tuple[str, bool, list[int]]]:
+    """The lines that were written, whether each is whole (:func:`lines_of`), and the replies to it.
+
+    The replies answer the greeting and then the lines, one by one; but in ``lmtp`` each recipient who was accepted has
+    a reply of his own to the end of a message, unless a chunk of it was refused. A line written while a message is
+    under way is its end. Nobody does what was sent behind what was answered by 421.
+    """
+    replies = iter(replies_in(heard))
+    told: list[tuple[str, bool, list[int]]] = []
+    codes = [code for code in [next(replies, None)] if code is not None]
+    was_data, begun, broken, accepted = False, False, False, 0
+    for text, whole in lines_of(events):
+        chunk, last_chunk = text.startswith("BDAT "), text.endswith(" LAST\r\n")
+        wanted = accepted if lmtp and not broken and (was_data or (chunk and last_chunk)) else 1
+        closing = 421 in codes
+        codes = [421] if closing else []
+        while not closing and len(codes) < max(wanted, 1) and all(code // 100 != 3 and code != 421 for code in codes):
+            if (code := next(replies, None)) is None:
+                break
+            codes.append(code)
+        told.append((text, whole, [] if closing else codes))
+        first = codes[0] if codes and not closing else None
+        if text.startswith("MAIL FROM:"):
+            begun, broken, accepted = may_be_good(first), False, 0
+        elif text.startswith("RCPT TO:"):
+            accepted += begun and may_be_good(first)
+        elif chunk and not last_chunk:
+            broken = broken or (first is not None and first >= 400)
+        was_data = text == "DATA\r\n" and first == 354
+    return told
+
+
+def check_deliveries(
+    events: Sequence[Event], heard: bytes, *, exactly: bool = True, across: bool = False, lmtp: bool = False
+) -> None:
     """Who has the mail, and who may have it, judged by the wire alone; ``exactly``, if all that came was heard.
 
     Delivered is who was accepted, where the end of the data, once written, was answered by a 2yz. In doubt is who was
     not refused, where the end of the data was written and not answered: a last chunk may leave ahead of the replies to
     RCPT. Where the dialogue ran ``across`` mails and lost step, those that have it may be in doubt as well.
 
-    The replies answer the greeting and then the lines that were written, one by one. A line written while a message
-    is under way is the end of the data; the last chunk ends it as well, once its octets are written. A message of which
-    a chunk was refused was refused, unless the peer breaks the protocol and takes it nevertheless.
+    The last chunk ends a message once its octets are written. A message of which a chunk was refused was refused,
+    unless the peer breaks the protocol and takes it nevertheless.
     """
-    replies = iter(replies_in(heard))
     ended, have, may_have = set[tuple[str, str]](), set[tuple[str, str]](), set[tuple[str, str]]()
     sender, begun, was_data, broken, closing = "", False, False, False, False
-    named, accepted = set[str](), set[str]()
+    named, accepted = set[str](), list[str]()
     last = events[-1] if events else None
     violated = isinstance(last, Disconnect) and isinstance(last.error, RemoteProtocolError)
-    code = next(replies, None)
-    for text, whole in lines_of(events):
+    for text, whole, codes in dialogue(events, heard, lmtp=lmtp):
         end_of_data, was_data = was_data, False
-        # Nobody does what was sent behind what was answered by 421.
-        closing = closing or code == 421
-        code = None if closing else next(replies, None)
+        code = codes[0] if codes else None
         chunk = text.startswith("BDAT ")
         last_chunk = chunk and text.endswith(" LAST\r\n")
         if last_chunk and whole and across:
@@ -371,23 +404,28 @@ def check_deliveries(events: Sequence[Event], heard: bytes, *, exactly: bool = T
             continue
         elif end_of_data or last_chunk:
             assert last_chunk or text.endswith(".\r\n")
-            keys = {(sender, recipient) for recipient in accepted}
-            ended |= keys
-            digit = 0 if code is None else code // 100
-            if (code is None and not (last_chunk and closing)) or digit == 3 or (digit == 2 and broken):
-                may_have |= keys
-            elif digit == 2:
-                have |= keys
+            for number, recipient in enumerate(accepted):
+                key = (sender, recipient)
+                ended.add(key)
+                code = code if not lmtp or broken else codes[number] if number < len(codes) else None
+                if code is None and 421 in codes:
+                    continue
+                digit = 0 if code is None else code // 100
+                if (code is None and not (last_chunk and closing)) or digit == 3 or (digit == 2 and broken):
+                    may_have.add(key)
+                elif digit == 2:
+                    have.add(key)
         elif text.startswith("MAIL FROM:"):
-            sender, accepted, named, broken = text.partition("<")[2].partition(">")[0], set(), set(), False
+            sender, accepted, named, broken = text.partition("<")[2].partition(">")[0], [], set(), False
             begun = may_be_good(code)
         elif text.startswith("RCPT TO:"):
             recipient = text.partition("<")[2].partition(">")[0]
             named.add(recipient)
             if begun and may_be_good(code):
-                accepted.add(recipient)
+                accepted.append(recipient)
         elif text == "DATA\r\n":
             was_data = code == 354
+        closing = closing or 421 in codes
     for event in events:
         if isinstance(event, Report):
             for outcome in event.outcomes:
@@ -527,12 +565,14 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
     def pick(options: Sequence[T]) -> T:
         return options[next(octets, 0) % len(options)]
 
+    protocol = pick([Protocol.SMTP, Protocol.SMTP, Protocol.LMTP])
     tls = pick([TlsPolicy.NEVER, TlsPolicy.SECURED, *TlsPolicy])
     credentials = [Plain(USER, PASSWORD)] if tls is not TlsPolicy.NEVER and pick([False, True]) else []
     limits = replace(LIMITS, commands_in_flight=pick([1024, 1, 2, 3]))
     pipelining = pick(list(Pipelining))
     client = make(
         "client.example",
+        protocol=protocol,
         tls=tls,
         credentials=credentials,
         pipelining=pipelining,
@@ -551,6 +591,7 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
         options = MailOptions(forwarded=pick([None, None, XForward(name=f"s{number}.example")]))
         mails.append((Envelope(f"s{number}@a.example", recipients, body=facts, options=options), pick(BODIES)))
     life = Life(client, limits, mails, [SECRET[:8]] if credentials else [])
+    life.lmtp = protocol is Protocol.LMTP
     life.across = pipelining is Pipelining.ACROSS
     life.announced = pick(ANNOUNCED)
     hasty = pick([False, False, True])

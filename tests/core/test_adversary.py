@@ -28,11 +28,13 @@ from smtpcore import (
     Limits,
     LocalProtocolError,
     Mail,
+    MailOptions,
     NeedBody,
     NeedConversion,
     NeedFacts,
     NeedMail,
     Pipelining,
+    Protocol,
     Report,
     SendBody,
     SendLine,
@@ -40,16 +42,19 @@ from smtpcore import (
     TlsInfo,
     TlsPolicy,
     Verb,
+    XClient,
+    XForward,
 )
 from smtpcore.sasl import Plain
 
-from .invariants import check_answers, check_bodies, check_commands, check_deliveries
+from .examples import examples
+from .invariants import check_announced, check_answers, check_bodies, check_commands, check_deliveries, check_forwarded
 
 INFO = TlsInfo("TLSv1.3", "X", True)
 LIMITS = Limits(
     commands_in_flight=3, reply_line=100, reply_lines=4, auth_steps=2, mails_kept_back=3, chunks_in_flight=2
 )
-RECIPIENTS = [f"r{n}@b.example" for n in range(4)]
+RECIPIENTS = [f"r{n}@{'c' if n == 2 else 'b'}.example" for n in range(4)]
 CANNOT = ConversionFailed("1", "it is signed", "5.6.2")
 #: No rule lets a client turn its wheel longer than this.
 PATIENCE = 500
@@ -64,12 +69,15 @@ GOOD = {
     Verb.QUIT: "221",
     Verb.HELP: "214",
 }
-EHLO = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 SIZE 100"
+OFFERED = "PIPELINING", "CHUNKING", "STARTTLS", "AUTH PLAIN", "XCLIENT NAME", "XFORWARD NAME", "SIZE 100"
+#: What the peer may announce that it takes (RFC 9422).
+ANNOUNCED = ({}, {}, {"RCPTMAX": 2}, {"MAILMAX": 2, "RCPTMAX": 3}, {"RCPTDOMAINMAX": 1}, {"RCPTMAX": 1})
 
 #: What an envelope is, but for its reverse-path, which names the mail.
 wishes = st.builds(
-    lambda count, size, **facts: (RECIPIENTS[:count], BodyFacts(size=size, **facts)),
+    lambda count, forwarded, size, **facts: (RECIPIENTS[:count], forwarded, BodyFacts(size=size, **facts)),
     st.integers(1, 4),
+    st.sampled_from([False, False, True]),
     st.sampled_from([None, None, 50, 500]),
     repeatable=st.booleans(),
     eight_bit=st.sampled_from([None, None, False, True]),
@@ -80,20 +88,27 @@ class Adversary(RuleBasedStateMachine):
     """The world around one client."""
 
     @initialize(
+        protocol=st.sampled_from([Protocol.SMTP, Protocol.SMTP, Protocol.LMTP]),
         policy=st.sampled_from(list(TlsPolicy)),
         credentials=st.booleans(),
         pipelining=st.sampled_from([*Pipelining, Pipelining.ACROSS]),
         chunking=st.booleans(),
         eight_bit=st.sampled_from([None, *Conversion]),
         long_lines=st.sampled_from([Conversion.AS_IS, *Conversion]),
+        xclient=st.sampled_from([None, None, None, XClient(name="another.example")]),
+        announced=st.sampled_from(ANNOUNCED),
         mails=st.lists(wishes, max_size=4),
     )
-    def begin(self, policy, credentials, pipelining, chunking, eight_bit, long_lines, mails):
+    def begin(
+        self, protocol, policy, credentials, pipelining, chunking, eight_bit, long_lines, xclient, announced, mails
+    ):
         wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
         self.client = Client(
             "client.example",
+            protocol=protocol,
             tls=policy,
             credentials=wanted,
+            xclient=xclient,
             pipelining=pipelining,
             chunking=chunking,
             eight_bit=eight_bit,
@@ -101,6 +116,11 @@ class Adversary(RuleBasedStateMachine):
             limits=LIMITS,
         )
         self.chunking = chunking
+        self.lmtp = protocol is Protocol.LMTP
+        self.announced = announced
+        limits = "LIMITS" + "".join(f" {name}={number}" for name, number in announced.items())
+        *others, last = "mx", *OFFERED, *([limits] if announced else [])
+        self.hello = "".join(f"250-{line}\r\n" for line in others) + f"250 {last}"
         self.across = pipelining is Pipelining.ACROSS
         self.todo = deque(mails)
         self.asked: list[Mail] = []
@@ -138,8 +158,10 @@ class Adversary(RuleBasedStateMachine):
         raise AssertionError("the client never came to rest")
 
     def ask(self, wish) -> None:
-        recipients, body = wish
-        self.asked.append(self.client.send(Envelope(f"s{len(self.asked)}@a.example", recipients, body=body)))
+        recipients, forwarded, body = wish
+        sender = f"s{len(self.asked)}"
+        options = MailOptions(forwarded=XForward(name=f"{sender}.example") if forwarded else None)
+        self.asked.append(self.client.send(Envelope(f"{sender}@a.example", recipients, body=body, options=options)))
 
     def hear(self, octets: bytes) -> None:
         self.heard += octets
@@ -170,7 +192,8 @@ class Adversary(RuleBasedStateMachine):
             in_flight = self.client.snapshot().connection.in_flight
             if not in_flight or self.over() or self.body_by_data:
                 return
-            self.hear((EHLO if in_flight[0] is Verb.EHLO else f"{GOOD.get(in_flight[0], '250')} ok").encode() + b"\r\n")
+            greets = in_flight[0] in {Verb.EHLO, Verb.LHLO}
+            self.hear(f"{self.hello if greets else GOOD.get(in_flight[0], '250') + ' ok'}\r\n".encode())
 
     @precondition(lambda self: not self.over() and not self.closed)
     @rule(code=st.sampled_from([250, 450, 451, 452, 550, 552, 530, 334, 354, 235, 220]), lines=st.integers(1, 2))
@@ -328,12 +351,15 @@ class Adversary(RuleBasedStateMachine):
             self.client.abort()
             self.turn()
         check_answers(self.asked, self.events)
-        check_commands(self.commands, self.events, self.heard)
+        check_commands(self.commands, self.events, self.heard, lmtp=self.lmtp)
         check_bodies(self.events)
-        check_deliveries(self.events, self.heard, across=self.across)
+        check_deliveries(self.events, self.heard, across=self.across, lmtp=self.lmtp)
+        check_forwarded(self.events)
+        if "LIMITS" in self.client.capabilities:
+            check_announced(self.announced, self.events)
 
 
 TestAdversary = Adversary.TestCase
 TestAdversary.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(150), stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -36,6 +36,8 @@ from smtpcore import (
 )
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
+from .examples import examples
+
 D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
 OFFERED = "250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
 
@@ -446,7 +448,7 @@ BODY = st.lists(st.sampled_from([b"\r\n", b".", b"a", b"\n", b"\r", b"text"]), m
 REPLY = st.sampled_from([None, None, None, None, "450 not now", "550 never", "452 too many"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     bodies=st.lists(BODY, min_size=1, max_size=4),
     replies=st.lists(st.tuples(REPLY, REPLY, REPLY, REPLY), min_size=4, max_size=4),

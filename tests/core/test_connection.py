@@ -33,6 +33,8 @@ from smtpcore import (
 )
 from smtpcore._state import ENDS_GROUP
 
+from .examples import examples
+
 WINDOW = 4
 
 #: What a peer that is content answers, where it is not 250.
@@ -202,7 +204,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(implicit_tls=st.sampled_from([False, False, False, True]), steps=st.lists(STEP, max_size=60))
 def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[tuple[str, int]]) -> None:
     connection = Connection(Limits(commands_in_flight=WINDOW), implicit_tls=implicit_tls)

@@ -41,10 +41,12 @@ from smtpcore import (
 from smtpcore.sasl import Plain
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
+from .examples import examples
+
 INFO = TlsInfo("TLSv1.3", "X", True)
 
 #: A machine that is busy is no reason to fail.
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 
 # --- generated conversations ----------------------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ noise = st.lists(
 )
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=examples(400))
 @given(noise, policies, st.booleans(), st.booleans())
 @example(
     [b"220 hi\r\n", b"250-mx\r\n250-PIPELINING\r\n250 AUTH PLAIN\r\n", b"334 \r\n250 ok\r\n"],
@@ -329,7 +331,7 @@ def content_on_arrival(body: bytes) -> bytes:
     return bytes(content)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=examples(300))
 @given(bodies, st.integers(1, 9))
 def test_the_body_arrives_whole_however_it_is_cut(body, piece):
     peer = server({})

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from smtpcore import CommandAnswered, Disconnect, DisconnectReason, Report, Verdict
 
+from .examples import examples
 from .invariants import live
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.binary(max_size=120))
 @example(bytes(16) + bytes(30))
 def test_whatever_befalls_a_client_the_invariants_hold(plan: bytes) -> None:

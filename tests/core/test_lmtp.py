@@ -18,6 +18,7 @@ from smtpcore import (
     DisconnectReason,
     Envelope,
     Idle,
+    Limits,
     MailRefused,
     MailSent,
     Pipelining,
@@ -209,6 +210,15 @@ def test_mails_run_ahead_of_all_their_verdicts(chunking: bool) -> None:
     hear(driver, "452 later", "250 taken", *(["250 reset", "214 help"] if chunking else []))
     assert verdicts(driver) == [[D, N], [L, D]]
     assert isinstance(driver.last, Idle)
+
+
+def test_a_window_is_full_until_the_last_verdict() -> None:
+    limits = Limits(commands_in_flight=1)
+    driver = ready(mail(A, B), mail(A, number=2), pipelining=Pipelining.ACROSS, limits=limits)
+    for reply in ("250 ok", "250 ok", "250 ok", "354 go"):
+        hear(driver, reply)
+    assert hear(driver, "250 taken") == b""
+    assert hear(driver, "550 no").startswith(b"MAIL FROM:<s2@")
 
 
 def test_the_account_of_replies_holds() -> None:

@@ -42,6 +42,8 @@ from smtpcore import (
 )
 from smtpcore.testing import PureDriver, ScriptedServer, converse
 
+from .examples import examples
+
 D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
 BODY = b"hello\r\n"
 REPEATABLE = BodyFacts(repeatable=True)
@@ -406,7 +408,7 @@ def test_what_was_announced_in_clear_is_forgotten_within_tls() -> None:
 some = st.one_of(st.none(), st.integers(1, 4))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     limits=st.tuples(some, some, some),
     wishes=st.lists(st.lists(st.sampled_from("bcde"), min_size=1, max_size=6), min_size=1, max_size=4),

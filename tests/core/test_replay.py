@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from smtpcore import Client, Event, LocalProtocolError, Mail, Report, Timeout
 
+from .examples import examples
 from .invariants import live
 
 #: Everything that a client can be told or asked, and that may change it.
@@ -70,7 +71,7 @@ def shown(event: object) -> str:
     return "\n".join(words + ([str(event.transcript)] if isinstance(event, Report) else []))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=120))
 @example(bytes(16) + bytes(30))
 def test_the_same_facts_bring_the_same_events(plan: bytes) -> None:

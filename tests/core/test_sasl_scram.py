@@ -28,6 +28,7 @@ from smtpcore.sasl import (
     ScramSha512Plus,
 )
 
+from .examples import examples
 from .scram_server import ScramServer
 
 BARE = [(ScramSha1, "sha1"), (ScramSha256, "sha256"), (ScramSha512, "sha512")]
@@ -101,7 +102,7 @@ def test_the_examples_of_the_rfcs(kind: type[Scram], nonce: str, dialogue: list[
 
 
 @pytest.mark.parametrize(("kind", "hash_name"), BARE)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(user=WORD, password=WORD, authorization=WORD, salt=st.binary(min_size=1, max_size=30), n=st.integers(1, 40))
 def test_both_sides_agree_about_the_password(kind, hash_name, user, password, authorization, salt, n) -> None:
     server = ScramServer(hash_name, password.encode(), salt=salt, iterations=n)
@@ -319,7 +320,7 @@ def test_errors_in_place_of_the_first_message(said: bytes, error: str) -> None:
     assert mechanism.explanation() == {"error": error}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(messages=st.lists(st.one_of(st.binary(max_size=40), st.from_regex(rb"r=our-nonce1?,s=[A-Z]{4},i=[0-9]{1,4}"))))
 def test_whatever_a_server_says_it_is_not_believed(messages: list[bytes]) -> None:
     mechanism = ScramSha256("user", "pencil", fewest_iterations=1, most_iterations=10_000)
