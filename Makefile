@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGE_FILES := $(shell find src -name '*.py' | LC_ALL=C sort)
 STAMP := .make/installed-$(shell echo $(PACKAGE_FILES) $(CURDIR) | cksum | cut -d' ' -f1)
 
-.PHONY: dev demo docs test test-interop interop-page fuzz lint types bench coverage clean
+.PHONY: dev demo docs test test-interop interop-page fuzz mutate lint types bench coverage clean
 
 dev: $(STAMP)
 
@@ -42,6 +42,11 @@ fuzz: dev
 	set -e; for target in client replies bodies messages tls; do \
 		$(BIN)/python fuzz/run.py $$target --seconds $(FUZZ_SECONDS); \
 	done
+
+# Some hours for all of them; a module alone: make mutate MODULES=_body
+MODULES ?= _state _connection _client _transaction _body
+mutate: dev
+	$(BIN)/python mutation/run.py $(MODULES)
 
 coverage: dev
 	$(BIN)/python -m pytest --cov --cov-report=term-missing $(TESTS)

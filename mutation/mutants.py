@@ -45,6 +45,8 @@ class Mutant:
 
     number: int
     line: int
+    #: What stands in that line.
+    source: str
     function: str | None
     before: str
     after: str
@@ -56,8 +58,8 @@ class Mutant:
 
     @property
     def change(self) -> tuple[str, str, str]:
-        """What says which mutant this is while lines come and go: where, what, and what became of it."""
-        return (self.function or "").rpartition(".")[2], self.before, self.after
+        """What says which mutant this is while lines come and go: the line, what is changed, and what comes of it."""
+        return self.source, self.before, self.after
 
     def compiled(self, path: Path) -> CodeType:
         """The module with this change."""
@@ -82,7 +84,7 @@ def enumerations(folder: Path) -> dict[str, list[str]]:
 
 def mutants_of(text: str, enumerated: Mapping[str, list[str]]) -> list[Mutant]:
     """All mutants of a module, numbered."""
-    tree = ast.parse(text)
+    tree, lines = ast.parse(text), text.splitlines()
     mutants: list[Mutant] = []
     for place in _places(tree, None, ()):
         for after in _changed(place, enumerated):
@@ -90,7 +92,8 @@ def mutants_of(text: str, enumerated: Mapping[str, list[str]]) -> list[Mutant]:
             before_text, after_text = _shown(place.node), _shown(after)
             line = getattr(place.node, "lineno", getattr(place.parent, "lineno", 0))
             put = place.putter(after)
-            mutants.append(Mutant(len(mutants), line, place.function, before_text, after_text, tree, put))
+            source = lines[line - 1].strip()
+            mutants.append(Mutant(len(mutants), line, source, place.function, before_text, after_text, tree, put))
     return mutants
 
 

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the chance (default 1)")
     parser.add_argument("--only", type=int, action="append", metavar="NUMBER", help="only this one, its tests shown")
     parser.add_argument("--again", action="store_true", help="only those that survived the last time")
+    parser.add_argument("--tests", nargs="+", type=Path, default=[TESTS], metavar="PATH", help="only these")
     parser.add_argument("--quick", action="store_true", help="without the tests of more than half a second")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def main() -> None:
             results_of(module).unlink(missing_ok=True)
     counts = {module: dict.fromkeys(Fate, 0) for module in options.modules}
     for module, mutant, killer in judged(
-        chosen, longest=0.5 if options.quick else PATIENCE * 60, shown=bool(options.only)
+        chosen, options.tests, longest=0.5 if options.quick else PATIENCE * 60, shown=bool(options.only)
     ):
         fate = Fate.KILLED if killer else Fate.EXPLAINED if mutant.change in reasons else Fate.SURVIVED
         counts[module][fate] += 1
@@ -92,7 +93,7 @@ def explained() -> dict[tuple[str, str, str], str]:
     """Why a change that no test notices changes nothing, by what it is."""
     with (Path(__file__).parent / "explained.toml").open("rb") as file:
         entries = tomllib.load(file)["mutant"]
-    return {(entry["function"], entry["before"], entry["after"]): entry["reason"] for entry in entries}
+    return {(entry["line"], entry["before"], entry["after"]): entry["reason"] for entry in entries}
 
 
 def choice(mutants: Sequence[Mutant], module: str, options: argparse.Namespace) -> list[Mutant]:
@@ -101,7 +102,7 @@ def choice(mutants: Sequence[Mutant], module: str, options: argparse.Namespace) 
         numbers = options.only
     elif options.again:
         lines = map(json.loads, results_of(module).read_text().splitlines())
-        wanted = {(line["function"], line["before"], line["after"]) for line in lines if line["fate"] != "killed"}
+        wanted = {(line["line"], line["before"], line["after"]) for line in lines if line["fate"] != "killed"}
         numbers = [mutant.number for mutant in mutants if mutant.change in wanted]
     elif options.sample is not None and options.sample < len(mutants):
         numbers = sorted(random.Random(options.seed).sample(numbers, options.sample))
@@ -109,19 +110,21 @@ def choice(mutants: Sequence[Mutant], module: str, options: argparse.Namespace) 
 
 
 def note(module: str, mutant: Mutant, fate: Fate, killer: str | None) -> None:
-    function, before, after = mutant.change
-    words = {"function": function, "before": before, "after": after, "fate": fate.value, "by": killer}
+    line, before, after = mutant.change
+    words = {"line": line, "before": before, "after": after, "fate": fate.value, "by": killer}
     with results_of(module).open("a") as results:
         results.write(json.dumps(words) + "\n")
-    if fate is not Fate.KILLED:
+    if fate is Fate.SURVIVED:
         print(f"{fate.value}: {module} {mutant}", flush=True)
 
 
-def judged(chosen: dict[str, list[Mutant]], *, longest: float, shown: bool) -> Iterator[tuple[str, Mutant, str | None]]:
+def judged(
+    chosen: dict[str, list[Mutant]], all_tests: Sequence[Path], *, longest: float, shown: bool
+) -> Iterator[tuple[str, Mutant, str | None]]:
     """Each mutant with the test that killed it, or what else did; without the tests that take longer than so long."""
     seconds: dict[str, float] = {}
     within = {module: [mutant for mutant in mutants if mutant.function] for module, mutants in chosen.items()}
-    collected = Collected(within, longest, shown)
+    collected = Collected(within, all_tests, longest, shown)
     for words in in_child(collected.run, shown=True):
         if words["what"] == "seconds":
             seconds = words["seconds"]
@@ -130,13 +133,17 @@ def judged(chosen: dict[str, list[Mutant]], *, longest: float, shown: bool) -> I
             raise SystemExit(f"the tests cannot be run: {words['killer']}")
         else:
             module = words["module"]
-            yield module, next(m for m in chosen[module] if m.number == words["number"]), words["killer"]
+            mutant = next(mutant for mutant in chosen[module] if mutant.number == words["number"])
+            if words["concern"]:
+                within[module].remove(mutant)
+                yield module, mutant, words["killer"]
     for module, mutants in chosen.items():
-        own = sorted(TESTS.glob(f"test{module}*.py"))
+        own = sorted(TESTS.glob(f"test{module}*.py")) if all_tests == [TESTS] else []
         for mutant in mutants:
-            if mutant.function is None:
+            # What no test enters is run when the module is imported.
+            if mutant.function is None or mutant in within[module]:
                 # Most are noticed by the module's own tests.
-                runs = [Anew(module, mutant, tests, seconds).run for tests in (own, [TESTS]) if tests]
+                runs = [Anew(module, mutant, tests, seconds).run for tests in (own, all_tests) if tests]
                 killers = (killer_told(in_child(run, shown=shown)) for run in runs)
                 yield module, mutant, next((killer for killer in killers if killer), None)
 
@@ -181,7 +188,7 @@ def run_tests(session: pytest.Session, items: Sequence[pytest.Item], seconds: di
     """Run tests until one fails; one that hangs ends the process."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items[1:], None], strict=False):
         signal.alarm(int(PATIENCE + 10 * seconds.get(item.nodeid, 1.0)))
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
@@ -201,15 +208,16 @@ def pytest_main(plugin: object, tests: Sequence[Path]) -> int:
 class Collected:
     """A run of pytest that does not run the tests once, but for each mutant those that concern it."""
 
-    def __init__(self, mutants: dict[str, list[Mutant]], longest: float, shown: bool) -> None:
+    def __init__(self, mutants: dict[str, list[Mutant]], tests: Sequence[Path], longest: float, shown: bool) -> None:
         self._mutants = mutants
+        self._tests = tests
         self._longest = longest
         self._shown = shown
         self._tell: Tell = lambda _: None
 
     def run(self, tell: Tell) -> None:
         self._tell = tell
-        if pytest_main(self, [TESTS]) not in {0, 5}:
+        if pytest_main(self, self._tests) not in {0, 5}:
             raise SystemExit("the tests cannot be run")
 
     @pytest.hookimpl(tryfirst=True)
@@ -224,11 +232,15 @@ class Collected:
                 tests = [item for item in items if f"{module}:{mutant.function}" in entered[item.nodeid]]
                 # A quick test that has killed others first.
                 tests.sort(key=lambda item: (-killers.get(item.nodeid, 0), seconds[item.nodeid]))
-                work = self._work(session, mutant, modules[module], path_of(module), tests, seconds)
-                killer = killer_told(in_child(work, shown=self._shown))
+                changed = functions_of(executed(mutant.compiled(path_of(module)), modules[module]))
+                work = self._work(
+                    session, functions_of(modules[module]), changed, tests, seconds, mutant.function or ""
+                )
+                killer = killer_told(in_child(work, shown=self._shown)) if tests else None
                 if killer is not None and seconds.get(killer, 1) < 0.2:
                     killers[killer] = killers.get(killer, 0) + 1
-                self._tell({"what": "judged", "module": module, "number": mutant.number, "killer": killer})
+                words = {"module": module, "number": mutant.number, "killer": killer, "concern": len(tests)}
+                self._tell({"what": "judged", **words})
         return True
 
     def _observed(
@@ -265,16 +277,17 @@ class Collected:
     @staticmethod
     def _work(
         session: pytest.Session,
-        mutant: Mutant,
-        module: ModuleType,
-        path: Path,
+        live: dict[str, FunctionType],
+        changed: dict[str, FunctionType],
         tests: Sequence[pytest.Item],
         seconds: dict[str, float],
+        name: str,
     ) -> Callable[[Tell], None]:
+        code = changed[name].__code__
+        assert code.co_freevars == live[name].__code__.co_freevars
+
         def work(tell: Tell) -> None:
-            assert mutant.function is not None
-            changed = functions_of(executed(mutant.compiled(path), module))
-            functions_of(module)[mutant.function].__code__ = changed[mutant.function].__code__
+            live[name].__code__ = code
             run_tests(session, tests, seconds, tell)
 
         return work

@@ -15,15 +15,18 @@ from smtpcore import (
     BeginTls,
     BodyFacts,
     Client,
+    DeliverBy,
     Disconnect,
     DisconnectReason,
     Envelope,
     ExtensionRequired,
     Idle,
     LocalProtocolError,
+    MailOptions,
     MailRefused,
     MailSent,
     NeedBody,
+    Protocol,
     RemoteProtocolError,
     SendBody,
     ServiceRefused,
@@ -532,6 +535,28 @@ def test_s8_the_reply_that_holds_the_queue_id_is_discarded():
     assert [o.text for o in found[0].outcomes] == ["2.0.0 queued as 4711"] * 2
 
 
+@pytest.mark.parametrize("chunking", [False, True])
+def test_s3_a9_one_of_the_verdicts_of_lmtp_is_read_and_the_next_command_gets_the_other(chunking):
+    driver = PureDriver(
+        Client("client.example", protocol=Protocol.LMTP, chunking=chunking), [(TWO, b"x"), (MAIL, b"y")]
+    )
+    driver.run()
+    driver.hear(b"220 hi\r\n")
+    driver.hear(b"250-mx\r\n250 CHUNKING\r\n")
+    for reply in (b"250 ok\r\n", b"250 ok\r\n", b"250 ok\r\n", *([] if chunking else [b"354 go\r\n"])):
+        driver.hear(reply)
+    assert driver.hear(b"250 taken\r\n") == b""
+    assert driver.hear(b"550 full\r\n").startswith(b"MAIL FROM:")
+    assert [(o.verdict, o.text) for o in driver.reports[0].outcomes] == [(D, "taken"), (N, "full")]
+
+
+def test_a9_s7_a_domain_beyond_ascii_cannot_be_written_to():
+    driver = in_clear(to_a_labels={"bücher.example": "xn--bcher-kva.example"}.__getitem__)
+    driver.give(Envelope("alice@a.example", ["ann@bücher.example"]), b"x")
+    assert driver.run() == b"MAIL FROM:<alice@a.example>\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"RCPT TO:<ann@xn--bcher-kva.example>\r\n"
+
+
 def test_s4_a_password_beyond_ascii_cannot_be_said():
     driver = in_clear("auth plain", credentials=[Plain("jürgen", "пароль")])
     (said,) = [event.data for event in driver.events if getattr(event, "secret", False)]
@@ -608,3 +633,11 @@ def test_f_the_kind_of_body_is_not_declared():
     driver = in_clear("8BITMIME")
     driver.give(Envelope("alice@a.example", [A], body=BodyFacts(eight_bit=True)), b"\xff")
     assert driver.run() == b"MAIL FROM:<alice@a.example> BODY=8BITMIME\r\n"
+
+
+def test_f_options_of_a_mail_are_said_with_its_recipients():
+    options = MailOptions(deliver_by=DeliverBy(seconds=60), priority=4)
+    driver = in_clear("DELIVERBY", "MT-PRIORITY")
+    driver.give(Envelope("alice@a.example", [A], options=options), b"x")
+    assert driver.run() == b"MAIL FROM:<alice@a.example> BY=60;R MT-PRIORITY=4\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"RCPT TO:<%b>\r\n" % A.encode()

@@ -65,3 +65,13 @@ def test_the_drawings_show_the_tables() -> None:
     for verb in Verb:
         answers = [row for row in rows if row.startswith(f"| {verb.value} |") and row.count("|") == 4]
         assert len(answers) == len(LEADS[verb])
+
+
+def test_the_list_of_defects_of_earlier_libraries_is_fresh_and_whole() -> None:
+    module = runpy.run_path(str(DOCS / "predecessors.py"))
+    written = (DOCS / "predecessors.md").read_text(encoding="utf-8")
+    assert written == module["listed"](), "run: python docs/predecessors.py"
+    # So many kinds were found in each.
+    for library, kinds in {"t": 25, "r": 24, "p": 14, "a": 9, "s": 10}.items():
+        numbers = {number for code, number, *_ in module["found"]() if code == library}
+        assert numbers == set(range(1, kinds + 1)), library
