@@ -5,15 +5,10 @@ What lives here: their configurations, and running them. What does not: any test
 
 from __future__ import annotations
 
-import abc
-import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
+from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports
 from .unpacked import Unpacked
 
 #: The local part whose mailbox has no room for any message.
@@ -90,45 +85,23 @@ service lmtp {{
 """
 
 
-class _Running(abc.ABC):
-    """A Dovecot with its folder while inside ``with``."""
+class _Dovecot(Unpacked):
+    """A Dovecot of whatever kind."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-dovecot-"))
-        self.folder.chmod(0o755)
-        self._process = Unpacked(
-            "dovecot",
-            ["dovecot", "-F", "-c", str(self.folder / "configuration")],
-            self.folder,
-            prepare='mkdir -m 777 "$2/maildirs" "$2/homes"',
-            ready=self._ready,
-        )
+        prepare = 'mkdir -m 777 "$2/maildirs" "$2/homes"'
+        super().__init__("dovecot", prepare=prepare, logs="log", started=r"Dovecot v(\S+)")
+
+    def _command(self, configuration: Path) -> Sequence[str]:
+        return ["dovecot", "-F", "-c", str(configuration)]
 
     def _configure(self, configuration: str, users: str, **values: object) -> None:
         (self.folder / "users").write_text(users, "utf-8")
         text = (_CONFIGURATION + configuration).format(folder=self.folder, **values)
         (self.folder / "configuration").write_text(text)
 
-    @abc.abstractmethod
-    def _ready(self) -> bool:
-        """Whether it serves."""
 
-    def __enter__(self) -> Self:
-        try:
-            self._process.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.stop()
-        remove_folder(self.folder)
-
-
-class Dovecot(_Running):
+class Dovecot(_Dovecot):
     """Answers SASL questions at the socket ``socket`` while inside ``with``."""
 
     def __init__(self) -> None:
@@ -140,7 +113,7 @@ class Dovecot(_Running):
         return self.socket.exists()
 
 
-class DovecotLmtp(_Running):
+class DovecotLmtp(_Dovecot):
     """Delivers into the maildirs of ``mailboxes``, at whatever domain, and refuses all others; so :data:`FULL` is.
 
     It listens on ``port`` and at the socket ``socket``, both with STARTTLS.
@@ -156,20 +129,4 @@ class DovecotLmtp(_Running):
         self._configure(_LMTP, users, domain=DOMAIN, host=HOST, port=self.port)
 
     def _ready(self) -> bool:
-        # Its version stands in the log a moment after it listens.
-        return self.version != "?" and self.socket.exists() and accepts(self.port)
-
-    @property
-    def version(self) -> str:
-        started = re.search(r"Dovecot v(\S+)", self.log)
-        return started[1] if started else "?"
-
-    @property
-    def maildirs(self) -> Path:
-        return self.folder / "maildirs"
-
-    @property
-    def log(self) -> str:
-        """Its log so far."""
-        file = self.folder / "log"
-        return file.read_text("utf-8", "backslashreplace") if file.exists() else ""
+        return self.socket.exists() and accepts(self.port)

@@ -5,14 +5,10 @@ What lives here: its configuration, and running it. What does not: any test.
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
+from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports
 from .unpacked import SERVERS, Unpacked
 
 #: Its user, whose number the package has compiled in by name.
@@ -105,7 +101,7 @@ def exim_asks_dovecot() -> bool:
     return b"dovecot" in (SERVERS / "exim" / "usr" / "sbin" / "exim4").read_bytes()
 
 
-class Exim:
+class Exim(Unpacked):
     """An Exim that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAINS` and refuses all others.
 
     Mail to :data:`~.postfix.BROKEN` it takes and gives back. ``clear``, ``starttls`` and ``auth`` are its ports: in
@@ -122,8 +118,13 @@ class Exim:
         dovecot: Path | None = None,
         mechanisms: Sequence[str] = ("SCRAM-SHA-1", "SCRAM-SHA-256"),
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-exim-"))
-        self.folder.chmod(0o755)
+        super().__init__(
+            "exim",
+            users=[OWNER],
+            prepare=f'cd "$2"; mkdir spool log maildirs; chown {OWNER} spool log maildirs chain.pem',
+            logs="log/mainlog",
+            started=r"exim ([\d.]+) daemon started",
+        )
         self.clear, self.starttls, self.auth = free_ports(3)
         (self.folder / "chain.pem").write_bytes(chain)
         configuration = _CONFIGURATION.format(
@@ -146,44 +147,9 @@ class Exim:
             configuration += _ASKING_DOVECOT.format(name=name, mechanism=mechanism, socket=dovecot)
         (self.folder / "configuration").write_text(configuration)
         (self.folder / "configuration").chmod(0o644)
-        self._process = Unpacked(
-            "exim",
-            ["exim4", "-C", str(self.folder / "configuration"), "-bdf"],
-            self.folder,
-            users=[OWNER],
-            prepare=f'cd "$2"; mkdir spool log maildirs; chown {OWNER} spool log maildirs chain.pem',
-            ready=self._ready,
-        )
 
-    @property
-    def version(self) -> str:
-        started = re.search(r"exim ([\d.]+) daemon started", self.log)
-        return started[1] if started else "?"
+    def _command(self, configuration: Path) -> Sequence[str]:
+        return ["exim4", "-C", str(configuration), "-bdf"]
 
     def _ready(self) -> bool:
-        # Its version stands in the log a moment after it listens.
-        return self.version != "?" and all(accepts(port) for port in (self.clear, self.starttls, self.auth))
-
-    @property
-    def maildirs(self) -> Path:
-        return self.folder / "maildirs"
-
-    @property
-    def log(self) -> str:
-        """Its main log so far."""
-        file = self.folder / "log" / "mainlog"
-        return file.read_text("utf-8", "backslashreplace") if file.exists() else ""
-
-    def __enter__(self) -> Self:
-        try:
-            self._process.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.stop()
-        remove_folder(self.folder)
+        return all(accepts(port) for port in (self.clear, self.starttls, self.auth))

@@ -5,15 +5,11 @@ What lives here: its configuration, and running it. What does not: any test.
 
 from __future__ import annotations
 
-import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports, remove_folder
+from .postfix import BROKEN, DOMAIN, DOMAINS, HOST, PASSWORD, USER, accepts, free_ports
 from .unpacked import SERVERS, Unpacked
 
 _CONFIGURATION = """
@@ -31,7 +27,7 @@ match from any for domain {{ {domains} }} action "keep"
 """
 
 
-class OpenSmtpd:
+class OpenSmtpd(Unpacked):
     """An OpenSMTPD that delivers into the maildirs of ``mailboxes`` at :data:`~.postfix.DOMAIN` and refuses all others.
 
     ``clear``, ``starttls`` and ``auth`` are its ports: in clear only; with STARTTLS; with STARTTLS and AUTH, both
@@ -39,8 +35,12 @@ class OpenSmtpd:
     """
 
     def __init__(self, chain: bytes, key: bytes, *, mailboxes: Sequence[str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="smtpcore-opensmtpd-"))
-        self.folder.chmod(0o755)
+        super().__init__(
+            "opensmtpd",
+            users=["opensmtpd", "opensmtpq"],
+            prepare='mkdir -m 711 /var/spool/smtpd; mkdir -p /var/lib/opensmtpd/empty; mkdir -m 777 "$2/maildirs"',
+            started=r"OpenSMTPD (\S+) starting",
+        )
         self.clear, self.starttls, self.auth = free_ports(3)
         (self.folder / "chain.pem").write_bytes(chain)
         (self.folder / "key.pem").write_bytes(key)
@@ -63,39 +63,9 @@ class OpenSmtpd:
             ),
         )
         (self.folder / "configuration").write_text(configuration)
-        self._process = Unpacked(
-            "opensmtpd",
-            ["smtpd", "-d", "-f", str(self.folder / "configuration")],
-            self.folder,
-            users=["opensmtpd", "opensmtpq"],
-            prepare='mkdir -m 711 /var/spool/smtpd; mkdir -p /var/lib/opensmtpd/empty; mkdir -m 777 "$2/maildirs"',
-            ready=lambda: all(accepts(port) for port in (self.clear, self.starttls, self.auth)),
-        )
 
-    @property
-    def version(self) -> str:
-        started = re.search(r"OpenSMTPD (\S+) starting", self.log)
-        return started[1] if started else "?"
+    def _command(self, configuration: Path) -> Sequence[str]:
+        return ["smtpd", "-d", "-f", str(configuration)]
 
-    @property
-    def maildirs(self) -> Path:
-        return self.folder / "maildirs"
-
-    @property
-    def log(self) -> str:
-        """What it has logged so far."""
-        return self._process.log
-
-    def __enter__(self) -> Self:
-        try:
-            self._process.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.stop()
-        remove_folder(self.folder)
+    def _ready(self) -> bool:
+        return all(accepts(port) for port in (self.clear, self.starttls, self.auth))

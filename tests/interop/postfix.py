@@ -6,6 +6,7 @@ system-wide instance is read, changed or stopped. What does not: any test, and a
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import pwd
@@ -154,6 +155,31 @@ def on_processor(number: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+class Running(abc.ABC):
+    """A server that runs while inside ``with``."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End it, however far it got, and remove what it left."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
 class Counts(NamedTuple):
     """What a sink has counted."""
 
@@ -162,7 +188,7 @@ class Counts(NamedTuple):
     messages: int
 
 
-class Sink:
+class Sink(Running):
     """`smtp-sink`: takes every mail and throws it away.
 
     With ``counting`` it writes its counters after each message, and :meth:`counts` tells them; that costs it a system
@@ -217,21 +243,8 @@ class Sink:
         lines = re.findall(rb"sess=(\d+) quit=(\d+) mesg=(\d+)\r", tail)
         return Counts(*map(int, lines[-1])) if lines else Counts(0, 0, 0)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class Postfix:
+class Postfix(Running):
     """A Postfix instance with configuration, queue and log in a folder of its own.
 
     ``settings`` are lines of main.cf beside those that make it private. ``mailboxes`` are local parts at each of
@@ -379,16 +392,3 @@ class Postfix:
         )
         if done.returncode:
             raise OSError(f"postfix {name}: code {done.returncode}\n{done.stdout}\n{self.log}")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

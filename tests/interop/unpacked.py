@@ -7,17 +7,17 @@ ends with it. What does not: any server's configuration, and the unpacking (`unp
 
 from __future__ import annotations
 
+import abc
 import functools
 import os
+import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from .postfix import PATIENCE, program, wait_until
+from .postfix import PATIENCE, Running, program, remove_folder, wait_until
 
 SERVERS = Path(__file__).resolve().parents[2] / "build" / "servers"
 #: Users of packages have low numbers; these are in nobody's way.
@@ -80,48 +80,62 @@ def _in_view(prepare: str, usr: Path, folder: Path, command: Sequence[str], **st
     )
 
 
-class Unpacked:
-    """The server ``name`` in the foreground while inside ``with``; its log is a file in ``folder``.
+class Unpacked(Running):
+    """The server ``name`` in the foreground while inside ``with``, with all it keeps in ``folder``.
 
     ``users`` are created for its eyes only, each with a group of the same name. ``prepare`` is shell that runs in its
-    view just before. ``ready`` says when it serves.
+    view just before. Its configuration is the file ``configuration`` in the folder. ``logs`` is the file there that it
+    logs to, and ``started`` how it says there which version it is.
     """
 
     def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        folder: Path,
-        *,
-        users: Sequence[str] = (),
-        prepare: str = "",
-        ready: Callable[[], object],
+        self, name: str, *, users: Sequence[str] = (), prepare: str = "", logs: str = "output", started: str
     ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"smtpcore-{name}-"))
+        self.folder.chmod(0o755)
         self._name = name
-        self._command = command
-        self._folder = folder
         self._users = users
         self._prepare = prepare
-        self._ready = ready
+        self._logs = self.folder / logs
+        self._started = started
         self._process: subprocess.Popen[bytes] | None = None
+
+    @abc.abstractmethod
+    def _command(self, configuration: Path) -> Sequence[str]:
+        """What runs it in the foreground."""
+
+    @abc.abstractmethod
+    def _ready(self) -> bool:
+        """Whether it serves."""
+
+    @property
+    def version(self) -> str:
+        """Its version, once it has logged it."""
+        started = re.search(self._started, self.log)
+        return started[1] if started else "?"
+
+    @property
+    def maildirs(self) -> Path:
+        """Where it delivers to, if it does."""
+        return self.folder / "maildirs"
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
-        return (self._folder / "output").read_text("utf-8", "backslashreplace")
+        """Its log so far."""
+        return self._logs.read_text("utf-8", "backslashreplace") if self._logs.exists() else ""
 
     def start(self) -> None:
         users = [(name, number) for number, name in enumerate(self._users, FIRST_USER)]
         passwd = "".join(f"{name}:x:{number}:{number}::/:/usr/sbin/nologin\n" for name, number in users)
         group = "".join(f"{name}:x:{number}:\n" for name, number in users)
         for file, more in (("passwd", passwd), ("group", group)):
-            (self._folder / file).write_text(Path("/etc", file).read_text() + more)
-        with (self._folder / "output").open("wb") as output:
+            (self.folder / file).write_text(Path("/etc", file).read_text() + more)
+        with (self.folder / "output").open("wb") as output:
             self._process = _in_view(
                 self._prepare,
                 SERVERS / self._name / "usr",
-                self._folder,
-                self._command,
+                self.folder,
+                self._command(self.folder / "configuration"),
                 stdout=output.fileno(),
                 stderr=output.fileno(),
             )
@@ -134,22 +148,11 @@ class Unpacked:
                 # The system ends all others in the view before this one is gone.
                 os.kill(int(first), signal.SIGKILL)
             self._process.wait(PATIENCE)
+        remove_folder(self.folder)
 
     def _serves(self) -> object:
         assert self._process is not None
         if self._process.poll() is not None:
             raise OSError(f"{self._name} ended with code {self._process.returncode}\n{self.log}")
-        return self._ready()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        # Its version may stand in the log a moment after it listens.
+        return self._ready() and self.version != "?"
