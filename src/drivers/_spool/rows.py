@@ -216,3 +216,14 @@ def dump_options(options: MailOptions) -> str | None:
     """The column of a mail's options; empty for a mail that asks for nothing."""
     said = mail_options_as_json(options)
     return json.dumps(said, separators=(",", ":")) if said else None
+
+
+def jobs_of(rows: Iterable[Sequence[object]], problems: dict[object, str]) -> list[Job]:
+    """The jobs that can be read; for the others the mail's id and what is wrong go to ``problems``."""
+    jobs: list[Job] = []
+    for row in rows:
+        try:
+            jobs.append(job_of(row))
+        except Damaged as damage:
+            problems[row[1]] = f"job {row[0]}: {damage}"
+    return jobs
