@@ -43,10 +43,7 @@ from smtpcore.drivers._spool.listing import QueueEntry, entry_of, page_after, pl
 from smtpcore.drivers._spool.lock import Lock
 from smtpcore.drivers._spool.operating import commanded, operate, wishes_after
 from smtpcore.drivers._spool.reserve import Reserve
-from smtpcore.drivers._spool.rows import (
-    dump,
-    dump_options,
-)
+from smtpcore.drivers._spool.rows import dump, dump_options
 from smtpcore.drivers._spool.schema import HELD, REMOVED, SET_ASIDE, open_database, transaction
 from smtpcore.relay import (
     Action,
@@ -137,7 +134,6 @@ class Spool:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
-        bodies = self.directory / "bodies"
         self._reserve = Reserve(self.directory)
         self._mutex = threading.RLock()
         self._lock = Lock(self.directory)
@@ -150,10 +146,10 @@ class Spool:
             if not self.directory.exists():
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 sync_folder(self.directory.parent)
-            bodies.mkdir(mode=0o700, exist_ok=True)
+            (self.directory / "bodies").mkdir(mode=0o700, exist_ok=True)
             self._database = open_database(self.directory)
-        self._bodies = Bodies(self.directory, bodies, self._database)
-        self._due = Due(self._database, bodies)
+        self._bodies = Bodies(self.directory, self._database)
+        self._due = Due(self._database, self._bodies.directory)
 
     def close(self) -> None:
         """Close the database and give up the lock."""

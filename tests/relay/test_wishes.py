@@ -6,7 +6,7 @@ What lives here: the machine's answers, one by one. What does not: how reports l
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 from relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, reported
@@ -298,6 +298,27 @@ def test_a_time_that_is_over_is_not_asked_for(asked: MailOptions, said: MailOpti
     bench = Bench()
     bench.tell(asking(bench.mail(ANNA, age=100), options=asked))
     assert bench.effect(OpenSession).delivery.envelope.options == said
+
+
+class SetBack(tzinfo):
+    """A zone in the hour that it has twice."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        return timedelta(hours=2 if moment is None or not moment.fold else 1)
+
+    def dst(self, _: datetime | None) -> timedelta:
+        return timedelta()
+
+    def tzname(self, _: datetime | None) -> str:
+        return "set back"
+
+
+def test_the_second_of_two_equal_hours_is_not_the_first() -> None:
+    # Half an hour ahead, by the clock that was set back.
+    until = (datetime.fromtimestamp(START, UTC) + timedelta(hours=1.5)).replace(tzinfo=SetBack(), fold=1)
+    bench = Bench()
+    bench.tell(asking(bench.mail(ANNA, age=100), options=MailOptions(hold_until=until)))
+    assert bench.effect(OpenSession).delivery.envelope.options.hold_until is until
 
 
 def test_a_clock_that_was_set_back_gives_nobody_more_time() -> None:

@@ -21,11 +21,11 @@ __all__ = ["Bodies"]
 
 
 class Bodies:
-    """The bodies of the spool in a directory; those in files are in ``directory``."""
+    """The bodies of the spool in a directory; ``directory`` has those that are in files."""
 
-    def __init__(self, spool: Path, directory: Path, database: sqlite3.Connection) -> None:
+    def __init__(self, spool: Path, database: sqlite3.Connection) -> None:
         self._spool = spool
-        self.directory = directory
+        self.directory = spool / "bodies"
         self._database = database
 
     def read(self, mail_ids: Iterable[int]) -> dict[int, bytes | BinaryIO]:

@@ -7,7 +7,7 @@ What lives here: pure answers about the options of stored mails and recipients. 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from smtpcore._options import DeliverBy, MailOptions, Notify
 from smtpcore.relay._facts import NextHop, PendingRecipient, StoredMail
@@ -53,9 +53,8 @@ def options_at(mail: StoredMail, now: float, next_hop: NextHop) -> MailOptions:
     # A clock that was set back makes no mail younger than it was.
     age = max(0, int(now - mail.accepted_at))
     left = None if options.hold_for is None else options.hold_for - age
-    over = options.hold_until is not None and options.hold_until <= datetime.fromtimestamp(
-        now, options.hold_until.tzinfo
-    )
+    # In UTC: where a clock is set back, the same zone has an hour twice, and compares it as if it had it once.
+    over = options.hold_until is not None and options.hold_until <= datetime.fromtimestamp(now, UTC)
     return replace(
         options,
         deliver_by=None if options.deliver_by is None or next_hop.lmtp else _left_of(options.deliver_by, age),
