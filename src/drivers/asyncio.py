@@ -310,16 +310,17 @@ class Session:
             await self._let_go()
         supply.finish(event)
 
-    async def command(self, line: str) -> Reply:
+    async def command(self, line: str, *, secret: bool = False) -> Reply:
         """Say a command, such as ``NOOP``, ``VRFY anna`` or a private one, and return its reply, whatever it says.
 
+        Of a ``secret`` line transcripts, traces and logs show the keyword only, and not what the reply echoes of it.
         Raises ``LocalProtocolError`` for what is no single line and for commands that the session says itself, and the
         ``SessionError`` that ended the session before the reply came.
         """
         self._check_not_busy()
         if self._end is not None:
             raise self._end.error or ConnectionLost("the session has ended")
-        self._client.command(line)
+        self._client.command(line, secret=secret)
         self._busy = True
         answer: CommandAnswered | None = None
         try:

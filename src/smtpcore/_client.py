@@ -262,16 +262,17 @@ class Client:
         self._no_mail = False
         return mail
 
-    def command(self, line: str) -> Command:
+    def command(self, line: str, *, secret: bool = False) -> Command:
         """Ask for a command to be said, such as ``NOOP``, ``VRFY anna``, ``ETRN example.org`` or a private one.
 
         It is said once the session is open, between transactions, alone, and ahead of the mails that wait. Exactly one
-        :class:`CommandAnswered` answers it. Raises ``LocalProtocolError`` for what is no single line, for commands that
-        the session says itself, and after ``quit()`` or the end of the session.
+        :class:`CommandAnswered` answers it. ``secret`` says that it holds credentials: transcripts and every ``repr``
+        then show its keyword only, and not what replies echo of it. Raises ``LocalProtocolError`` for what is no single
+        line, for commands that the session says itself, and after ``quit()`` or the end of the session.
         """
         if self._quitting or self._ending is not None or self._over is not None:
             raise LocalProtocolError("the session is over, or about to be: it takes no more commands")
-        command = checked_command(line, self._limits)
+        command = checked_command(line, self._limits, secret=secret)
         self._asked.append(command)
         return command
 

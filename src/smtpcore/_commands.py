@@ -29,17 +29,23 @@ _KEPT_OUT: Final = {
 }
 
 
-def checked_command(line: str, limits: Limits) -> Command:
-    """A command out of its line without CRLF; raises ``LocalProtocolError`` for one that may not be asked for."""
-    check_kind("a command", line, str)
+def checked_command(line: str, limits: Limits, *, secret: bool = False) -> Command:
+    """A command out of its line without CRLF; raises ``LocalProtocolError`` for one that may not be asked for.
+
+    The error names the keyword alone, for what follows it may be a secret whatever the caller says.
+    """
+    if not isinstance(line, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise LocalProtocolError("a command must be a str", type(line))
+    check_kind("secret", secret, bool)
     if not (line.isascii() and line.isprintable()):
-        raise LocalProtocolError("a command is one line of printable ASCII", line)
+        raise LocalProtocolError("a command is one line of printable ASCII")
     word = line.partition(" ")[0]
     if not _KEYWORD.fullmatch(word):
-        raise LocalProtocolError("a command begins with a keyword of letters, digits and hyphens", line)
+        raise LocalProtocolError("a command begins with a keyword of letters, digits and hyphens")
     keyword = word.upper()
     if keyword in _KEPT_OUT:
-        raise LocalProtocolError(f"{keyword} cannot be asked for: {_KEPT_OUT[keyword]}", line)
+        raise LocalProtocolError(f"{keyword} cannot be asked for: {_KEPT_OUT[keyword]}", word)
     if len(line) + 2 > limits.command_line:
-        raise LocalProtocolError(f"a command line has at most {limits.command_line} octets (Limits.command_line)", line)
-    return Command(_KNOWN.get(keyword, Verb.OTHER), line.encode("ascii"))
+        rule = f"a command line has at most {limits.command_line} octets (Limits.command_line)"
+        raise LocalProtocolError(rule, word if word != line else None)
+    return Command(_KNOWN.get(keyword, Verb.OTHER), line.encode("ascii"), secret)

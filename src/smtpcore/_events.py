@@ -56,6 +56,8 @@ __all__ = [
 
 MASKED: Final = b"********"
 _SHORTEST_SECRET: Final = 4
+#: What may be shown of a secret line. An answer to a challenge has no spaces, and so no keyword.
+_SHOWN: Final = re.compile(rb"AUTH [^ ]*|(?P<private>[A-Z][A-Z0-9-]*)(?= )", re.IGNORECASE)
 #: Values within a part of credentials: of OAuth, of GS2 and SCRAM (RFC 5801 §4, RFC 5802 §7), of CRAM-MD5 (RFC 2195).
 _NAMED: Final = re.compile(rb"^auth=Bearer (.+)|^user=(.+)|(?:^|,)[anrp]=([^,]+)|^(.+) [0-9a-f]{32}$", re.DOTALL)
 
@@ -112,26 +114,39 @@ class Command:
 
 
 def masked(line: bytes, secret: bool) -> bytes:
-    """``line`` as it may be shown: of a secret line only ``AUTH MECHANISM`` survives."""
+    """``line`` as it may be shown: of a secret line only the keyword survives, and of AUTH the mechanism."""
     if not secret:
         return line
-    words = line.split(b" ", 2)
-    return b" ".join([*words[:2], MASKED]) if len(words) > 1 and words[0].upper() == b"AUTH" else MASKED
+    shown = _SHOWN.match(line)
+    return MASKED if shown is None else shown[0] + b" " + MASKED
 
 
 def echoes(line: bytes) -> tuple[str, ...]:
     """How a secret line may come back in a peer's words: its credentials as they were said, and what they hold.
 
     That is the whole of them decoded, and each part that names a user or is a password or token, decoded or encoded
-    alone. Longest first, for one may be part of another. What is shorter than a password could ever be is passed over,
-    for it would be found in any sentence.
+    alone. Of a private command it is what follows the keyword, as a whole and in its parts. Longest first, for one may
+    be part of another. A part that is shorter than a password could ever be is passed over, for it would be found in
+    any sentence.
     """
-    said = line.rstrip(b"\r\n").rpartition(b" ")[2]
-    words = [said] if said else []
-    with contextlib.suppress(binascii.Error):
-        held = [word for word in _held(base64.b64decode(said, validate=True)) if len(word) >= _SHORTEST_SECRET]
-        words += [*held, *map(base64.b64encode, held)]
+    said = _said_in_secret(line.rstrip(b"\r\n"))
+    words = list(said)
+    for word in said:
+        with contextlib.suppress(binascii.Error):
+            held = [part for part in _held(base64.b64decode(word, validate=True)) if len(part) >= _SHORTEST_SECRET]
+            words += [*held, *map(base64.b64encode, held)]
     return longest_first(map(_text, words))
+
+
+def _said_in_secret(line: bytes) -> list[bytes]:
+    shown = _SHOWN.match(line)
+    if shown is None or not shown["private"]:
+        credentials = line.rpartition(b" ")[2]
+        return [credentials] if credentials else []
+    said = line[shown.end() :].strip(b" ")
+    parts = said.split()
+    parts += [part.partition(b"=")[2] for part in parts]
+    return [*([said] if said else []), *(part for part in parts if len(part) >= _SHORTEST_SECRET)]
 
 
 def _held(decoded: bytes) -> Iterator[bytes]:

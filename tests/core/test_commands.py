@@ -25,6 +25,7 @@ from smtpcore import (
     PeerTimeout,
     Pipelining,
     Reply,
+    SendLine,
     ServiceRefused,
     SessionAborted,
     Timeout,
@@ -111,6 +112,96 @@ def test_what_may_not_be_asked_for_changes_nothing(line: str, named: str) -> Non
 def test_a_command_that_is_no_text() -> None:
     with pytest.raises(LocalProtocolError, match="must be a str"):
         opened().client.command(b"NOOP")  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="secret must be a bool"):
+        opened().client.command("NOOP", secret=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "keyword"),
+    [
+        ("AUTH PLAIN AGFubmEAb3BlbnNlc2FtZQ==", "AUTH"),
+        ("auth opensesame", "auth"),
+        ("XCLIENT LOGIN=opensesame", "XCLIENT"),
+        ("XPASS opensesame\x01", None),
+        ("XPASS opensesame ä", None),
+        ("X_PASS opensesame", None),
+        ("opensesame\r\n", None),
+        ("XPASS opensesame" * 200, "XPASS"),
+        ("opensesame" * 300, None),
+        (b"XPASS opensesame", bytes),
+    ],
+)
+def test_an_error_names_the_keyword_of_what_was_refused_and_no_more(line: Any, keyword: object) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        opened().client.command(line)
+    assert caught.value.value == keyword
+    assert "opensesame" not in f"{caught.value} {caught.value!r} {vars(caught.value)}"
+    assert "AGFub" not in f"{caught.value} {caught.value!r} {vars(caught.value)}"
+
+
+# --- commands that are secret ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("XPASS anna opensesame", "XPASS ********"),
+        ("xpass user=anna; token=opensesame ", "xpass ********"),
+        ("XPASS opensesame 1", "XPASS ********"),
+        ("XPASS opensesame", "XPASS ********"),
+        ("opensesame", "********"),
+    ],
+)
+@pytest.mark.parametrize(
+    "reply", ["250 {}", "500 5.5.1 what is opensesame?", "250-{} opensesa\r\n250 <{}>", "421 {}", "x{}"]
+)
+def test_of_a_secret_command_the_keyword_alone_is_shown(line: str, shown: str, reply: str) -> None:
+    driver = opened()
+    command = driver.client.command(line, secret=True)
+    assert driver.run() == line.encode() + b"\r\n"
+    driver.hear(reply.replace("{}", line).encode() + b"\r\n")
+    driver.client.abort()
+    driver.run()
+    (answer,) = answers(driver)
+    assert (answer.command, command.secret) == (command, True)
+    (said,) = [event for event in driver.events if isinstance(event, SendLine) and event.secret]
+    assert (said.shown, repr(command)) == (shown, f"Command(OTHER, b'{shown}')")
+    assert f">>> {shown}" in driver.client.transcript.lines
+    told = f"{answer!r} {driver.last!r} {driver.client.transcript} {driver.client.snapshot()!r} {driver.client!r}"
+    for error in (answer.error, getattr(driver.last, "error", None)):
+        told += f"{error} {error!r} {getattr(error, 'reply', None)!r} {getattr(error, 'transcript', None)}"
+    assert "opensesa" not in told
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "shown"),
+    [
+        ("XPIN 1234", "1234? 123? 12345", "********? 123? ********5"),
+        ("XPIN 12 34", "12, 34, 12 34", "12, 34, ********"),
+        ("XTOKEN b3BlbnNlc2FtZQ==", "opensesame", "********"),
+        ("XPIN ", "XPIN 12", "XPIN 12"),
+        ("XPIN   ", "XPIN 12", "XPIN 12"),
+        ("XPIN =12", "=12 12", "******** 12"),
+    ],
+)
+def test_what_a_reply_echoes_of_a_secret_command_is_masked(line: str, reply: str, shown: str) -> None:
+    driver = opened()
+    driver.client.command(line, secret=True)
+    driver.run()
+    driver.hear(f"250 {reply}\r\n".encode())
+    (answer,) = answers(driver)
+    assert answer.reply is not None
+    assert answer.reply.text == shown
+    assert driver.client.transcript.lines[-1] == f"<<< 250 {shown}"
+
+
+def test_a_command_that_is_no_secret_is_shown_whole() -> None:
+    driver = opened()
+    command = driver.client.command("VRFY anna")
+    driver.run()
+    driver.hear(b"250 anna\r\n")
+    assert repr(command) == "Command(VRFY, b'VRFY anna')"
+    assert driver.client.transcript.lines[-2:] == (">>> VRFY anna", "<<< 250 anna")
 
 
 def test_a_command_is_as_long_as_a_line() -> None:

@@ -72,6 +72,24 @@ def test_tls_authentication_and_the_dialogue(driver: Driver, caplog: pytest.LogC
     assert "AG9wZW4gc2VzYW1l" not in caplog.text
 
 
+def test_of_a_secret_command_the_keyword_alone_is_told(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
+    traced: list[str] = []
+
+    async def play(port: int) -> None:
+        session = await call(driver.module.connect, "127.0.0.1", port, trace=traced.append)
+        reply = await call(session.command, "X-KEY open sesame", secret=True)
+        assert reply.text == "what is ********?"
+        session.close()
+
+    caplog.set_level(logging.DEBUG, "smtpcore")
+    with Peer(lambda line: line.serve(replies={"X-KEY": "500 what is open sesame?"})) as peer:
+        driver.run(play(peer.port))
+    dialogue = [">>> X-KEY ********", "<<< 500 what is ********?"]
+    assert lines(caplog, driver, logging.DEBUG)[-2:] == dialogue
+    assert traced[-2:] == dialogue
+    assert "sesame" not in caplog.text
+
+
 def test_the_end_of_a_session_that_was_given_up(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     async def play(port: int) -> None:
         session = await call(driver.module.connect, "127.0.0.1", port)
