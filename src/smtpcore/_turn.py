@@ -77,7 +77,8 @@ class Turn:
             said = True
         if said:
             return True
-        if across and transaction.may_be_left:
+        # Of a transaction whose verdict is heard already, the end is here.
+        if across and transaction.may_be_left and self._connection.in_flight:
             self.transaction = None
             return True
         if not self._connection.quiet or self._wants_body(transaction):

@@ -135,6 +135,14 @@ def test_a_group_that_is_refused_as_a_whole_keeps_nobody_from_the_next(way: dict
 
 
 @by_any_way
+def test_a_mail_that_is_refused_with_its_group_waits_for_nothing_more(way: dict[str, Any]) -> None:
+    wanted = [many(2, body=BodyFacts(size=len(BODY), eight_bit=False, repeatable=True)) for _ in range(3)]
+    reports, end, _ = run("RCPTMAX=1", *wanted, answers={"MAIL": ["550 no"]}, **way)
+    assert [told(report) for report in reports] == [[(N, 550)] * 2, [(D, 250)] * 2, [(D, 250)] * 2]
+    assert end.reason is DisconnectReason.QUIT
+
+
+@by_any_way
 def test_a_verdict_against_the_message_is_for_its_group(way: dict[str, Any]) -> None:
     end_of_message = "BDAT LAST" if "extensions" in way else "."
     reports, _, server = run("RCPTMAX=2", many(4), answers={end_of_message: ["554 spam", None]}, **way)
