@@ -355,7 +355,7 @@ def test_the_rest_of_a_refused_last_chunk_is_out_before_the_session_rests(
         await call(session.quit)
         return refused, taken
 
-    with Peer(takes_the_rest, small_buffers=True) as peer:
+    with Peer(takes_the_rest, small_buffers=octets < len(ONE_CHUNK)) as peer:
         refused, taken = driver.run(story())
     assert isinstance(refused, MailRefused)
     assert refused.outcomes[0].enhanced == "5.3.4"
