@@ -43,7 +43,7 @@ from smtpcore.drivers._spool.listing import QueueEntry, entry_of, page_after, pl
 from smtpcore.drivers._spool.lock import Lock
 from smtpcore.drivers._spool.operating import commanded, operate, wishes_after
 from smtpcore.drivers._spool.reserve import Reserve
-from smtpcore.drivers._spool.rows import dump, dump_options
+from smtpcore.drivers._spool.rows import UTF8_FOUND, dump, dump_options
 from smtpcore.drivers._spool.schema import HELD, REMOVED, SET_ASIDE, open_database, transaction
 from smtpcore.relay import (
     Action,
@@ -223,6 +223,7 @@ class Spool:
         yield
 
     def _insert(self, envelope: Envelope, body: Intake, now: float) -> MailAccepted:
+        found = not envelope.body.utf8_header and (envelope.body.utf8_found or body.utf8_found)
         row = self._database.execute(
             "INSERT INTO mail (reverse_path, size, eight_bit, leading_dots, longest_line, accepted_at, body_file, body,"
             " binary, utf8_header, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -236,7 +237,7 @@ class Spool:
                 body.file_name,
                 body.octets,
                 envelope.body.binary,
-                envelope.body.utf8_header,
+                int(envelope.body.utf8_header) or UTF8_FOUND * found,
                 dump_options(envelope.options),
             ),
         )
@@ -251,6 +252,7 @@ class Spool:
             longest_line=body.longest_line,
             binary=envelope.body.binary,
             utf8_header=envelope.body.utf8_header,
+            utf8_found=found,
             options=envelope.options,
         )
         wishes = envelope.recipient_options

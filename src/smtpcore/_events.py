@@ -232,8 +232,10 @@ class BodyFacts:
     for the same mail needs it. ``canonical`` declares that every line end is CRLF already, that the last line has one,
     and that no line begins with a dot: such a body passes through untouched. ``binary`` declares that it must pass so
     though it need not have lines, which takes a peer that offers BINARYMIME (RFC 3030 §3). ``utf8_header`` declares
-    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2). ``long_lines``
-    says whether lines of more than 998 octets occur, CRLF not counted (RFC 5321 §4.5.3.1.6).
+    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2).
+    ``utf8_found`` says that somebody found UTF-8 in the header, and that no more than that is known: SMTPUTF8 is said
+    where it is offered, and the mail goes as it is elsewhere. ``long_lines`` says whether lines of more than 998 octets
+    occur, CRLF not counted (RFC 5321 §4.5.3.1.6).
     """
 
     size: int | None = None
@@ -243,6 +245,7 @@ class BodyFacts:
     binary: bool = False
     utf8_header: bool = False
     long_lines: bool | None = None
+    utf8_found: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 0:
@@ -298,8 +301,9 @@ class Envelope:
             check_kind("options", self.options, MailOptions)
         if self.recipient_options:
             self._check_recipient_options()
+        body = self.body
         plain = ascii_only and not self.recipient_options and (self.options is NO_OPTIONS or self.options == NO_OPTIONS)
-        object.__setattr__(self, "extended", not plain or self.body.binary or self.body.utf8_header)
+        object.__setattr__(self, "extended", not plain or body.binary or body.utf8_header or body.utf8_found)
 
     def _check_recipient_options(self) -> None:
         check_kind("recipient_options", self.recipient_options, Mapping)

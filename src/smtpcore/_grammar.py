@@ -38,6 +38,7 @@ __all__ = [
     "decode_xtext",
     "domain_of",
     "encode_utf8_address",
+    "encode_utf8_original",
     "encode_xtext",
     "enhanced_status",
     "parse_reply_line",
@@ -58,6 +59,7 @@ _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 #: A quotation mark need not be encoded and may be: Exim takes it for the beginning of a quoted string.
 _XTEXT_ENCODED: Final = re.compile(r"[^\x21\x23-\x2a\x2c-\x3c\x3e-\x7e]")
 _UTF8_ADDRESS_ENCODED: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
+_UNITEXT_ENCODED: Final = re.compile(rf"[^!-*,-<>-\[\]-~{_BEYOND}]")
 _UTF8_ADDRESS: Final = re.compile(r"(?:[!-*,-<>-\[\]-~]|\\x\{[0-9A-F]{2,6}\})*")
 _XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 
@@ -194,6 +196,11 @@ def decode_xtext(text: str) -> str:
 def encode_utf8_address(text: str) -> str:
     r"""``utf-8-addr-xtext`` of RFC 6533 §3: ``\``, ``+``, ``=`` and all but printable ASCII as ``\x{HEX}``."""
     return _UTF8_ADDRESS_ENCODED.sub(lambda found: f"\\x{{{ord(found[0]):02X}}}", text)
+
+
+def encode_utf8_original(text: str) -> str:
+    r"""``utf-8-addr-unitext`` of RFC 6533 §3: as :func:`encode_utf8_address`, and what is beyond ASCII as it is."""
+    return _UNITEXT_ENCODED.sub(lambda found: f"\\x{{{ord(found[0]):02X}}}", text)
 
 
 def decode_utf8_address(text: str) -> str:

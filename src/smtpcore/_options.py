@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from smtpcore._errors import LocalProtocolError
-from smtpcore._grammar import check_mailbox, encode_utf8_address, encode_xtext
+from smtpcore._grammar import check_mailbox, encode_utf8_address, encode_utf8_original, encode_xtext
 from smtpcore._kinds import check_kind
 from smtpcore._xclient import XForward
 
-__all__ = ["NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return"]
+__all__ = ["LONGEST_SECONDS", "NO_OPTIONS", "DeliverBy", "MailOptions", "Notify", "RecipientOptions", "Return"]
 
 _ATOM: Final = re.compile(r"[A-Za-z0-9-]+")
 #: What the RFCs allow for a value once it is encoded, in octets.
 _ENVELOPE_ID_OCTETS: Final = 100
 _ORIGINAL_RECIPIENT_OCTETS: Final = 500
 _SUBMITTER_OCTETS: Final = 500
-_LONGEST_SECONDS: Final = 999_999_999
+#: RFC 2852 §4 and RFC 4865 §4.2 give a time nine digits.
+LONGEST_SECONDS: Final = 999_999_999
 
 
 class Return(enum.Enum):
@@ -64,8 +65,8 @@ class DeliverBy:
     trace: bool = False
 
     def __post_init__(self) -> None:
-        least = -_LONGEST_SECONDS if self.notify_only else 1
-        _check_number("the time to deliver by (RFC 2852 §4)", self.seconds, least, _LONGEST_SECONDS)
+        least = -LONGEST_SECONDS if self.notify_only else 1
+        _check_number("the time to deliver by (RFC 2852 §4)", self.seconds, least, LONGEST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ class MailOptions:
         if self.priority is not None:
             _check_number("a priority (RFC 6710 §3)", self.priority, -9, 9)
         if self.hold_for is not None:
-            _check_number("the time to hold a mail for (RFC 4865 §4.2)", self.hold_for, 1, _LONGEST_SECONDS)
+            _check_number("the time to hold a mail for (RFC 4865 §4.2)", self.hold_for, 1, LONGEST_SECONDS)
         if self.hold_until is not None:
             self._check_hold_until(self.hold_until)
         if self.submitter:
@@ -127,6 +128,10 @@ class MailOptions:
             raise LocalProtocolError("a mail is held for a time or until a moment, not both (RFC 4865 §4.2)", value)
         if value.utcoffset() is None:
             raise LocalProtocolError("the moment to hold a mail until needs its time zone", value)
+        try:
+            _in_utc(value)
+        except OverflowError:
+            raise LocalProtocolError("the moment to hold a mail until is in no year of four digits", value) from None
 
     @staticmethod
     def _check_submitter(value: str) -> None:
@@ -137,10 +142,12 @@ class MailOptions:
     @property
     def held_until(self) -> str | None:
         """``hold_until`` in UTC as it is said, such as ``2030-01-31T12:00:00Z``; parts of a second are cut off."""
-        if self.hold_until is None:
-            return None
-        utc = self.hold_until.replace(tzinfo=None, microsecond=0) - (self.hold_until.utcoffset() or timedelta())
-        return f"{utc.isoformat()}Z"
+        return None if self.hold_until is None else f"{_in_utc(self.hold_until).isoformat()}Z"
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """A moment in UTC without its zone and parts of a second; raises ``OverflowError`` beyond the calendar's ends."""
+    return (moment.replace(tzinfo=None) - (moment.utcoffset() or timedelta())).replace(microsecond=0)
 
 
 _KINDS_OF_OPTIONS: Final[dict[str, type]] = {
@@ -195,8 +202,16 @@ class RecipientOptions:
     @property
     def original(self) -> str | None:
         """The original recipient as it is said: its type and its text, encoded."""
+        return self._original(encode_utf8_address)
+
+    @property
+    def original_in_utf8(self) -> str | None:
+        """The same for a mail that goes with SMTPUTF8: what is beyond ASCII stays as it is (RFC 6533 §3)."""
+        return self._original(encode_utf8_original)
+
+    def _original(self, encode_utf8: Callable[[str], str]) -> str | None:
         if self.original_recipient is None:
             return None
         if self.original_recipient.isascii() and self.address_type.lower() != "utf-8":
             return f"{self.address_type};{encode_xtext(self.original_recipient)}"
-        return f"utf-8;{encode_utf8_address(self.original_recipient)}"
+        return f"utf-8;{encode_utf8(self.original_recipient)}"

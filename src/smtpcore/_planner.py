@@ -115,6 +115,10 @@ def _utf8(envelope: Envelope) -> str | None:
     return None if not envelope.body.utf8_header and all(map(str.isascii, paths)) else "SMTPUTF8"
 
 
+def _perhaps_utf8(envelope: Envelope) -> str | None:
+    return "SMTPUTF8" if envelope.body.utf8_found and _utf8(envelope) is None else None
+
+
 def _require_tls(envelope: Envelope) -> str | None:
     return "REQUIRETLS" if envelope.options.require_tls else None
 
@@ -167,12 +171,23 @@ def _held_too_far(envelope: Envelope, offer: Offer) -> ExtensionRequired | None:
     return ExtensionRequired(f"a mail held until {moment}; the peer holds one until {latest} at most", "5.5.4")
 
 
-def _notify(options: RecipientOptions) -> str | None:
-    return f"NOTIFY={','.join(kind.value for kind in options.notify)}" if options.notify else None
+@dataclass(frozen=True, slots=True)
+class _Recipient:
+    """What is asked for one recipient, and whether the mail goes with SMTPUTF8."""
+
+    options: RecipientOptions
+    utf8: bool
 
 
-def _original_recipient(options: RecipientOptions) -> str | None:
-    return None if options.original is None else f"ORCPT={options.original}"
+def _notify(recipient: _Recipient) -> str | None:
+    notify = recipient.options.notify
+    return f"NOTIFY={','.join(kind.value for kind in notify)}" if notify else None
+
+
+def _original_recipient(recipient: _Recipient) -> str | None:
+    options = recipient.options
+    said = options.original_in_utf8 if recipient.utf8 else options.original
+    return None if said is None else f"ORCPT={said}"
 
 
 _BEYOND_ASCII: Final = ("the mail has addresses or a header beyond ASCII", "5.6.7")
@@ -187,6 +202,8 @@ MAIL_PARAMETERS: Final[Sequence[Parameter[Envelope]]] = (
     *_USUAL,
     Parameter("BINARYMIME", _binary, ("the message is binary", "5.6.3"), _without_chunks),
     Parameter("SMTPUTF8", _utf8, _BEYOND_ASCII),
+    # Many a header holds UTF-8 of which its sender knows nothing, and always went.
+    Parameter("SMTPUTF8", _perhaps_utf8),
     Parameter(
         "REQUIRETLS",
         lambda envelope: _require_tls(envelope) if envelope.reverse_path else None,
@@ -219,7 +236,7 @@ MAIL_PARAMETERS: Final[Sequence[Parameter[Envelope]]] = (
 )
 
 #: The parameters of RCPT.
-RCPT_PARAMETERS: Final[Sequence[Parameter[RecipientOptions]]] = (
+RCPT_PARAMETERS: Final[Sequence[Parameter[_Recipient]]] = (
     Parameter("DSN", _notify),
     Parameter("DSN", _original_recipient),
 )
@@ -244,8 +261,9 @@ def in_a_labels(envelope: Envelope, to_a_labels: Callable[[str], str] | None) ->
     """The envelope as it is said: domains beyond ASCII in A-labels (RFC 5890 §2.3.2.1) where nothing else is beyond it.
 
     So the mail needs no SMTPUTF8, here or further on its way. ``to_a_labels`` does it for one domain; without it, and
-    where a local part or the header is beyond ASCII, the envelope stays as it is. Raises ``LocalProtocolError`` for a
-    domain that has no A-labels.
+    where a local part or the header is beyond ASCII, the envelope stays as it is. The options of recipients are left
+    out, for two recipients may become one address: each keeps its own, by its place. Raises ``LocalProtocolError`` for
+    a domain that has no A-labels.
     """
     paths = (envelope.reverse_path, *envelope.recipients)
     local_parts = "".join(path.rpartition("@")[0] for path in paths)
@@ -256,7 +274,7 @@ def in_a_labels(envelope: Envelope, to_a_labels: Callable[[str], str] | None) ->
         envelope,
         reverse_path=said[envelope.reverse_path],
         recipients=tuple(said[path] for path in envelope.recipients),
-        recipient_options={said[path]: options for path, options in envelope.recipient_options.items()},
+        recipient_options={},
     )
 
 
@@ -339,11 +357,12 @@ def _parameters(rows: Sequence[Parameter[T]], subject: T, offer: Offer) -> str |
 
 
 def plan(
-    envelope: Envelope, commands: list[Command], offer: Offer, limits: Limits
+    envelope: Envelope, given: Envelope, commands: list[Command], offer: Offer, limits: Limits
 ) -> tuple[Sequence[Command], list[Command]] | ExtensionRequired:
     """MAIL and what comes before it, and RCPT for each recipient, with the parameters that ``offer`` allows.
 
-    Or why the mail cannot be given.
+    Or why the mail cannot be given. ``envelope`` is how it is said, ``given`` how it was asked for, whose options of
+    recipients hold.
 
     ``commands`` are what :func:`rehearse` gave. Raises ``LocalProtocolError`` when a line would exceed its limit, which
     after :func:`rehearse` none does.
@@ -353,9 +372,13 @@ def plan(
         return said
     mail = _bounded(Verb.MAIL, f"MAIL FROM:<{envelope.reverse_path}>{said}", limits)
     opening = (mail,) if envelope.options.forwarded is None else (*_forwarded(envelope, offer, limits), mail)
-    if not envelope.recipient_options:
+    if not given.recipient_options:
         return opening, commands
-    return opening, [_rcpt(recipient, envelope, offer, limits) for recipient in envelope.recipients]
+    utf8 = " SMTPUTF8" in said
+    return opening, [
+        _rcpt(recipient, given.recipient_options.get(asked), utf8, offer, limits)
+        for recipient, asked in zip(envelope.recipients, given.recipients, strict=True)
+    ]
 
 
 def _forwarded(envelope: Envelope, offer: Offer, limits: Limits) -> list[Command]:
@@ -382,19 +405,18 @@ def attribute_commands(verb: Verb, attributes: Sequence[Attribute], limits: Limi
     return [_bounded(verb, line, limits) for line in lines]
 
 
-def rehearse(envelope: Envelope, limits: Limits) -> list[Command]:
-    """RCPT for each recipient, without parameters (RFC 5321 §4.1.1.3).
+def rehearse(envelope: Envelope, given: Envelope, limits: Limits) -> list[Command]:
+    """RCPT for each recipient, without parameters (RFC 5321 §4.1.1.3); the envelopes are as in :func:`plan`.
 
     Raises ``LocalProtocolError`` if a line of the mail could exceed its limit with everything that a peer may offer.
     """
-    if envelope.extended or len(envelope.reverse_path) + _USUAL_PARAMETERS > limits.command_line:
-        plan(envelope, [], _EVERYTHING, limits)
+    if given.extended or len(envelope.reverse_path) + _USUAL_PARAMETERS > limits.command_line:
+        plan(envelope, given, [], _EVERYTHING, limits)
     return [_bounded(Verb.RCPT, f"RCPT TO:<{recipient}>", limits) for recipient in envelope.recipients]
 
 
-def _rcpt(recipient: str, envelope: Envelope, offer: Offer, limits: Limits) -> Command:
-    options = envelope.recipient_options.get(recipient)
-    said = "" if options is None else _parameters(RCPT_PARAMETERS, options, offer)
+def _rcpt(recipient: str, options: RecipientOptions | None, utf8: bool, offer: Offer, limits: Limits) -> Command:
+    said = "" if options is None else _parameters(RCPT_PARAMETERS, _Recipient(options, utf8), offer)
     assert isinstance(said, str)  # no row of RCPT refuses
     return _bounded(Verb.RCPT, f"RCPT TO:<{recipient}>{said}", limits)
 

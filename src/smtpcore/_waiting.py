@@ -72,7 +72,7 @@ class Waiting:
         """Raises ``LocalProtocolError`` for an envelope beyond the limits, and for a domain that has no A-labels."""
         envelope.check_limits(self._limits)
         said = in_a_labels(envelope, self._to_a_labels) if envelope.extended else envelope
-        commands = rehearse(said, self._limits)
+        commands = rehearse(said, envelope, self._limits)
         mail = Mail(envelope)
         self._mails.append((mail, said, commands))
         return mail
@@ -104,7 +104,7 @@ class Waiting:
             planned_with = BodyFacts(eight_bit=False, utf8_header=said.body.utf8_header)
         if planned_with is not said.body:
             said = replace(said, body=planned_with)
-        planned = plan(said, commands, offer, self._limits)
+        planned = plan(said, mail.envelope, commands, offer, self._limits)
         if isinstance(planned, ExtensionRequired):
             return self._refuse(planned)
         if need is not None:

@@ -44,17 +44,23 @@ def mailbox_of(address: str | Address) -> str:
 
 
 def sender_of(message: Message[Any, Any]) -> str:
-    """The reverse-path as the header says: Sender if there is one, else the first address of From.
+    """The reverse-path as the header says: Sender if there is one, else the address of From.
 
     A message that was resent is judged by its Resent- fields alone (RFC 5322 §3.6.6). Raises ``LocalProtocolError``
-    that names the field and the address: for an address that cannot be used, for none, and for several resent blocks,
-    which nothing can tell apart safely.
+    that names the field and the address: for an address that cannot be used, for none, for several in From without a
+    Sender (RFC 5322 §3.6.2), and for several resent blocks, which nothing can tell apart safely.
     """
     prefix = _prefix(message)
-    senders = _addresses(message, f"{prefix}Sender") or _addresses(message, f"{prefix}From")
-    if not senders:
+    senders = _addresses(message, f"{prefix}Sender")
+    if senders:
+        return senders[0]
+    authors = list(dict.fromkeys(_addresses(message, f"{prefix}From")))
+    if not authors:
         raise LocalProtocolError(f"the message has no {prefix}From or {prefix}Sender; give the sender")
-    return senders[0]
+    if len(authors) > 1:
+        words = f"{prefix}From has several addresses, and there is no {prefix}Sender (RFC 5322 §3.6.2); give the sender"
+        raise LocalProtocolError(words, ", ".join(authors))
+    return authors[0]
 
 
 def recipients_of(message: Message[Any, Any]) -> tuple[str, ...]:

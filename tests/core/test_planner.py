@@ -227,6 +227,32 @@ def test_a_moment_is_said_in_utc_without_parts_of_a_second() -> None:
     assert mail_line(mail(hold_until=summer), "FUTURERELEASE 1 2030-05-31T23:30:15Z").endswith("=2030-05-31T23:30:15Z")
 
 
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59Z"),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=1))), "9999-12-31T22:59:59Z"),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=-1))), "0001-01-01T01:00:00Z"),
+        # A zone may be off by parts of a second.
+        (datetime(2030, 1, 1, tzinfo=timezone(timedelta(microseconds=1))), "2029-12-31T23:59:59Z"),
+    ],
+)
+def test_a_moment_may_be_the_last_of_the_calendar(moment: datetime, text: str) -> None:
+    assert MailOptions(hold_until=moment).held_until == text
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
+    ],
+)
+def test_a_moment_beyond_the_calendar_is_none(moment: datetime) -> None:
+    with pytest.raises(LocalProtocolError, match="in no year of four digits"):
+        MailOptions(hold_until=moment)
+
+
 def test_all_together() -> None:
     envelope = mail(size=7, eight_bit=True, returned=Return.FULL, envelope_id="id", priority=3, submitter="")
     line = mail_line(envelope, "AUTH PLAIN", "MT-PRIORITY", "DSN", "8BITMIME", "SIZE 7")
@@ -324,6 +350,20 @@ def test_each_recipient_has_its_own_options() -> None:
 def test_original_recipients_are_written_as_their_type_has_it(options: dict[str, Any], text: str) -> None:
     envelope = mail(recipient_options={B: RecipientOptions(**options)})
     assert said(envelope, "DSN") == [PLAIN, f"RCPT TO:<{B}> ORCPT={text}"]
+
+
+def test_an_original_recipient_stays_in_utf8_where_the_mail_goes_with_smtputf8() -> None:
+    """RFC 6533 §3: in UTF-8 to a peer that takes SMTPUTF8, in seven bits to all others."""
+    recipient, original = "jörg@b.example", "ä+ \\日=@x.example"
+    wish = RecipientOptions(original_recipient=original)
+    in_utf8 = mail(recipient, recipient_options={recipient: wish})
+    lines = said(in_utf8, "DSN", "SMTPUTF8")
+    assert lines[1:] == [f"RCPT TO:<{recipient}> ORCPT=utf-8;ä\\x{{2B}}\\x{{20}}\\x{{5C}}日\\x{{3D}}@x.example"]  # type: ignore[index]
+    plain = mail(recipient_options={B: wish})
+    in_seven_bits = "ORCPT=utf-8;\\x{E4}\\x{2B}\\x{20}\\x{5C}\\x{65E5}\\x{3D}@x.example"
+    # A peer that offers it, and a mail that does not need it: MAIL says nothing of SMTPUTF8, and so RCPT has no UTF-8.
+    for extensions in (["DSN"], ["DSN", "SMTPUTF8"]):
+        assert said(plain, *extensions) == [PLAIN, f"RCPT TO:<{B}> {in_seven_bits}"]
 
 
 @pytest.mark.parametrize(
@@ -450,6 +490,44 @@ def test_domains_alone_are_said_in_a_labels_if_somebody_can_write_them() -> None
     # A header beyond ASCII needs the extension in any case.
     assert mail_line(mail(recipient, utf8_header=True), "SMTPUTF8", to_a_labels=to_a_labels) == f"{PLAIN} SMTPUTF8"
     assert refused(mail(recipient, utf8_header=True), to_a_labels=to_a_labels).startswith("5.6.7 ")
+
+
+def test_recipients_who_become_one_address_keep_their_options() -> None:
+    beyond, ascii_only = "jorg@bücher.example", "jorg@xn--bcher-kva.example"
+    options = {
+        beyond: RecipientOptions(notify=[Notify.NEVER]),
+        ascii_only: RecipientOptions(notify=[Notify.SUCCESS], original_recipient="list@b.example"),
+    }
+    of_ascii_only = f"RCPT TO:<{ascii_only}> NOTIFY=SUCCESS ORCPT=rfc822;list@b.example"
+    envelope = mail(beyond, ascii_only, recipient_options=options)
+    assert said(envelope, "DSN", to_a_labels=to_a_labels) == [
+        PLAIN,
+        f"RCPT TO:<{ascii_only}> NOTIFY=NEVER",
+        of_ascii_only,
+    ]
+    envelope = mail(ascii_only, beyond, recipient_options={ascii_only: options[ascii_only]})
+    assert said(envelope, "DSN", to_a_labels=to_a_labels) == [PLAIN, of_ascii_only, f"RCPT TO:<{ascii_only}>"]
+
+
+def test_options_make_a_line_too_long_for_a_recipient_in_a_labels_too() -> None:
+    beyond = "jorg@bücher.example"
+    wish = RecipientOptions(original_recipient="x" * 400)
+    client = Client("x.example", to_a_labels=to_a_labels, limits=Limits(command_line=400))
+    with pytest.raises(LocalProtocolError, match="at most 400 octets"):
+        client.send(mail(beyond, recipient_options={beyond: wish}))
+
+
+def test_a_header_in_which_utf8_was_found_goes_everywhere() -> None:
+    found = mail(utf8_found=True, eight_bit=True, size=9)
+    assert mail_line(found, "8BITMIME", "SMTPUTF8") == f"{PLAIN} BODY=8BITMIME SMTPUTF8"
+    assert mail_line(found, "8BITMIME", "SIZE") == f"{PLAIN} SIZE=9 BODY=8BITMIME"
+    # What was declared is a demand, whatever was found; and nothing is said twice.
+    declared = mail("jörg@b.example", utf8_found=True, utf8_header=True)
+    assert refused(declared, "8BITMIME").startswith("5.6.7 ")
+    assert mail_line(declared, "SMTPUTF8") == f"{PLAIN} SMTPUTF8"
+    # Domains go in A-labels nevertheless: nobody on the way need know more than this peer.
+    lines = said(mail("jorg@bücher.example", utf8_found=True), "SMTPUTF8", to_a_labels=to_a_labels)
+    assert lines == [f"{PLAIN} SMTPUTF8", "RCPT TO:<jorg@xn--bcher-kva.example>"]
 
 
 def test_the_outcomes_name_the_recipients_as_they_were_given() -> None:

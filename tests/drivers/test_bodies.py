@@ -70,6 +70,31 @@ def test_the_size_that_is_declared(octets: bytes) -> None:
     assert make_body(octets, 4).facts.size == len(on_the_wire) - len(b".\r\n") - doubled
 
 
+HEADER_IN_UTF8 = [
+    "Subject: é\n\nbody".encode(),
+    "Subject: x\r\nTo: é\r\n\r\n".encode() + b"\xff",
+    "Subject: é\r\rbody\xff".encode(),
+    "Subject: é".encode(),
+    "\nSubject: é\n"[1:].encode() * 2000,
+]
+HEADER_OTHERWISE = [
+    b"",
+    b"Subject: x\n\n" + "é".encode(),
+    b"Subject: x\r\n\r\n" + "é".encode() + b"\n\n",
+    b"Subject: x\r\r" + "é".encode(),
+    b"\r\n" + "é".encode(),
+    b"\n" + "é\n\n".encode(),
+    # Not UTF-8: that is for no extension to say.
+    b"Subject: \xe9\n\nbody",
+    "Subject: é\n".encode() + b"To: \xe9\r\n\r\nbody",
+]
+
+
+@pytest.mark.parametrize("octets", HEADER_IN_UTF8 + HEADER_OTHERWISE)
+def test_utf8_in_the_header_is_found(octets: bytes) -> None:
+    assert make_body(octets, 4).facts.utf8_found is (octets in HEADER_IN_UTF8)
+
+
 def test_what_is_known() -> None:
     assert make_body(b"x\xff", 4).facts == BodyFacts(size=4, eight_bit=True, repeatable=True)
     assert make_body(b"x", 4).facts == BodyFacts(size=3, eight_bit=False, repeatable=True)

@@ -306,3 +306,34 @@ def test_the_source_is_closed_when_it_is_converted(driver: Driver) -> None:
     line, _ = deliver(driver, lambda: source, facts=BodyFacts(eight_bit=True))
     assert line.bodies == [QUOTED + DOT]
     assert source.closed
+
+
+# --- headers beyond ASCII ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "offered", "said"),
+    [
+        ("Subject: Caf\u00e9\r\n\r\nhi\r\n".encode(), True, True),
+        ("Subject: Caf\u00e9\r\n\r\nhi\r\n".encode(), False, False),
+        (bytearray("Subject: x\r\n\r\nCaf\u00e9\r\n".encode()), True, False),
+        (b"Subject: Caf\xe9\r\n\r\nhi\r\n", True, False),
+    ],
+    ids=["found", "found where nobody asks", "in the body", "in another charset"],
+)
+def test_octets_say_themselves_that_their_header_is_utf8(
+    driver: Driver, source: bytes, offered: bool, said: bool
+) -> None:
+    """A peer that knows SMTPUTF8 is told; to all others the mail goes as it always went."""
+
+    async def story() -> None:
+        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER)
+        await call(session.send, source, sender="a@here.example", recipients="b@there.example")
+        await call(session.quit)
+
+    with Peer(serve("8BITMIME", *["SMTPUTF8"] * offered)) as peer:
+        driver.run(story())
+    (line,) = peer.lines
+    assert line.bodies == [bytes(source) + DOT]
+    (mail,) = [command for command in line.commands if command.startswith(b"MAIL")]
+    assert mail.endswith(b" BODY=8BITMIME" + b" SMTPUTF8" * said)

@@ -97,7 +97,7 @@ def test_what_is_not_one_address(address: Any) -> None:
     [
         (["From: a@x.example"], "a@x.example"),
         (["From: Someone <a@x.example>"], "a@x.example"),
-        (["From: a@x.example, b@x.example"], "a@x.example"),
+        (["From: a@x.example, A <a@x.example>"], "a@x.example"),
         (["From: a@x.example, b@x.example", "Sender: b@x.example"], "b@x.example"),
         (["FROM: a@x.example", "sender: Secretary <c@x.example>"], "c@x.example"),
         (['From: "a b"@x.example'], '"a b"@x.example'),
@@ -119,6 +119,12 @@ def test_the_sender(parse: Parse, lines: list[str], sender: str) -> None:
         (["From: undisclosed:;"], "the message has no From or Sender"),
         (["From: a@x.example", "Resent-To: b@x.example"], "the message has no Resent-From or Resent-Sender"),
         (["From: ä@x.example"], "From "),
+        (["From: a@x.example, b@x.example"], "From has several addresses, and there is no Sender"),
+        (["From: a@x.example", "From: b@x.example"], "RFC 5322 §3.6.2"),
+        (
+            ["From: a@x.example", "Sender: a@x.example", "Resent-From: r@x.example, s@x.example"],
+            "there is no Resent-Sender",
+        ),
     ],
 )
 def test_no_sender(parse: Parse, lines: list[str], words: str) -> None:

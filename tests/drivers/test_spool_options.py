@@ -278,6 +278,30 @@ def test_a_report_asks_for_tls_where_its_mail_did_and_for_nothing_else(
     assert "Action: relayed" in text_of(spool, fact) or order is Bounce
 
 
+@pytest.mark.parametrize("size", [50, 200_000])
+@pytest.mark.parametrize(
+    ("header", "declared", "facts"),
+    [
+        ("Subject: é", False, (False, True)),
+        ("Subject: é", True, (True, False)),
+        ("Subject: e", False, (False, False)),
+        ("Subject: e", True, (True, False)),
+    ],
+)
+def test_utf8_in_the_header_is_found(
+    spool: Spool, size: int, header: str, declared: bool, facts: tuple[bool, bool]
+) -> None:
+    octets = f"{header}\r\n\r\n{'é' * (size // 2)}\r\n".encode()
+    pieces = [octets[start : start + 1000] for start in range(0, len(octets), 1000)]
+    envelope = Envelope("", ("you@far.example",), body=BodyFacts(utf8_header=declared))
+    (accepted,) = spool.add([spool.prepare(envelope, pieces)], 0.0)
+    (mail,) = loaded(spool, "far.example").mails
+    assert mail == accepted.mail
+    assert (mail.body_facts.utf8_header, mail.body_facts.utf8_found) == facts
+    (entry,) = spool.list()
+    assert (entry.mail.utf8_header, entry.mail.utf8_found) == facts
+
+
 def test_a_report_to_a_sender_beyond_ascii_is_declared(spool: Spool) -> None:
     fact = report_on(spool, Envelope("größe@bücher.example", ("you@far.example",)))
     assert fact.mail.utf8_header

@@ -183,6 +183,13 @@ def test_a_session_that_is_open_is_told_so_too() -> None:
     assert bench.effect(Continue).delivery.envelope.options.deliver_by == DeliverBy(seconds=-10, notify_only=True)
 
 
+def test_a_time_that_is_long_over_is_no_more_over_than_can_be_said() -> None:
+    bench = Bench()
+    bench.tell(asking(bench.mail(ANNA, age=100), options=by(-999_999_950, notify_only=True)))
+    (work,) = bench.effects(OpenSession)
+    assert work.delivery.envelope.options.deliver_by == DeliverBy(seconds=-999_999_999, notify_only=True)
+
+
 def test_the_host_that_is_tried_next_is_told_what_is_left_then() -> None:
     bench = Bench(FixedHosts((SmartHost("a.example"), SmartHost("b.example"))))
     bench.tell(asking(bench.mail(ANNA), options=by(600)))

@@ -6,6 +6,7 @@ What lives here: mails with options, in by ``accept`` and out over a real sessio
 
 from __future__ import annotations
 
+import pytest
 from relays import Kind
 from servers import Server
 
@@ -50,6 +51,20 @@ def test_what_is_asked_is_said_to_a_host_that_offers_it(kind: Kind, spool: Spool
         "RCPT TO:<u@far.example>",
         "RCPT TO:<v@far.example> NOTIFY=SUCCESS ORCPT=rfc822;list@far.example",
     ]
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_a_header_in_utf8_is_said_where_it_is_offered_and_goes_everywhere(
+    kind: Kind, spool: Spool, offered: bool
+) -> None:
+    def serve(line: Line) -> None:
+        line.serve(extensions=ALL if offered else ("8BITMIME",))
+
+    with Peer(serve) as peer, kind.make(spool, peer.port, options={"tls": TlsPolicy.NEVER}) as relay:
+        fates = relay.submit(BODY, sender="", recipients="u@far.example").fates()
+    assert [fate.kind for fate in fates] == [FateKind.DELIVERED]
+    (mail,) = [command for command in peer.lines[0].commands if command.startswith(b"MAIL")]
+    assert mail.endswith(b" SMTPUTF8" if offered else b" BODY=8BITMIME")
 
 
 def reports_of(kind: Kind, spool: Spool, *, dsn: bool, store: bool = False) -> list[str]:

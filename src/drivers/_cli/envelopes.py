@@ -117,7 +117,8 @@ def with_wishes(
 
 
 def _deliver_by(seconds: float, if_late: str | None) -> DeliverBy:
-    return DeliverBy(seconds=max(1, round(seconds)), notify_only=if_late == "notify")
+    # More than can be said is refused, be it without end.
+    return DeliverBy(seconds=max(1, round(min(seconds, 1e9))), notify_only=if_late == "notify")
 
 
 def shown_options(of: StoredMail | PendingRecipient) -> dict[str, object]:

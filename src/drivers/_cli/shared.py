@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import default as modern_policy
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any, BinaryIO, TypeVar
 
 import click
 
-from smtpcore import BodyFacts, Envelope
+from smtpcore import BodyFacts, Envelope, LocalProtocolError
 from smtpcore.drivers._cli.exit_status import ExitStatus
 from smtpcore.drivers._configuration.sessions import os_reason
+from smtpcore.drivers._session.bodies import utf8_in_header
 from smtpcore.drivers.configuration import ConfigurationError, Problem
 from smtpcore.mime import sender_of
 
@@ -43,6 +45,9 @@ SPOOL = click.option(
     "--spool", "directory", metavar="DIR", required=True, envvar=SPOOL_VARIABLE, show_envvar=True,
     help="The spool directory.",
 )  # fmt: skip
+
+#: As much of a message is read to find what is in its header.
+_BEGINNING = 65_536
 
 #: Flags that are settings as well: the name of the parameter, the setting, the flag.
 _SETTINGS = {
@@ -115,12 +120,21 @@ def open_message(path: str) -> BinaryIO:
     return kept
 
 
+def _sender_in(header: Message[Any, Any]) -> str:
+    try:
+        return sender_of(header)
+    except LocalProtocolError as error:
+        raise LocalProtocolError(f"{error.rule} (with --from)", error.value) from None
+
+
 def make_envelope(sender: str | None, recipients: Sequence[str], message: BinaryIO) -> Envelope:
     """The envelope as typed; without a sender, as the header of the message says. Raises ``LocalProtocolError``."""
     try:
         if sender is None:
-            sender = sender_of(BytesHeaderParser(policy=modern_policy).parse(message))
+            sender = _sender_in(BytesHeaderParser(policy=modern_policy).parse(message))
             message.seek(0)
+        found = utf8_in_header(message.read(_BEGINNING))
+        message.seek(0)
     except OSError as error:
         raise Stop(ExitStatus.NO_INPUT, os_reason(error)) from None
-    return Envelope(sender, tuple(recipients), body=BodyFacts(repeatable=True))
+    return Envelope(sender, tuple(recipients), body=BodyFacts(repeatable=True, utf8_found=found))

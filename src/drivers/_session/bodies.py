@@ -6,8 +6,10 @@ What does not: line ends and dots, which are the core's.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -29,6 +31,7 @@ __all__ = [
     "facts_of",
     "make_async_body",
     "make_body",
+    "utf8_in_header",
 ]
 
 #: What the blocking driver takes as a message.
@@ -39,6 +42,9 @@ AsyncSource: TypeAlias = "Source | AsyncIterable[bytes]"
 #: Octets of a file that are handed in at once where they are not read here; as many may be said in vain.
 _RANGE: Final = 8 * 2**20
 
+
+#: The empty line behind a header, with the end of the line before it; an empty header ends at once.
+_HEADER_END: Final = re.compile(rb"(?>^|\r\n|\r|\n)(?=[\r\n])")
 
 _T = TypeVar("_T")
 
@@ -122,9 +128,24 @@ def facts_of(octets: bytes) -> BodyFacts:
     return BodyFacts(
         size=len(octets) + bare + 2 * unfinished,
         eight_bit=not octets.isascii(),
+        utf8_found=utf8_in_header(octets),
         repeatable=True,
         canonical=not (bare or unfinished) and octets[:1] != b"." and b"\n." not in octets,
     )
+
+
+def utf8_in_header(octets: bytes) -> bool:
+    """Whether a message, or its beginning, has a header beyond ASCII that is UTF-8 (RFC 6532)."""
+    if octets.isascii():
+        return False
+    end = _HEADER_END.search(octets)
+    header = octets if end is None else octets[: end.start()]
+    if header.isascii():
+        return False
+    with contextlib.suppress(UnicodeDecodeError):
+        header.decode("utf-8")
+        return True
+    return False
 
 
 class FileBody:

@@ -40,7 +40,9 @@ class Fitting:
         """A converted message as a body, and what is known of it."""
         measure = BodyMeasure()
         measure.feed(octets)
-        facts = replace(measure.facts(facts_of(octets)), utf8_header=need.mail.envelope.body.utf8_header)
+        known = need.mail.envelope.body
+        facts = measure.facts(facts_of(octets))
+        facts = replace(facts, utf8_header=known.utf8_header, utf8_found=known.utf8_found)
         return MemoryBody(octets, self.piece), facts
 
 

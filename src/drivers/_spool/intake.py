@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from smtpcore import LineNormaliser
+from smtpcore.drivers._session.bodies import utf8_in_header
 
 __all__ = ["INLINE_OCTETS", "Intake", "IntakeFailed", "sync_folder"]
 
@@ -42,6 +43,8 @@ class Intake:
         self._line = 0
         self.size = 0
         self.eight_bit = False
+        #: Whether the beginning of the body, as much as is gathered in memory, has UTF-8 in its header.
+        self.utf8_found = False
         self.leading_dots = False
         #: Octets of the longest line, without its CRLF.
         self.longest_line = 0
@@ -77,6 +80,7 @@ class Intake:
         self._pieces.append(octets)
         try:
             if self._file < 0 and self.size > INLINE_OCTETS:
+                self._look_at_header()
                 self._open_file()
             if self._file >= 0:
                 self._write(b"".join(self._pieces))
@@ -94,6 +98,10 @@ class Intake:
         self.longest_line = max(self.longest_line, *lengths)
         self._line = lengths[-1]
 
+    def _look_at_header(self) -> None:
+        """See what is in the header, or in as much of it as is in memory."""
+        self.utf8_found = self.eight_bit and utf8_in_header(b"".join(self._pieces))
+
     def _open_file(self) -> None:
         self._temporary = self._bodies / f"{secrets.token_hex(16)}.tmp"
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -105,7 +113,9 @@ class Intake:
             view = view[os.write(self._file, view) :]
 
     def _finish(self) -> None:
-        if self._file >= 0:
+        if self._file < 0:
+            self._look_at_header()
+        else:
             try:
                 self._finish_file()
             except OSError as error:

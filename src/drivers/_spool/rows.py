@@ -29,6 +29,7 @@ __all__ = [
     "JOB_COLUMNS",
     "MAIL_COLUMNS",
     "NO_MAIL",
+    "UTF8_FOUND",
     "Damaged",
     "check_body",
     "dump",
@@ -43,6 +44,8 @@ MAIL_COLUMNS: Final = (
     "mail_id", "reverse_path", "size", "eight_bit", "leading_dots", "accepted_at", "longest_line", "binary",
     "utf8_header", "options",
 )  # fmt: skip
+#: What the column ``utf8_header`` holds where UTF-8 was found that nobody had declared; else it is 0 or 1.
+UTF8_FOUND: Final = 2
 JOB_COLUMNS: Final = ("job_id", "mail_id", "domain", "due_at", "attempts", "recipients")
 
 NO_MAIL: Final = "there is no such mail, only its jobs"
@@ -79,7 +82,8 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
         accepted_at=float(_is((int, float), "time of acceptance", accepted_at)),
         longest_line=_is(int, "longest line", longest_line),
         binary=bool(_is(int, "binary", binary)),
-        utf8_header=bool(_is(int, "utf8_header", utf8_header)),
+        utf8_header=_is(int, "utf8_header", utf8_header) not in {0, UTF8_FOUND},
+        utf8_found=utf8_header == UTF8_FOUND,
         options=_options_of(options),
     )
 
@@ -181,7 +185,8 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
             accepted_at=number(accepted_at),
             longest_line=longest_line if isinstance(longest_line, int) else None,
             binary=bool(binary),
-            utf8_header=bool(utf8_header),
+            utf8_header=bool(utf8_header) and utf8_header != UTF8_FOUND,
+            utf8_found=utf8_header == UTF8_FOUND,
             options=_readable(_options_of, options, _NO_OPTIONS),
         ),
         Job(

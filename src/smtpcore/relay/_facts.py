@@ -86,6 +86,8 @@ class StoredMail:
     utf8_header: bool = False
     #: What the sender asks for the mail.
     options: MailOptions = NO_OPTIONS
+    #: Whether UTF-8 was found in the header though nobody declared it.
+    utf8_found: bool = False
 
     @property
     def body_facts(self) -> BodyFacts:
@@ -98,6 +100,7 @@ class StoredMail:
             long_lines=None if self.longest_line is None else self.longest_line > LINE_OCTETS,
             binary=self.binary,
             utf8_header=self.utf8_header,
+            utf8_found=self.utf8_found,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from smtpcore._options import DeliverBy, MailOptions, Notify
+from smtpcore._options import LONGEST_SECONDS, DeliverBy, MailOptions, Notify
 from smtpcore.relay._facts import NextHop, PendingRecipient, StoredMail
 
 __all__ = ["asks_for_trace", "deadline", "due_time", "options_at", "wants"]
@@ -66,4 +66,4 @@ def options_at(mail: StoredMail, now: float, next_hop: NextHop) -> MailOptions:
 def _left_of(wish: DeliverBy, age: int) -> DeliverBy:
     seconds = wish.seconds - age
     # What is late is not passed on to be given back; this is for what became late while it was on its way.
-    return replace(wish, seconds=seconds if wish.notify_only else max(1, seconds))
+    return replace(wish, seconds=max(-LONGEST_SECONDS if wish.notify_only else 1, seconds))
