@@ -202,6 +202,18 @@ def test_starttls_is_said_when_offered_and_everything_learned_before_is_forgotte
     assert isinstance(driver.last, Idle)
 
 
+def test_pipelining_that_was_offered_in_clear_is_forgotten_within_tls():
+    driver = opened()
+    driver.hear(b"220 hi\r\n")
+    driver.hear(OFFERED)
+    driver.hear(b"220 go\r\n")
+    driver.client.tls_started(INFO)
+    driver.give(ENVELOPE, b"x")
+    driver.run()
+    assert driver.hear(b"502 what?\r\n") == b"HELO client.example\r\n"
+    assert driver.hear(b"250 mx.example\r\n") == b"MAIL FROM:<alice@a.example>\r\n"
+
+
 def test_begin_tls_is_repeated_until_it_is_answered():
     driver = opened()
     for octets in (b"220 hi\r\n", OFFERED, b"220 go\r\n"):

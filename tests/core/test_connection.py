@@ -676,20 +676,22 @@ def test_no_whole_echo_survives(secret: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    ("octets", "words"),
     [
-        b"535 c2VjcmV0\0\r\n",
-        b"c2VjcmV0\r\n",
-        b"535-c2VjcmV0\r\n536 c2VjcmV0\r\n",
-        b"250 c2VjcmV0\r\n",
-        b"535 c2VjcmV0\n",
+        (b"535 c2VjcmV0\0\r\n", "bare CR, bare LF or NUL in a reply line: ********"),
+        (b"c2VjcmV0\r\n", "not a reply line: ********"),
+        (b"535-c2VjcmV0\r\n536 c2VjcmV0\r\n", "a reply with two codes: 535 and 536"),
+        (b"250 c2VjcmV0\r\n", "250 is no answer to AUTH answer: 250 ********"),
+        (b"535 c2VjcmV0\n", "a bare LF in a reply: ********"),
+        (b"535 " + b"c2VjcmV0" * 600, "a reply line of more than 4096 octets"),
     ],
 )
-def test_no_violation_quotes_a_secret(octets: bytes) -> None:
+def test_no_violation_quotes_a_secret(octets: bytes, words: str) -> None:
     connection = said_in_secret(b"c2VjcmV0")
     connection.receive_data(octets)
     with pytest.raises(RemoteProtocolError) as caught:
         drain(connection)
+    assert str(caught.value) == words
     assert "c2VjcmV0" not in f"{caught.value!r} {caught.value.transcript} {caught.value.reply}"
     assert caught.value.__cause__ is None
 
@@ -781,7 +783,8 @@ def test_the_octets_of_a_message_flow_between_354_and_the_dot() -> None:
 @pytest.mark.parametrize(
     ("octets", "words"),
     [
-        (b"250 what?\r\n", "nobody asked"),
+        (b"250 what?\r\n", "nobody asked for: b'250 what"),
+        (b"421-bye\r\n250 what?\r\n", "two codes: 421 and 250"),
         (b"2", "nobody asked"),
         (b"\x80", "nobody asked"),
         (b"42a", "nobody asked"),
@@ -794,6 +797,17 @@ def test_octets_that_nobody_asked_for(octets: bytes, words: str) -> None:
         connection.next_event()
 
 
+def test_a_chunk_is_said_with_its_octets_and_shown_without_them() -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT)
+    for verb in CHUNKS:
+        with pytest.raises(LocalProtocolError, match="together with its octets"):
+            connection.send(Command(verb, b"BDAT 3"))
+    assert connection.try_send_chunk(b"abc", last=False)
+    assert connection.try_send_chunk(b"", last=True)
+    assert connection.transcript.lines[-3:] == (">>> BDAT 3", ">>> (3 octets of message)", ">>> BDAT 0 LAST")
+
+
 def test_a_421_may_come_at_any_time_and_in_pieces() -> None:
     connection = opened(pipelining=False)
     assert heard(connection, b"42") == []
@@ -801,7 +815,13 @@ def test_a_421_may_come_at_any_time_and_in_pieces() -> None:
     assert timeout is not None
     assert timeout.waiting_for is None
     assert not connection.can_send(Verb.MAIL)
-    (event,) = heard(connection, b"1-bye\r\n421 bye\r\n")
+    assert not connection.quiet
+    # A whole line, and more to come.
+    assert heard(connection, b"1-bye\r\n") == []
+    assert connection.timeout is timeout
+    assert not connection.can_send(Verb.MAIL)
+    assert not connection.quiet
+    (event,) = heard(connection, b"421 bye\r\n")
     assert (event.command, event.reply.code) == (None, 421)
     assert connection.state is State.CLOSED
     assert connection.timeout is None
@@ -825,6 +845,17 @@ def test_replies_that_break_the_protocol(octets: bytes, words: str) -> None:
     with pytest.raises(RemoteProtocolError, match=words) as caught:
         list(iter(connection.next_event, None))
     assert caught.value.transcript is not None
+
+
+def test_a_reply_has_as_many_lines_as_may_be_and_no_more() -> None:
+    connection = opened(Limits(reply_lines=3), pipelining=False)
+    say(connection, Verb.NOOP)
+    (event,) = heard(connection, b"250-a\r\n250-b\r\n250 c\r\n")
+    assert event.reply.lines == ("a", "b", "c")
+    say(connection, Verb.NOOP)
+    connection.receive_data(b"250-a\r\n250-b\r\n250-c\r\n")
+    with pytest.raises(RemoteProtocolError, match="more than 3 lines"):
+        connection.next_event()
 
 
 def test_nothing_in_clear_crosses_into_tls() -> None:
