@@ -445,7 +445,7 @@ class Connection:
         except RemoteProtocolError as error:
             self._transcript.append((False, MASKED if self._secrets else line[:80]))
             raise self._signed(error) from None
-        if self._secrets and not (code == 334 and self._in_flight[0][0].verb in _AUTH):
+        if self._secrets and not (code == 334 and self._in_flight and self._in_flight[0][0].verb in _AUTH):
             # A peer may echo what it was sent; its words are shown to people. A challenge is for the mechanism, whole.
             for secret in self._secrets:
                 text = _without(secret, text)

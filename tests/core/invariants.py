@@ -351,7 +351,7 @@ def dialogue(events: Sequence[Event], heard: bytes, *, lmtp: bool = False) -> li
     replies = iter(replies_in(heard))
     told: list[tuple[str, bool, list[int]]] = []
     codes = [code for code in [next(replies, None)] if code is not None]
-    was_data, begun, broken, accepted = False, False, False, 0
+    was_data, broken, accepted = False, False, 0
     for text, whole in lines_of(events):
         chunk, last_chunk = text.startswith("BDAT "), text.endswith(" LAST\r\n")
         wanted = accepted if lmtp and not broken and (was_data or (chunk and last_chunk)) else 1
@@ -364,9 +364,10 @@ def dialogue(events: Sequence[Event], heard: bytes, *, lmtp: bool = False) -> li
         told.append((text, whole, [] if closing else codes))
         first = codes[0] if codes and not closing else None
         if text.startswith("MAIL FROM:"):
-            begun, broken, accepted = may_be_good(first), False, 0
+            broken, accepted = False, 0
         elif text.startswith("RCPT TO:"):
-            accepted += begun and may_be_good(first)
+            # Also where MAIL was refused: that is what the peer says.
+            accepted += may_be_good(first)
         elif chunk and not last_chunk:
             broken = broken or (first is not None and first >= 400)
         was_data = text == "DATA\r\n" and first == 354
@@ -535,7 +536,19 @@ BODIES = (b"", b"hello\n", b".\r\n.\n", b"a\rb", b"x" * 100)
 #: Replies that are good for something else, lines that are none, and pieces of lines.
 ODDITIES = (
     *(b"%d text\r\n" % code for code in (220, 221, 235, 250, 334, 354, 421, 452, 503, 535, 552)),
-    *(b"421-", b"42", b"2", b"250-more\r\n", b"250", b" \r\n", b"\r", b"\n", b"\x1b[2J\r\n", b"334 YQ==\r\n"),
+    *(
+        b"421-",
+        b"421-bye\r\n",
+        b"42",
+        b"2",
+        b"250-more\r\n",
+        b"250",
+        b" \r\n",
+        b"\r",
+        b"\n",
+        b"\x1b[2J\r\n",
+        b"334 YQ==\r\n",
+    ),
     b"x" * 130,
 )
 #: What a peer may make of credentials.

@@ -696,6 +696,32 @@ def test_no_violation_quotes_a_secret(octets: bytes, words: str) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_a_challenge_that_nobody_asked_for_is_a_violation_behind_secrets_too() -> None:
+    connection = said_in_secret(b"c2VjcmV0")
+    connection.receive_data(b"235 welcome\r\n")
+    drain(connection)
+    connection.receive_data(b"421-bye\r\n334 c2VjcmV0\r\n")
+    with pytest.raises(RemoteProtocolError, match="two codes: 421 and 334"):
+        drain(connection)
+
+
+def test_an_echo_is_masked_in_every_reply_but_a_challenge() -> None:
+    connection = said_in_secret(b"c2VjcmV0")
+    connection.receive_data(b"334 c2VjcmV0\r\n")
+    (challenge,) = drain(connection)
+    assert challenge.reply.text == "c2VjcmV0"
+    connection.send(Command(Verb.AUTH_ANSWER, b"*"))
+    connection.next_event()
+    connection.receive_data(b"535 no c2VjcmV0\r\n")
+    (event,) = drain(connection)
+    assert event.reply.text == "no ********"
+    say(connection, Verb.NOOP)
+    connection.receive_data(b"334 c2VjcmV0\r\n")
+    with pytest.raises(RemoteProtocolError) as caught:
+        drain(connection)
+    assert "c2VjcmV0" not in f"{caught.value} {caught.value.reply}"
+
+
 def test_a_refused_secret_is_not_shown() -> None:
     connection = opened()
     with pytest.raises(LocalProtocolError) as caught:
@@ -710,6 +736,7 @@ def test_a_transcript_forgets_its_oldest_lines() -> None:
     connection.receive_data(b"250 done\r\n")
     drain(connection)
     assert connection.transcript.lines == ("<<< 250 hello", ">>> NOOP", "<<< 250 done")
+    assert [said for said, _ in connection.transcript.entries] == [False, True, False]
     silent = opened(Limits(transcript_lines=0))
     assert silent.transcript.lines == ()
 
@@ -754,6 +781,30 @@ def test_the_window_opens_again_when_half_of_it_is_answered() -> None:
     assert not connection.can_send(Verb.RCPT)
     heard(connection, b"250 ok\r\n")
     assert connection.can_send(Verb.RCPT)
+    # One that was not full is not closed by a reply.
+    other = opened(Limits(commands_in_flight=8))
+    say(other, Verb.MAIL, *[Verb.RCPT] * 6)
+    heard(other, b"250 ok\r\n")
+    assert other.can_send(Verb.RCPT)
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+@pytest.mark.parametrize("reply", [b"250 taken\r\n", b"550 no\r\n", b"421 bye\r\n"])
+def test_a_verdict_ends_the_doubt(chunks: bool, reply: bytes) -> None:
+    connection = opened()
+    say(connection, Verb.MAIL, Verb.RCPT)
+    heard(connection, b"250 ok\r\n250 ok\r\n")
+    if chunks:
+        assert connection.try_send_chunk(b"abc", last=True, about="a mail")
+    else:
+        connection.send(Command(Verb.DATA, b"DATA"), "a mail")
+        heard(connection, b"354 go\r\n")
+        connection.end_data(b".\r\n")
+    assert not connection.in_doubt
+    drain(connection)
+    assert connection.in_doubt == ("a mail",)
+    heard(connection, reply)
+    assert not connection.in_doubt
 
 
 def test_the_octets_of_a_message_flow_between_354_and_the_dot() -> None:
@@ -845,6 +896,22 @@ def test_replies_that_break_the_protocol(octets: bytes, words: str) -> None:
     with pytest.raises(RemoteProtocolError, match=words) as caught:
         list(iter(connection.next_event, None))
     assert caught.value.transcript is not None
+
+
+def test_a_line_that_is_no_reply_stands_in_the_transcript() -> None:
+    connection = opened(pipelining=False)
+    say(connection, Verb.NOOP)
+    connection.receive_data(b"hello, " * 20 + b"\r\n")
+    with pytest.raises(RemoteProtocolError) as caught:
+        connection.next_event()
+    assert caught.value.transcript is not None
+    assert caught.value.transcript.lines[-2:] == (">>> NOOP", "<<< " + ("hello, " * 20)[:80])
+    masked = said_in_secret(b"c2VjcmV0")
+    masked.receive_data(b"c2VjcmV0\r\n")
+    with pytest.raises(RemoteProtocolError) as caught:
+        masked.next_event()
+    assert caught.value.transcript is not None
+    assert caught.value.transcript.lines[-1] == "<<< ********"
 
 
 def test_a_reply_has_as_many_lines_as_may_be_and_no_more() -> None:
