@@ -19,7 +19,7 @@ import smtpcore.drivers.asyncio
 import smtpcore.drivers.blocking
 import smtpcore.drivers.trio
 
-from .peers import MAILBOXES, SERVERS, Certificate, Peer
+from .peers import MAILBOXES, SERVERS, SEVEN_BIT_SERVERS, Certificate, Peer
 from .postfix import Postfix, postfix_missing
 from .results import Results
 
@@ -84,6 +84,19 @@ def peer(
     why = missing()
     if why is not None:
         results.left_out[request.param] = why
+        pytest.skip(why)
+    with start(certificate, tmp_path_factory.mktemp(request.param.lower())) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=SEVEN_BIT_SERVERS)
+def seven_bit(
+    request: pytest.FixtureRequest, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """Each server that can be without 8BITMIME, without it."""
+    start, missing = SEVEN_BIT_SERVERS[request.param]
+    why = missing()
+    if why is not None:
         pytest.skip(why)
     with start(certificate, tmp_path_factory.mktemp(request.param.lower())) as running:
         yield running

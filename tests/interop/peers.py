@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import re
 import smtplib
 import ssl
@@ -144,6 +145,8 @@ class Peer:
     #: Doors that it does not have, and mechanisms that it does not know, and why.
     cannot: Mapping[Door | type[Mechanism], str] = field(default_factory=dict)
     protocol: Protocol = Protocol.SMTP
+    #: What it was told not to offer.
+    withheld: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -169,7 +172,7 @@ class Peer:
     @property
     def offers(self) -> set[str]:
         """What it offers in clear, of what is known here."""
-        return OFFERS[self.name]
+        return OFFERS[self.name] - self.withheld
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _only_plain_and_login(server: str) -> dict[Door | type[Mechanism], str]:
 
 
 @contextlib.contextmanager
-def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_postfix(certificate: Certificate, folder: Path, withheld: frozenset[str] = frozenset()) -> Iterator[Peer]:
     chain = folder / "chain.pem"
     chain.write_bytes(certificate.both)
     with contextlib.ExitStack() as servers:
@@ -244,6 +247,7 @@ def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             "smtpd_tls_chain_files": str(chain),
             "smtpd_tls_received_header": "yes",
             "virtual_alias_maps": f"inline:{{ {{ {BROKEN}@{DOMAIN} = no-longer-there@{DOMAIN} }} }}",
+            "smtpd_discard_ehlo_keywords": ", ".join(sorted(withheld)),
         }
         listeners = ({}, {"smtpd_tls_security_level": "may"}, sasl)
         mailboxes = (*MAILBOXES, UTF8_MAILBOX)
@@ -255,17 +259,18 @@ def start_postfix(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             Maildirs(server.maildirs).mails,
             rules=_POSTFIX_RULES,
             cannot={} if no_dovecot is None else {Door.AUTH: no_dovecot},
+            withheld=withheld,
         )
 
 
 @contextlib.contextmanager
-def start_exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_exim(certificate: Certificate, folder: Path, withheld: frozenset[str] = frozenset()) -> Iterator[Peer]:
     why = unpacked_missing("dovecot")
     if why is None and not exim_asks_dovecot():
         why = "Exim knows SCRAM by asking Dovecot; exim4-daemon-light was built without that"
     with contextlib.ExitStack() as servers:
         socket = servers.enter_context(Dovecot()).socket if why is None else None
-        settings = {"dsn_advertise_hosts": "*"}
+        settings = {"dsn_advertise_hosts": "*", "accept_8bitmime": "false" if "8BITMIME" in withheld else "true"}
         mailboxes = (*MAILBOXES, UTF8_MAILBOX)
         server = servers.enter_context(Exim(certificate.both, mailboxes=mailboxes, settings=settings, dovecot=socket))
         yield Peer(
@@ -275,6 +280,7 @@ def start_exim(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             Maildirs(server.maildirs).mails,
             rules=_EXIM_RULES,
             cannot={} if why is None else dict.fromkeys(_SCRAM, why),
+            withheld=withheld,
         )
 
 
@@ -294,8 +300,15 @@ def start_opensmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
 class _Handler:
     """Keeps mail in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, withheld: frozenset[str]) -> None:
         self.taken: list[tuple[str, bytes]] = []
+        self._withheld = withheld
+
+    async def handle_EHLO(  # noqa: N802
+        self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return [line for line in responses if line[4:].partition(" ")[0] not in self._withheld]
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.taken.append((envelope.mail_from.strip("<>"), envelope.content))
@@ -311,12 +324,12 @@ def _authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data
 
 
 @contextlib.contextmanager
-def start_aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_aiosmtpd(certificate: Certificate, folder: Path, withheld: frozenset[str] = frozenset()) -> Iterator[Peer]:
     chain = folder / "chain.pem"
     chain.write_bytes(certificate.both)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain)
-    handler = _Handler()
+    handler = _Handler(withheld)
     ports = dict(zip(_TCP, free_ports(len(_TCP)), strict=True))
     kinds: dict[Door, dict[str, Any]] = {
         Door.CLEAR: {},
@@ -335,6 +348,7 @@ def start_aiosmtpd(certificate: Certificate, folder: Path) -> Iterator[Peer]:
             handler.mails,
             line_end=b"\r\n",
             cannot=_only_plain_and_login("aiosmtpd"),
+            withheld=withheld,
         )
 
 
@@ -368,18 +382,20 @@ class _Dumps:
 
 
 @contextlib.contextmanager
-def start_sink(certificate: Certificate, folder: Path) -> Iterator[Peer]:
+def start_sink(certificate: Certificate, folder: Path, withheld: frozenset[str] = frozenset()) -> Iterator[Peer]:
     no = "smtp-sink knows no TLS"
     # It writes as `nobody`, who gets into the folders of no test.
     with tempfile.TemporaryDirectory(prefix="smtpcore-sink-") as dumps:
         Path(dumps).chmod(0o777)
-        with Sink(options=["-d", f"{dumps}/mail."]) as server:
+        options = ["-8"] * ("8BITMIME" in withheld)
+        with Sink(options=[*options, "-d", f"{dumps}/mail."]) as server:
             yield Peer(
                 "smtp-sink",
                 _said_by("postconf", "-h", "mail_version"),
                 {Door.CLEAR: server.port},
                 _Dumps(Path(dumps)).mails,
                 cannot={Door.STARTTLS: no, Door.AUTH: no},
+                withheld=withheld,
             )
 
 
@@ -426,4 +442,12 @@ SERVERS: dict[str, tuple[Start, Callable[[], str | None]]] = {
     "aiosmtpd": (start_aiosmtpd, lambda: None),
     "smtp-sink": (start_sink, sink_missing),
     "Dovecot (LMTP)": (start_dovecot, lambda: unpacked_missing("dovecot")),
+}
+#: Servers that offer no 8BITMIME when they are told so; the others always do.
+_NO_8BITMIME = frozenset({"8BITMIME"})
+SEVEN_BIT_SERVERS: dict[str, tuple[Start, Callable[[], str | None]]] = {
+    "Postfix": (functools.partial(start_postfix, withheld=_NO_8BITMIME), postfix_missing),
+    "Exim": (functools.partial(start_exim, withheld=_NO_8BITMIME), lambda: unpacked_missing("exim")),
+    "aiosmtpd": (functools.partial(start_aiosmtpd, withheld=_NO_8BITMIME), lambda: None),
+    "smtp-sink": (functools.partial(start_sink, withheld=_NO_8BITMIME), sink_missing),
 }

@@ -54,7 +54,7 @@ class Results:
             parts += [
                 "## Extensions",
                 "What is asked for beside plain mail: what was said, what arrived, and what the server made of it; or, "
-                "where it does not offer the extension, that the mail was refused here and MAIL was not said.",
+                "where it does not offer the extension, that the mail was converted, or refused here with MAIL unsaid.",
                 _by_driver(["extension", "server", "what"], dict(sorted(self.extensions.items()))),
             ]
         if self.rules:
