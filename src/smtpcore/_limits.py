@@ -90,7 +90,7 @@ class Limits:
     mails_kept_back: int = 64
     #: Octets read from a body source at a time.
     body_chunk: int = 65_536
-    #: A message that must be converted for a peer, which takes several times as much memory.
+    #: A message that must be converted for a peer, which takes up to five times as much memory, itself included.
     converted_message: int = 64 * 1024 * 1024
     #: Commands and replies kept of the dialogue; 0 keeps none.
     transcript_lines: int = 40

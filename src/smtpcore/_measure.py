@@ -40,15 +40,17 @@ class BodyMeasure:
         return replace(known, eight_bit=self._eight_bit, long_lines=self._long_lines)
 
 
-def last_line(data: bytes, begins: int = 0) -> int | None:
-    """Where the last line of ``data`` begins, whose first one begins at ``begins``; ``None`` if one is too long.
+def last_line(data: bytes, begins: int = 0, stop: int | None = None) -> int | None:
+    """Where the last line of ``data`` up to ``stop`` begins, whose first one begins at ``begins``.
 
-    ``begins`` is negative when the first octets of the line came before. Goes in leaps of the length of a line.
+    ``None`` if one is too long. ``begins`` is negative when the first octets of the line came before. Goes in leaps of
+    the length of a line.
     """
-    while len(data) - begins > LINE_OCTETS:
-        end = data.rfind(b"\n", max(begins, 0), begins + LINE_OCTETS + 2)
+    stop = len(data) if stop is None else stop
+    while stop - begins > LINE_OCTETS:
+        end = data.rfind(b"\n", max(begins, 0), min(begins + LINE_OCTETS + 2, stop))
         if end < 0:
             return None
         begins = end + 1
-    end = data.rfind(b"\n", max(begins, 0))
+    end = data.rfind(b"\n", max(begins, 0), stop)
     return begins if end < 0 else end + 1

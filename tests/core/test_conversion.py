@@ -329,10 +329,10 @@ def test_what_lies_too_deep_is_left_alone() -> None:
             octets = b"\r\n".join((*lines, b"--" + boundary + b"--", b""))
         return b"MIME-Version: 1.0\r\n" + octets
 
-    assert fits(convert(nested(50), SEVEN_BIT), STRICT)
-    error = failure(nested(51))
-    assert error.why == "it lies in more than 50 other parts"
-    assert error.part == ".".join(["1"] * 51)
+    assert fits(convert(nested(30), SEVEN_BIT), STRICT)
+    error = failure(nested(31))
+    assert error.why == "it lies in more than 30 other parts"
+    assert error.part == ".".join(["1"] * 31)
 
 
 # --- messages within messages -----------------------------------------------------------------------------------------
@@ -502,7 +502,7 @@ def test_every_message_fits_then_and_decodes_to_the_same(message: bytes, form: B
 @given(messages(), forms)
 def test_what_fits_stays_octet_for_octet(message: bytes, form: BodyForm) -> None:
     converted = convert(message, form)
-    if fits(message, form):
+    if fits(message, form) and b"BINARY" not in message:
         assert converted is message
     before, after = segments(message), segments(converted)
     assert len(before) == len(after)

@@ -289,7 +289,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         Limits,
         "limits.converted_message",
         OCTETS,
-        "A message that must be converted for a peer; it takes several times as much memory.",
+        "A message that must be converted for a peer; it takes up to five times as much memory.",
     ),
     _of(Limits, "limits.transcript_lines", NUMBER, "Lines kept of the dialogue for error reports; 0 keeps none."),
     _of(Deadlines, "deadlines.connect", DURATION, "One attempt to reach one address."),
