@@ -175,7 +175,8 @@ class _Conversion:
         if self._fits(span):
             return message
         self._message(span, _Place((), 0))
-        return self._made.getvalue()
+        made = self._made.getvalue()
+        return message if made == message else made
 
     # --- what fits --------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def test_a_part_that_is_not_binary_is_not_said_to_be(body: bytes, form: BodyForm
     ],
 )
 def test_what_fits_and_may_not_be_changed_stays_as_it_is(message: bytes) -> None:
-    assert convert(message, STRICT) == message
+    assert convert(message, STRICT) is message
 
 
 # --- without measure --------------------------------------------------------------------------------------------------
