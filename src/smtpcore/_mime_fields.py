@@ -82,7 +82,7 @@ def _joined(sections: Mapping[bytes, bytes]) -> bytes | None:
     """The value out of its sections, ``*0`` first; those whose names end with ``*`` are encoded."""
     if sections.keys() <= {b""}:
         return sections.get(b"")
-    if sections.keys() == {b"*"}:
+    if list(sections) == [b"*"]:
         sections = {b"*0*": sections[b"*"]}
     joined: list[bytes] = []
     for number in range(len(sections)):

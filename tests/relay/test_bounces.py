@@ -178,10 +178,51 @@ def test_of_a_header_that_is_cut_off_only_whole_lines_are_shown() -> None:
     assert shown.get_payload() == "Subject: large\r\n"
 
 
-def test_eight_bit_originals_are_declared() -> None:
-    report = bounce(failure(), original="Subject: x\r\n\r\nZürich\r\n".encode())
-    assert parsed(report)["Content-Transfer-Encoding"] == "8bit"
-    assert [part["Content-Transfer-Encoding"] for part in parts(report)] == ["7bit", "7bit", "8bit"]
+MIME = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: "
+GREETINGS = MIME + "8bit\r\n\r\ngrüße\r\n".encode()
+SIGNED = b"DKIM-Signature: v=1\r\n"
+
+
+@pytest.mark.parametrize("signature", [b"", SIGNED])
+def test_originals_are_given_back_in_seven_bits(signature: bytes) -> None:
+    """A server without 8BITMIME could refuse a report that has more, and then the sender would never learn."""
+    report = bounce(failure(), original=signature + GREETINGS)
+    assert report.isascii()
+    assert parts(report)[2].get_content_type() == "message/rfc822"
+    assert report.partition(b"message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n\r\n")[2].startswith(
+        signature + MIME + b"quoted-printable\r\n\r\ngr=C3=BC=C3=9Fe\r\n\r\n--"
+    )
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        "Subject: no MIME\r\n\r\ngrüße\r\n".encode(),
+        "Subject: grüße\r\n".encode() + GREETINGS,
+        b"Subject: " + b"x" * 900 + b"y" * 99 + b"\r\n\r\nplain\r\n",
+        SIGNED + b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed\r\n\r\n\xff\r\n",
+    ],
+)
+@pytest.mark.parametrize("wide", [False, True])
+def test_of_originals_that_cannot_be_converted_the_header_is_given_back(original: bytes, wide: bool) -> None:
+    about = replace(mail(len(original)), utf8_header=wide)
+    settings = replace(SETTINGS, whole_message_in_reports=2000)
+    report = compose_bounce(Bounce(about, (failure(),)), original, settings, NOW)
+    assert all(len(line) <= 998 for line in report.split(b"\r\n"))
+    shown = parts(report)[2]
+    if wide:
+        assert shown.get_content_type() in ("message/global", "message/global-headers")
+        return
+    assert report.isascii()
+    assert shown.get_content_type() == "text/rfc822-headers"
+    header = original.partition(b"\r\n\r\n")[0] + b"\r\n"
+    assert cast("bytes", shown.get_payload(decode=True)) == header
+
+
+def test_what_people_read_has_seven_bits_too() -> None:
+    report = bounce(failure(diagnostic="550 Zürich kennt dich nicht"))
+    assert report.isascii()
+    assert parsed(report)["Content-Transfer-Encoding"] == "7bit"
 
 
 def test_an_original_that_holds_our_own_boundary_changes_it() -> None:
@@ -211,11 +252,10 @@ def test_nothing_that_was_said_or_sent_breaks_the_structure(said: list[str], ori
         assert block["Final-Recipient"] == f"rfc822; user{number}@far.example"
         assert block["Status"] == "5.1.1"
         assert block["Action"] == ("delayed" if late else "failed")
-    ours, found, _ = report.partition(b"Content-Type: " + (b"text/rfc822-headers" if late else b"message/rfc822"))
-    assert found
-    assert all(len(line) <= 998 for line in ours.split(b"\r\n"))
-    assert not set(ours.replace(b"\r\n", b"")) & {0x0D, 0x0A, 0x00}
-    assert late or original in report
+    assert parts(report)[2].get_content_type() in ("text/rfc822-headers", "message/rfc822")
+    assert report.isascii()
+    assert all(len(line) <= 998 for line in report.split(b"\r\n"))
+    assert not set(report.replace(b"\r\n", b"")) & {0x0D, 0x0A, 0x00}
 
 
 @pytest.mark.parametrize("evil", ["\0", "\r\n\r\nSubject: x", "\x1b[2J", "\x7f", "\x85"])

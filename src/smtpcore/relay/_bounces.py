@@ -4,7 +4,9 @@ What lives here: pure composers, from an order of the relay and the octets of th
 with CRLF line ends. What does not: storing the report, and deciding that there must be one.
 
 Nothing that a peer said can break the structure: replies come without control characters, every line is folded, and the
-boundary is chosen so that it occurs in no part.
+boundary is chosen so that it occurs in no part. A report that a server does not take would be lost, and with it the
+word of what became of a mail: so reports have 7 bits and short lines from the beginning, and what cannot be brought
+into that form is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from smtpcore._conversion import convert
+from smtpcore._errors import ConversionFailed
+from smtpcore._events import BodyForm
 from smtpcore._grammar import encode_utf8_address, printable
 from smtpcore._options import RecipientOptions, Return
 from smtpcore.relay._facts import Bounce, Confirmation, DelayWarning, Failure, StoredMail, Success
@@ -21,6 +26,7 @@ from smtpcore.relay._settings import RelaySettings
 
 __all__ = ["compose_bounce", "compose_confirmation", "compose_delay_warning"]
 
+_VERSION = b"MIME-Version: 1.0\r\n"
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 #: The last second of the year 9999: whoever never gives up tries until then.
 _LAST_MOMENT = 253_402_300_799.0
@@ -32,7 +38,8 @@ def compose_bounce(order: Bounce, original: bytes, settings: RelaySettings, now:
 
     ``original`` holds the octets of the mail, or its beginning, of which the header is shown then. The whole is shown
     up to ``settings.whole_message_in_reports`` octets, unless the sender asked for headers (RFC 3461 §4.3), or for TLS
-    (RFC 8689 §5), or the mail is binary.
+    (RFC 8689 §5), or the mail is binary, or cannot be converted into 7 bits and short lines. What was converted decodes
+    to what was sent, but its signature may verify no more. With senders who speak SMTPUTF8 reports may have 8 bits.
     """
     text = (
         f"This is the mail relay {settings.reporting_mta}.",
@@ -115,7 +122,7 @@ class _Report:
         about_mail = [*envelope_id, f"Reporting-MTA: dns; {name}", f"Arrival-Date: {_date(mail.accepted_at)}"]
         status = _blocks([about_mail, *recipients])
         kind = "message/delivery-status" if status.isascii() else "message/global-delivery-status"
-        parts = [_part("text/plain; charset=utf-8", _wrapped(text)), _part(kind, status), content]
+        parts = [self._fitting("text/plain; charset=utf-8", _wrapped(text)), _part(kind, status), content]
         # Two reports on one mail at one moment speak of different recipients, or of different things.
         mark = zlib.crc32(status)
         boundary = _boundary(f"report.{mail.mail_id}.{mark:08x}", parts)
@@ -174,7 +181,10 @@ class _Report:
         header_only = options.returned is Return.HEADERS or options.require_tls or mail.binary
         if header_only or mail.size > self._settings.whole_message_in_reports:
             return self.header(original)
-        return _part("message/global" if mail.utf8_header else "message/rfc822", original)
+        try:
+            return self._fitting("message/global" if mail.utf8_header else "message/rfc822", original)
+        except ConversionFailed:
+            return self.header(original)
 
     def header(self, original: bytes) -> bytes:
         """The part that gives the header of the original back."""
@@ -184,7 +194,12 @@ class _Report:
         if len(header) >= self._settings.whole_message_in_reports:
             lines = lines[:-1]
         kind = "message/global-headers" if self._mail.utf8_header else "text/rfc822-headers"
-        return _part(kind, b"".join(line + b"\r\n" for line in lines))
+        return self._fitting(kind, b"".join(line + b"\r\n" for line in lines))
+
+    def _fitting(self, kind: str, content: bytes) -> bytes:
+        """A part in the form that a report has. Raises ``ConversionFailed`` for some of ``message/rfc822`` alone."""
+        part = convert(_VERSION + _part(kind, content), BodyForm(eight_bit=self._utf8), break_signatures=True)
+        return part.removeprefix(_VERSION)
 
 
 def _mta_name(host: str) -> str:
