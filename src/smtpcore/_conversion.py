@@ -24,7 +24,7 @@ from smtpcore._errors import ConversionFailed
 from smtpcore._events import BodyForm
 from smtpcore._grammar import printable
 from smtpcore._limits import LINE_OCTETS
-from smtpcore._measure import last_line
+from smtpcore._lines import last_line
 from smtpcore._mime_fields import media_type, parameter, without_comments
 
 __all__ = ["convert"]

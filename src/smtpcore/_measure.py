@@ -1,6 +1,6 @@
 """What can be found out about a body by reading it: octets above 127, and lines that are too long.
 
-What lives here: a streaming measure, and the walk over lines. What does not: reading bodies.
+What lives here: a streaming measure. What does not: reading bodies, and the walk over lines (:mod:`smtpcore._lines`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from smtpcore._body import LineNormaliser
 from smtpcore._events import BodyFacts
-from smtpcore._limits import LINE_OCTETS
+from smtpcore._lines import last_line
 
-__all__ = ["BodyMeasure", "last_line"]
+__all__ = ["BodyMeasure"]
 
 
 class BodyMeasure:
@@ -38,19 +38,3 @@ class BodyMeasure:
     def facts(self, known: BodyFacts) -> BodyFacts:
         """What is ``known`` of the body, and what its octets say."""
         return replace(known, eight_bit=self._eight_bit, long_lines=self._long_lines)
-
-
-def last_line(data: bytes, begins: int = 0, stop: int | None = None) -> int | None:
-    """Where the last line of ``data`` up to ``stop`` begins, whose first one begins at ``begins``.
-
-    ``None`` if one is too long. ``begins`` is negative when the first octets of the line came before. Goes in leaps of
-    the length of a line.
-    """
-    stop = len(data) if stop is None else stop
-    while stop - begins > LINE_OCTETS:
-        end = data.rfind(b"\n", max(begins, 0), min(begins + LINE_OCTETS + 2, stop))
-        if end < 0:
-            return None
-        begins = end + 1
-    end = data.rfind(b"\n", max(begins, 0), stop)
-    return begins if end < 0 else end + 1
