@@ -349,6 +349,47 @@ def test_no_body_is_taken_when_none_is_due() -> None:
             call()
 
 
+def test_without_pipelining_no_chunk_is_asked_for_before_it_may_be_said() -> None:
+    driver = ready(pipelining=Pipelining.NONE)
+    driver.give(mail(size=None)[0], None)
+    driver.run()
+    hear(driver, "250 ok")
+    hear(driver, "250 ok")
+    for piece in (b"1\r\n", b"2\r\n"):
+        assert isinstance(driver.last, NeedBody)
+        driver.client.send_body(piece)
+        said = driver.run()
+    assert said == b"BDAT 3\r\n1\r\n"
+    assert driver.last == Timeout(Verb.BDAT, 600.0)
+    hear(driver, "250 ok")
+    assert isinstance(driver.last, NeedBody)
+
+
+def test_a_body_ends_once() -> None:
+    driver = ready(pipelining=Pipelining.NONE)
+    driver.give(mail(size=None)[0], None)
+    driver.run()
+    hear(driver, "250 ok")
+    hear(driver, "250 ok")
+    driver.client.send_body(b"1\r\n")
+    driver.client.send_body(b"")
+    with pytest.raises(LocalProtocolError, match="no body is due"):
+        driver.client.send_body(b"")
+    assert driver.run() == b"BDAT 3 LAST\r\n1\r\n"
+    with pytest.raises(LocalProtocolError, match="no body is due"):
+        driver.client.send_body(b"")
+
+
+@pytest.mark.parametrize("offered", [OFFERED, "250-mx\r\n250 PIPELINING\r\n"], ids=["chunks", "data"])
+def test_a_cr_that_ends_one_mail_is_no_matter_to_the_next(offered: str) -> None:
+    server = ScriptedServer(extensions=offered.replace("250-mx\r\n", "").replace("250", "").split())
+    mails = [mail(1, body=b"a\r\nb\r", size=None), mail(2, body=b"\nc\r", size=None)]
+    events = converse(Client("client.example", tls=TlsPolicy.SECURED), server, mails, piece=1)
+    assert [received.content for received in server.mails] == [b"a\r\nb\r\n", b"\r\nc\r\n"]
+    # No octets are no order.
+    assert all(event.data for event in events if isinstance(event, SendBody))
+
+
 # --- many mails in flight -------------------------------------------------------------------------------------------
 
 

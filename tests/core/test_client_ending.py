@@ -124,6 +124,10 @@ def test_421_ends_the_session_and_its_words_are_kept(place):
     assert end.error.reply.text == "4.3.2 closing\ndown"
     check_two_later(driver, place, in_doubt=False)
     assert {o.code for report in driver.reports for o in report.outcomes} == {421}
+    # Where it is the verdict, it says all by itself.
+    first, second = driver.reports
+    assert {o.error for o in first.outcomes} == {None if place in STAGES else end.error}
+    assert {o.error for o in second.outcomes} == {end.error}
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -788,6 +788,38 @@ def test_the_window_opens_again_when_half_of_it_is_answered() -> None:
     assert other.can_send(Verb.RCPT)
 
 
+def test_a_verdict_that_is_not_the_last_opens_no_window() -> None:
+    connection = Connection(Limits(commands_in_flight=8), lmtp=True)
+    heard(connection, b"220 hi\r\n")
+    say(connection, Verb.LHLO)
+    heard(connection, b"250 hello\r\n")
+    connection.allow_pipelining(True)
+    say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT)
+    heard(connection, b"250 ok\r\n" * 3)
+    assert connection.try_send_chunk(b"a", last=False)
+    assert connection.try_send_chunk(b"b", last=True)
+    drain(connection)
+    say(connection, Verb.RSET, Verb.MAIL, *[Verb.RCPT] * 4)
+    for _ in range(2):
+        # The chunk, and the first verdict.
+        heard(connection, b"250 ok\r\n")
+        assert not connection.can_send(Verb.RCPT)
+    heard(connection, b"250 ok\r\n" * 3)
+    assert connection.can_send(Verb.RCPT)
+
+
+def test_the_octets_of_each_message_are_counted() -> None:
+    connection = opened()
+    for octets in (b"abc", b"defgh"):
+        say(connection, Verb.MAIL, Verb.RCPT, Verb.DATA)
+        heard(connection, b"250 ok\r\n250 ok\r\n354 go\r\n")
+        connection.send_data(octets)
+        connection.end_data(b"\r\n.\r\n")
+        assert connection.transcript.lines[-2:] == (f">>> ({len(octets)} octets of message)", ">>> .")
+        drain(connection)
+        heard(connection, b"250 taken\r\n")
+
+
 @pytest.mark.parametrize("chunks", [False, True])
 @pytest.mark.parametrize("reply", [b"250 taken\r\n", b"550 no\r\n", b"421 bye\r\n"])
 def test_a_verdict_ends_the_doubt(chunks: bool, reply: bytes) -> None:

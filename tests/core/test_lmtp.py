@@ -131,9 +131,13 @@ def _offer(chunking: bool) -> str:
 
 
 def test_data_that_is_refused_is_refused_for_all() -> None:
-    driver = ready(mail(A, B))
+    driver = ready(mail(A, B), mail(A, number=2))
     hear(driver, "250 ok", "250 ok", "250 ok", "451 disk")
     assert verdicts(driver) == [[L, L]]
+    # The recipients of one mail are not counted with those of the next.
+    hear(driver, "250 reset", "250 ok", "250 ok", "354 go")
+    hear(driver, "250 taken")
+    assert verdicts(driver) == [[L, L], [D]]
 
 
 def test_a_connection_lost_among_the_verdicts_leaves_the_others_in_doubt() -> None:
