@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	mkdir -p .make && rm -f .make/installed-* && touch $@
 
 demo: dev
-	$(BIN)/python demo/run.py
+	$(BIN)/python -m demo.run
 
 test: dev
 	$(BIN)/python -m pytest
@@ -40,13 +40,13 @@ fuzz: dev
 	$(BIN)/python -c 'import atheris' 2> /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[dev,fuzz]' --config-settings editable_mode=strict || echo 'Atheris cannot be had: fuzzing by chance'
 	set -e; for target in client replies bodies messages tls; do \
-		$(BIN)/python fuzz/run.py $$target --seconds $(FUZZ_SECONDS); \
+		$(BIN)/python -m fuzz.run $$target --seconds $(FUZZ_SECONDS); \
 	done
 
 # Some hours for all of them; a module alone: make mutate MODULES=_body
 MODULES ?= _state _connection _client _transaction _body
 mutate: dev
-	$(BIN)/python mutation/run.py $(MODULES)
+	$(BIN)/python -m mutation.run $(MODULES)
 
 coverage: dev
 	$(BIN)/python -m pytest --cov --cov-report=term-missing $(TESTS)
@@ -65,7 +65,7 @@ docs: dev
 	$(BIN)/python -m sphinx --fail-on-warning --quiet --builder html docs build/docs
 
 bench: dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 clean:
 	rm -rf $(VENV) .make build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

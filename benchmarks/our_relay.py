@@ -7,6 +7,7 @@ by default. What does not: filling the spool, the clock. Called by `relays.py`.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import anyio
 
@@ -17,7 +18,8 @@ from smtpcore.relay import RelaySettings, SmartHost
 
 
 def main(folder: str, host: str, port: str, backend: str, pipelining: str) -> None:
-    route, options = SmartHost(host, int(port)), {"pipelining": Pipelining(pipelining)}
+    route = SmartHost(host, int(port))
+    options: Any = {"pipelining": Pipelining(pipelining)}
     settings = RelaySettings(reporting_mta="relay.elsewhere.example", sessions_per_next_hop=20)
     with Spool(folder) as spool:
         if backend == "threads":

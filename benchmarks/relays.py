@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from postfix import HOST, SERVICES, Postfix, cpu_seconds, postfix_missing, program, wait_until
-from senders import RECIPIENT, SENDER, message
+from benchmarks.senders import RECIPIENT, SENDER, message
+from tests.interop.postfix import HOST, SERVICES, Postfix, cpu_seconds, postfix_missing, program, wait_until
 
 from smtpcore import Envelope
 from smtpcore.drivers.spool import Spool

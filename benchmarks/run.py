@@ -22,15 +22,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.far import far_away
+from benchmarks.receiver import receiver
+from benchmarks.relays import RELAYS, Relay, source_command
+from benchmarks.senders import LARGE, MANY_SESSIONS, SENDERS, WITHIN_TLS, Spent, message
+from tests.interop.postfix import Sink, on_processor, program, sink_missing, wait_until
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "interop"))
-
-from far import far_away  # noqa: E402
-from postfix import Sink, on_processor, program, sink_missing, wait_until  # noqa: E402
-from receiver import receiver  # noqa: E402
-from relays import RELAYS, Relay, source_command  # noqa: E402
-from senders import LARGE, MANY_SESSIONS, SENDERS, WITHIN_TLS, Spent, message  # noqa: E402
-
 MAIL_OCTETS = 1024
 RELAY_OCTETS = 4096
 LARGE_OCTETS = 200 * 2**20

@@ -6,7 +6,7 @@ What lives here: messages and who they are for. What does not: sending them, and
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -106,10 +106,19 @@ def letters(seed: int = 1) -> Iterator[Letter]:
     yield Letter("only line ends", "anna@home.example", ("boris@north.example",), b"\n\n\r\n\r")
 
 
-def _letter(shape, chance, number, body, *, to=None, recipients=1, sender=None) -> Letter:
+def _letter(
+    shape: str,
+    chance: random.Random,
+    number: int,
+    body: Callable[[random.Random, EmailMessage], bytes],
+    *,
+    to: str | None = None,
+    recipients: int = 1,
+    sender: str | None = None,
+) -> Letter:
     sender = f"{chance.choice(_PEOPLE)}@home.example" if sender is None else sender
     if to is not None:
-        forward = (to,)
+        forward: tuple[str, ...] = (to,)
     elif recipients == 1:
         forward = (f"{chance.choice(_PEOPLE)}@{chance.choice(_DOMAINS)}",)
     else:
@@ -124,53 +133,53 @@ def _letter(shape, chance, number, body, *, to=None, recipients=1, sender=None) 
     return Letter(shape, sender, forward, octets)
 
 
-def _sentence(chance, words=8) -> str:
+def _sentence(chance: random.Random, words: int = 8) -> str:
     return " ".join(chance.choice(_WORDS) for _ in range(words)).capitalize() + "."
 
 
-def _paragraphs(chance, lines) -> str:
+def _paragraphs(chance: random.Random, lines: int) -> str:
     return "\n".join(_sentence(chance, chance.randint(3, 12)) for _ in range(lines)) + "\n"
 
 
-def _plain(chance, message) -> bytes:
+def _plain(chance: random.Random, message: EmailMessage) -> bytes:
     message.set_content(_paragraphs(chance, chance.randint(1, 60)), cte="7bit")
     return message.as_bytes()
 
 
-def _html(chance, message) -> bytes:
+def _html(chance: random.Random, message: EmailMessage) -> bytes:
     text = _paragraphs(chance, 12)
     message.set_content(text, cte="7bit")
     message.add_alternative(f"<html><body><p>{text}</p></body></html>\n", subtype="html", cte="quoted-printable")
     return message.as_bytes()
 
 
-def _eight_bit(chance, message) -> bytes:
+def _eight_bit(chance: random.Random, message: EmailMessage) -> bytes:
     lines = "\n".join(f"Grüße, привет, 你好 {_sentence(chance)}" for _ in range(chance.randint(2, 40)))
     message.set_content(lines + "\n", charset="utf-8", cte="8bit")
     return message.as_bytes()
 
 
-def _dots(chance, message) -> bytes:
+def _dots(chance: random.Random, message: EmailMessage) -> bytes:
     lines = [chance.choice((".", "..", "...", ".hidden", "")) + _sentence(chance, 3) for _ in range(20)]
     message.set_content("\n".join([".", *lines, "..", "."]) + "\n", cte="7bit")
     return message.as_bytes()
 
 
-def _long_lines(chance, message) -> bytes:
+def _long_lines(chance: random.Random, message: EmailMessage) -> bytes:
     lines = [(_sentence(chance, 200) * 2)[: chance.choice((997, 998))] for _ in range(10)]
     message.set_content("\n".join(lines) + "\n", cte="7bit")
     return message.as_bytes()
 
 
-def _unix(chance, message) -> bytes:
+def _unix(chance: random.Random, message: EmailMessage) -> bytes:
     return _plain(chance, message).replace(b"\r\n", b"\n").rstrip(b"\n")
 
 
-def _attachment(chance, message, size=60_000) -> bytes:
+def _attachment(chance: random.Random, message: EmailMessage, size: int = 60_000) -> bytes:
     message.set_content(_paragraphs(chance, 3), cte="7bit")
     message.add_attachment(chance.randbytes(size), maintype="application", subtype="octet-stream", filename="data.bin")
     return message.as_bytes()
 
 
-def _large(chance, message) -> bytes:
+def _large(chance: random.Random, message: EmailMessage) -> bytes:
     return _attachment(chance, message, size=chance.randint(1_500_000, 4_000_000))

@@ -14,7 +14,7 @@ import ssl
 import sys
 from pathlib import Path
 
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 __all__: list[str] = []
 
@@ -26,7 +26,9 @@ class Receiver:
         self._journal = journal.open("a", encoding="utf-8")
         self._deferred: set[str] = set()
 
-    async def handle_RCPT(self, server, session, envelope, address, rcpt_options) -> str:  # noqa: N802
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
+    ) -> str:
         if address.startswith("nobody"):
             return "550 5.1.1 There is nobody of that name here"
         if address.startswith("later") and address not in self._deferred:
@@ -35,7 +37,8 @@ class Receiver:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 Recipient OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
         content = envelope.content
         entry = {
             "from": envelope.mail_from,

@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import trustme
+from demo.corpus import Letter, letters
 from rich.console import Console
 from rich.table import Table
 
-from corpus import Letter, letters
 from smtpcore import Envelope, TlsPolicy
 from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.service import RelayService
@@ -58,7 +59,7 @@ def demonstrate(folder: Path, console: Console) -> int:
         seconds = time.monotonic() - began
         console.print(f"Queued {len(corpus)} messages, {octets / 2**20:.1f} MiB, in {seconds:.1f} s. Relaying.")
         progress = Progress()
-        options = {"tls": TlsPolicy.REQUIRED, "tls_context": context, "helo_name": "relay.home.example"}
+        options: Any = {"tls": TlsPolicy.REQUIRED, "tls_context": context, "helo_name": "relay.home.example"}
         settings = RelaySettings(reporting_mta="relay.home.example", schedule=Schedule(delays=(1.0, 2.0, 4.0)))
         service = RelayService(spool, SmartHost("127.0.0.1", port), settings, options, notice=progress.notice)
         began = time.monotonic()
@@ -99,7 +100,7 @@ def canonical(octets: bytes) -> bytes:
     return b"".join(line + b"\r\n" for line in lines[:-1]) + (lines[-1] + b"\r\n" if lines[-1] else b"")
 
 
-def judge(corpus: list[Letter], journal: list[dict], left: int, console: Console) -> int:
+def judge(corpus: list[Letter], journal: list[dict[str, Any]], left: int, console: Console) -> int:
     """Hold what arrived against what was queued; print a table, one bounce and the verdict."""
     arrived = Counter((entry["sha256"], to) for entry in journal if entry["bounce"] is None for to in entry["to"])
     bounces = [entry for entry in journal if entry["bounce"] is not None]

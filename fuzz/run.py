@@ -1,4 +1,4 @@
-"""Run one target for a time: ``python fuzz/run.py client --seconds 60``.
+"""Run one target for a time: ``python -m fuzz.run client --seconds 60``.
 
 What lives here: the choice of the octets, by Atheris (https://github.com/google/atheris), which is guided by coverage,
 or where that is not installed or not wanted (``--plain``) by chance over the seeds. What does not: what is fuzzed
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def target(name: str) -> Callable[[bytes], None]:
-    from targets import TARGETS
+    from fuzz.targets import TARGETS
 
     return TARGETS[name]
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import re
 import ssl
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Final, TypeVar
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.core.invariants import (
     CONTENT,
@@ -124,7 +120,7 @@ def _heard(pieces: Sequence[bytes]) -> tuple[list[int], str]:
 
 # --- bodies ---------------------------------------------------------------------------------------------------------
 
-_ENVELOPE: Final = Envelope("a@a.example", ["b@b.example"])
+_ENVELOPE: Final = Envelope("a@a.example", ("b@b.example",))
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -202,7 +198,7 @@ class _Talk:
 
     def _give(self) -> None:
         if len(self.mails) < _MAILS:
-            self.mails.append(self.client.send(Envelope(f"s{len(self.mails)}@a.example", ["r@b.example"])))
+            self.mails.append(self.client.send(Envelope(f"s{len(self.mails)}@a.example", ("r@b.example",))))
         else:
             self.client.no_mail()
 

@@ -1,4 +1,4 @@
-"""Run the tests of the core against mutants of a module: ``python mutation/run.py _body _state``.
+"""Run the tests of the core against mutants of a module: ``python -m mutation.run _body _state``.
 
 What lives here: the choice of mutants and tests, and the count of those that no test notices. What does not: the
 changes (``mutants.py``), and the reasons why some of them change nothing (``explained.toml``).
@@ -28,8 +28,7 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, Final, cast
 
 import pytest
-
-from mutants import Mutant, enumerations, mutants_of
+from mutation.mutants import Mutant, enumerations, mutants_of
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = ROOT / "src" / "smtpcore"

@@ -30,4 +30,4 @@ def value(cls: type[T]) -> type[T]:
     init.__qualname__ = plain.__qualname__
     init.__module__ = plain.__module__
     made.__init__ = init
-    return made  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]  # what exec made has no type

@@ -110,6 +110,7 @@ class XForward:
     source: MailSource | Unavailable | None = None
 
     def __post_init__(self) -> None:
+        # Not every caller has a type checker.
         if self.source is not None and not isinstance(self.source, (MailSource, Unavailable)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise LocalProtocolError("the source is a MailSource, or Unavailable", self.source)
         _check_attributes("XFORWARD", self.attributes)
@@ -142,7 +143,7 @@ def _check_attributes(command: str, attributes: Iterable[Attribute]) -> None:
 def _text(value: _Text, longest: int = _LONGEST_VALUE) -> str | None:
     if value is None or isinstance(value, Unavailable):
         return value and value.value
-    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("an attribute of XCLIENT or XFORWARD is text, or Unavailable", value)
     if not _VISIBLE.fullmatch(value):
         raise LocalProtocolError("an attribute is printable ASCII without spaces", value)
@@ -172,6 +173,7 @@ def _address(value: _Text) -> str | None:
 def _port(value: _Port) -> str | None:
     if value is None or isinstance(value, Unavailable):
         return value and value.value
+    # Not every caller has a type checker.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST_PORT:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError(f"a port is a number from 1 to {_LARGEST_PORT}", value)
     return str(value)

@@ -35,6 +35,7 @@ def mailbox_of(address: str | Address) -> str:
     if isinstance(address, Address):
         _check_ascii_mailbox(address.addr_spec)
         return address.addr_spec
+    # Not every caller has a type checker.
     if not isinstance(address, str) or not address.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError("an address must be a printable str, or an email.headerregistry.Address", address)
     header = _parsed("address", address)

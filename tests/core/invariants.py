@@ -220,7 +220,7 @@ class Life:
 
     def misuse(self) -> None:
         """What no driver should do: it is refused, or it was right."""
-        too_long = Envelope("x" * 300 + "@a.example", ["b@b.example"])
+        too_long = Envelope("x" * 300 + "@a.example", ("b@b.example",))
         for call in (
             lambda: self.client.send(too_long),
             lambda: self.client.command("RSET"),
@@ -559,7 +559,15 @@ ECHOES = tuple(
     for behind in (b"\r\n", b"...\r\n", b"\n", b"")
 )
 #: What a peer may announce that it takes.
-ANNOUNCED = ({}, {}, {"RCPTMAX": 2}, {"MAILMAX": 2, "RCPTMAX": 3}, {"MAILMAX": 1}, {"RCPTDOMAINMAX": 1}, {"RCPTMAX": 1})
+ANNOUNCED: tuple[dict[str, int], ...] = (
+    {},
+    {},
+    {"RCPTMAX": 2},
+    {"MAILMAX": 2, "RCPTMAX": 3},
+    {"MAILMAX": 1},
+    {"RCPTDOMAINMAX": 1},
+    {"RCPTMAX": 1},
+)
 REFUSALS = ("4", "5", "450", "452", "452", "530", "550", "552")
 TROUBLES = (
     *("eof", "timeout", "send_failed", "body_failed", "tls_failed"),
@@ -602,7 +610,7 @@ def live(plan: bytes, make: Callable[..., Client] = Client) -> Life:
         # Most are of one domain.
         recipients = [f"r{n}@{'c' if n == 2 else 'b'}.example" for n in range(pick([1, 2, 3, 5]))]
         options = MailOptions(forwarded=pick([None, None, XForward(name=f"s{number}.example")]))
-        mails.append((Envelope(f"s{number}@a.example", recipients, body=facts, options=options), pick(BODIES)))
+        mails.append((Envelope(f"s{number}@a.example", tuple(recipients), body=facts, options=options), pick(BODIES)))
     life = Life(client, limits, mails, [SECRET[:8]] if credentials else [])
     life.lmtp = protocol is Protocol.LMTP
     life.across = pipelining is Pipelining.ACROSS

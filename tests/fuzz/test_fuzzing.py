@@ -17,7 +17,7 @@ FUZZ = Path(__file__).parents[2] / "fuzz"
 @pytest.mark.parametrize("target", ["client", "replies", "bodies", "messages", "tls"])
 def test_a_target_holds_for_its_seeds_and_a_little_more(target: str) -> None:
     seeds = len(list((FUZZ / "corpus" / target).iterdir()))
-    command = [sys.executable, str(FUZZ / "run.py"), target, "--plain", "--executions", str(seeds + 50), "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "fuzz.run", target, "--plain", "--executions", str(seeds + 50), "--seed", "1"]
+    done = subprocess.run(command, cwd=FUZZ.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{target}: {seeds + 50} executions" in done.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import os
 import pwd
 import re
@@ -296,7 +297,7 @@ class Postfix(Running):
         self._command("start")
         self._master = int((self.folder / "queue" / "pid" / "master.pid").read_text())
         for port in self.ports:
-            wait_until(lambda port=port: accepts(port), f"Postfix to listen on port {port}")
+            wait_until(functools.partial(accepts, port), f"Postfix to listen on port {port}")
 
     def _private_settings(self) -> dict[str, str]:
         return {

@@ -432,7 +432,9 @@ def test_a_dead_host_is_tried_less_and_less_often() -> None:
     for session in range(1, 6):
         assert bench.ended(session, REFUSED) == []
         assert bench.machine.wake_at == bench.machine.status.resting_until
-        delays.append(bench.machine.status.resting_until - bench.now)
+        resting_until = bench.machine.status.resting_until
+        assert resting_until is not None
+        delays.append(resting_until - bench.now)
         assert bench.wait(delays[-1]) == [f"open {session + 1}"]
     assert bench.ended(6, REFUSED) == ["answer 1", "answer 2"]
     assert delays == [1, 2, 4, 8, 16]

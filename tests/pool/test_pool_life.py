@@ -421,12 +421,12 @@ def test_a_host_in_good_health_takes_everything_at_once(seed: int) -> None:
 def test_nobody_starves() -> None:
     """A mail that keeps being put off does not hold up the others, and gets its turns beside them."""
     world = World(1, Moods(not_now=0.3), PoolSettings(sessions=1))
-    order: list[int] = []
+    noted: list[int] = []
     answered: Any = world.answered
 
-    def note(answer: Answer) -> None:
-        order.append(answer.mail_id)
-        answered(answer)
+    def note(order: Answer) -> None:
+        noted.append(order.mail_id)
+        answered(order)
 
     world.answered = note  # type: ignore[method-assign]
     traffic(world, 200, 300.0)
@@ -434,7 +434,7 @@ def test_nobody_starves() -> None:
     world.check_end()
     asked = sorted(world.mails, key=lambda mail_id: world.mails[mail_id].asked_at)
     # Five delays and as many turns in a queue that one session works off: nobody is overtaken by more than that.
-    assert max(abs(order.index(mail_id) - asked.index(mail_id)) for mail_id in asked) < 60
+    assert max(abs(noted.index(mail_id) - asked.index(mail_id)) for mail_id in asked) < 60
 
 
 def test_the_worlds_have_troubles() -> None:

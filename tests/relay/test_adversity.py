@@ -10,7 +10,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from relay_bench import BUSY, DAY, HOUR, MINUTE, SCHEDULE, START, TAKEN, UNKNOWN, Bench, failed, reported
 
 from smtpcore import ConnectFailed, ServiceRefused, SessionAborted, SessionError, Stage
 from smtpcore.relay import (
@@ -45,6 +44,8 @@ from smtpcore.relay import (
     SpoolChanged,
     TimePassed,
 )
+
+from .relay_bench import BUSY, DAY, HOUR, MINUTE, SCHEDULE, START, TAKEN, UNKNOWN, Bench, failed, reported
 
 UNFORESEEN = SessionAborted("unforeseen: ZeroDivisionError()")
 

@@ -9,7 +9,6 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
-from relay_bench import HOUR, MINUTE, SETTINGS, START, TAKEN, Bench, reported
 
 from smtpcore import ConnectFailed
 from smtpcore.relay import (
@@ -37,6 +36,8 @@ from smtpcore.relay import (
     SpoolChanged,
     TimePassed,
 )
+
+from .relay_bench import HOUR, MINUTE, SETTINGS, START, TAKEN, Bench, reported
 
 # --- drained ----------------------------------------------------------------------------------------------------------
 
@@ -225,17 +226,17 @@ def test_a_queue_is_read_once(domains: int) -> None:
         for order in bench.effects(LoadDomains):
             found = dict.fromkeys(f.jobs[0].domain for job, f in left.items() if job not in claimed)
             answers.append(DomainsLoaded(tuple(domain for domain in found if domain not in order.known), True, None))
-        for order in bench.effects(Load):
+        for load in bench.effects(Load):
             due = [
                 fact
                 for job, fact in left.items()
-                if fact.jobs[0].domain == order.domain and job not in claimed and job not in order.known
+                if fact.jobs[0].domain == load.domain and job not in claimed and job not in load.known
             ]
-            chosen = due[: order.limit]
+            chosen = due[: load.limit]
             rows += len(chosen)
             assert rows <= 600
             jobs = tuple(fact.jobs[0] for fact in chosen)
-            answers.append(JobsLoaded(order.domain, tuple(fact.mail for fact in chosen), jobs, chosen == due))
+            answers.append(JobsLoaded(load.domain, tuple(fact.mail for fact in chosen), jobs, chosen == due))
         working += bench.work
         claimed.update(work.delivery.jobs[0].job_id for work in bench.work)
         if not answers:

@@ -13,7 +13,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay_bench import HOUR, MINUTE, TAKEN, Bench, reported
 
 from smtpcore import ConnectFailed
 from smtpcore.relay import (
@@ -40,6 +39,8 @@ from smtpcore.relay import (
     SmartHost,
     TimePassed,
 )
+
+from .relay_bench import HOUR, MINUTE, TAKEN, Bench, reported
 
 FOUND = AnswerKind.RECORDS
 SIX, FOUR = "2001:db8::%d", "192.0.2.%d"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, failed, reported
 
 from smtpcore import ConnectFailed, Reply, ServiceRefused, Stage
 from smtpcore.relay import (
@@ -41,6 +40,8 @@ from smtpcore.relay import (
     SpoolChanged,
     TimePassed,
 )
+
+from .relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, failed, reported
 
 REFUSED = ServiceRefused("idle for too long", reply=Reply(421, ("4.4.2 idle",)))
 

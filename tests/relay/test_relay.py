@@ -12,22 +12,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay_bench import (
-    BUSY,
-    DAY,
-    HOUR,
-    MINUTE,
-    SETTINGS,
-    START,
-    TAKEN,
-    UNKNOWN,
-    Bench,
-    OwnHosts,
-    failed,
-    report,
-    reported,
-    verdict,
-)
 
 from smtpcore import (
     ConnectFailed,
@@ -69,6 +53,23 @@ from smtpcore.relay import (
     SpoolChanged,
     StoredMail,
     TimePassed,
+)
+
+from .relay_bench import (
+    BUSY,
+    DAY,
+    HOUR,
+    MINUTE,
+    SETTINGS,
+    START,
+    TAKEN,
+    UNKNOWN,
+    Bench,
+    OwnHosts,
+    failed,
+    report,
+    reported,
+    verdict,
 )
 
 # --- start, claim, results --------------------------------------------------------------------------------------------

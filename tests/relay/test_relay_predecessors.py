@@ -7,7 +7,6 @@ client's core (``core``).
 from __future__ import annotations
 
 import pytest
-from relay_bench import BUSY, DAY, HOUR, MINUTE, TAKEN, UNKNOWN, Bench, failed, reported
 
 from smtpcore import (
     AuthDeclined,
@@ -43,6 +42,8 @@ from smtpcore.relay import (
     SmartHost,
     TimePassed,
 )
+
+from .relay_bench import BUSY, DAY, HOUR, MINUTE, TAKEN, UNKNOWN, Bench, failed, reported
 
 FOUND = AnswerKind.RECORDS
 

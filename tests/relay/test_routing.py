@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from relay_bench import BUSY, DAY, TAKEN, UNKNOWN, Bench, reported
 
 from smtpcore import ConnectFailed, LocalProtocolError, Verdict
 from smtpcore.relay import (
@@ -40,6 +39,8 @@ from smtpcore.relay import (
     Unroutable,
     Way,
 )
+
+from .relay_bench import BUSY, DAY, TAKEN, UNKNOWN, Bench, reported
 
 HUB, LAST, OTHER = SmartHost("hub.example"), SmartHost("last.example", 2525), SmartHost("other.example")
 
@@ -135,9 +136,9 @@ def test_a_way_is_the_route_that_has_no_other(way: Way) -> None:
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        (FixedHosts([HUB], [LAST]), FixedHosts((HUB,), (LAST,))),  # type: ignore[arg-type]
-        (Mx(fallback=[LAST]), Mx(fallback=(LAST,))),  # type: ignore[arg-type]
-        (RoutingTable({}, [LAST]).way("far.example"), Mx(fallback=(LAST,))),  # type: ignore[arg-type]
+        (FixedHosts([HUB], [LAST]), FixedHosts((HUB,), (LAST,))),
+        (Mx(fallback=[LAST]), Mx(fallback=(LAST,))),
+        (RoutingTable({}, [LAST]).way("far.example"), Mx(fallback=(LAST,))),
     ],
 )
 def test_hosts_may_come_as_a_list_and_make_the_same_way(given: Way, meant: Way) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
-from relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, reported
 
 from smtpcore import (
     ConnectFailed,
@@ -45,6 +44,8 @@ from smtpcore.relay import (
     ShutDown,
     SmartHost,
 )
+
+from .relay_bench import BUSY, HOUR, START, TAKEN, UNKNOWN, Bench, reported
 
 STORE = Lmtp(path="/run/lmtp")
 ANNA, BORIS = "anna@far.example", "boris@far.example"

@@ -5,8 +5,11 @@ What lives here: the text of the driver, a module out of a text, and its adapter
 
 from __future__ import annotations
 
+import threading
 import types
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import gevent
 
@@ -21,10 +24,10 @@ def adapter_for(text: str, **names: object) -> Adapter:
     module.__dict__.update(names)
     exec(compile(text, "gevent_driver.py", "exec"), module.__dict__)
 
-    def wait(event):
+    def wait(event: threading.Event) -> Any:
         return gevent.get_hub().threadpool.apply(event.wait, (10,))
 
-    def run_cancelled(play, when) -> None:
+    def run_cancelled(play: Coroutine[Any, Any, None], when: threading.Event) -> None:
         greenlet = gevent.spawn(run_blocking, play)
         wait(when)
         greenlet.kill()

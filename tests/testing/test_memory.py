@@ -6,6 +6,7 @@ What lives here: :mod:`smtpcore.testing.memory`. What does not: what is tested w
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_a_session_with_a_scripted_server(capacity: int) -> None:
     ours, theirs = pair(capacity)
     server = ScriptedServer()
     client = Client("client.example")
-    driver = PureDriver(client, [(Envelope("a@a.example", ["b@b.example"]), b"x" * 1000)], piece=100)
+    driver = PureDriver(client, [(Envelope("a@a.example", ("b@b.example",)), b"x" * 1000)], piece=100)
     attendant = Attendant(server, theirs)
     exchange(driver, ours, attendant)
     client.quit()
@@ -141,7 +142,7 @@ def test_a_session_with_a_scripted_server(capacity: int) -> None:
 
 
 @pytest.mark.parametrize("leave", [End.close, End.reset])
-def test_a_server_whose_client_is_gone_closes(leave) -> None:
+def test_a_server_whose_client_is_gone_closes(leave: Callable[[End], None]) -> None:
     ours, theirs = pair()
     attendant = Attendant(ScriptedServer(), theirs)
     assert attendant.turn()
@@ -156,6 +157,6 @@ def test_a_server_whose_client_is_gone_closes(leave) -> None:
 def test_a_driver_that_stops_at_the_body_reads_no_more() -> None:
     """Back-pressure from end to end: a client that is given no body asks for one and says nothing."""
     ours, theirs = pair()
-    driver = PureDriver(Client("client.example"), [(Envelope("a@a.example", ["b@b.example"]), None)])
+    driver = PureDriver(Client("client.example"), [(Envelope("a@a.example", ("b@b.example",)), None)])
     exchange(driver, ours, Attendant(ScriptedServer(), theirs))
     assert isinstance(driver.last, NeedBody)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
-from smtpcore import Client, Disconnect, Envelope, RemoteProtocolError
+from smtpcore import Client, Disconnect, Envelope, RemoteProtocolError, Reply
 from smtpcore.testing import PureDriver
 from smtpcore.testing.strategies import (
     adversarial_octets,
@@ -24,7 +24,7 @@ from smtpcore.testing.strategies import (
     reply_texts,
 )
 
-ENVELOPE = Envelope("a@a.example", ["b@b.example", "c@b.example"])
+ENVELOPE = Envelope("a@a.example", ("b@b.example", "c@b.example"))
 
 
 def a_client() -> PureDriver:
@@ -45,6 +45,7 @@ def test_a_legal_reply_is_read_however_it_is_divided(reply: bytes, data: st.Data
         parts.hear(piece)
     (first, _) = (driver.client.transcript.entries[0] for driver in (whole, parts))
     assert str(whole.client.transcript) == str(parts.client.transcript)
+    assert isinstance(first[1], Reply)
     assert first[1].code == 554
 
 

@@ -13,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import smtpcore
 import smtpcore.drivers.asyncio
@@ -22,13 +25,13 @@ import smtpcore.relay
 MESSAGE = b"Subject: smoke\r\n\r\n.a line with a dot\r\nand the last one"
 
 
-def listens(port):
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager
-def receiver(python, folder):
+def receiver(python: str, folder: Path) -> Iterator[int]:
     """A server that writes into the maildir ``folder``; gives its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -46,14 +49,19 @@ def receiver(python, folder):
             process.terminate()
 
 
-def main(python):
+def main(python: str) -> None:
     assert smtpcore.__file__.startswith(sys.prefix), smtpcore.__file__
     others = {found.name for found in importlib.metadata.distributions()} - {"smtpcore", "pip", "setuptools"}
     assert not others, f"an empty environment holds {others}"
     with tempfile.TemporaryDirectory() as folder:
         maildir = pathlib.Path(folder, "mail")
         with receiver(python, maildir) as port:
-            where = {"host": "127.0.0.1", "port": port, "sender": "a@smoke.example", "recipients": "b@smoke.example"}
+            where: dict[str, Any] = {
+                "host": "127.0.0.1",
+                "port": port,
+                "sender": "a@smoke.example",
+                "recipients": "b@smoke.example",
+            }
             smtpcore.drivers.blocking.send(MESSAGE, **where)
             asyncio.run(smtpcore.drivers.asyncio.send(MESSAGE, **where))
         arrived = [file.read_bytes() for file in maildir.glob("new/*")]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 __all__ = ["Host", "Hosts", "Mood"]
 
@@ -54,7 +54,9 @@ class Host:
         """Of all mails taken, sorted."""
         return sorted(recipient for _, recipients, _ in self.taken for recipient in recipients)
 
-    async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
         if address.startswith("nobody"):
             return "550 5.1.1 nobody of that name"
         if address.startswith("later"):
@@ -62,7 +64,8 @@ class Host:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
         await asyncio.to_thread(self.gate.wait, 30)
         self.encrypted.append(session.ssl is not None)
         self.taken.append(((envelope.mail_from or "").strip("<>"), envelope.rcpt_tos, envelope.content))
@@ -85,13 +88,13 @@ class _Receiving(SMTP):
         super().__init__(host, hostname="host.example", loop=asyncio.get_running_loop(), tls_context=host.tls)
         self._host = host
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Once more after STARTTLS, about the same connection.
         if not self.transport:
             self._host.opened()
         super().connection_made(transport)
 
-    def connection_lost(self, error) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         self._host.closed()
         super().connection_lost(error)
 

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from hosts import Hosts
-from name_server import NameServer
 
 from smtpcore import Deadlines, Envelope, Limits
 from smtpcore.drivers import service, threads
 from smtpcore.drivers.resolver import AsyncResolver, Resolver, ResolverSettings
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, Mx, RelaySettings, Route, Schedule
+
+from ..drivers.name_server import NameServer
+from .hosts import Hosts
 
 __all__ = ["SOON", "Relaying", "World"]
 
@@ -78,7 +79,7 @@ class World:
             shortest=0.01,
         )
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Any:
         return {"limits": Limits(deadlines=Deadlines(greeting=self.greeting_seconds))}
 
 
@@ -95,6 +96,7 @@ class Relaying:
         }  # fmt: skip
         self._settings = RelaySettings(**{**values, **settings})
         self.notes: list[Fate | Attempted] = []
+        self._relay: service.RelayService | threads.RelayService
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

@@ -10,16 +10,17 @@ import email
 import email.policy
 import random
 from collections.abc import Callable, Iterator
-from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hosts import Host, Mood
-from name_server import Fault
-from peers import server_context
-from relaying import SOON, Relaying, World
 
 from smtpcore.relay import FateKind, Mx, Route, RoutingTable, SmartHost, Unroutable
+
+from ..drivers.name_server import Fault
+from ..drivers.peers import server_context
+from .hosts import Host, Mood
+from .relaying import SOON, Relaying, World
 
 Relay = Callable[..., Relaying]
 
@@ -37,10 +38,10 @@ def relay(request: pytest.FixtureRequest, world: World) -> Relay:
     return lambda route=None, **settings: Relaying(world, request.param, route, **settings)
 
 
-def bounce_in(host: Host) -> EmailMessage:
+def bounce_in(host: Host) -> Any:
     """The delivery status of the one bounce that a host has taken."""
     ((_, _, content),) = [mail for mail in host.taken if mail[0] == ""]
-    message = email.message_from_bytes(content, policy=email.policy.default)
+    message: Any = email.message_from_bytes(content, policy=email.policy.default)
     return list(message.iter_parts())[1].get_payload()[1]
 
 

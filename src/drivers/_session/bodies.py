@@ -174,7 +174,7 @@ class FileBody:
 
     def _octets_of(self, file: BinaryIO) -> bytes:
         octets = file.read(self._piece)
-        if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(octets, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]  # sources are anybody's
             raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
         return octets
 
@@ -270,6 +270,7 @@ def make_body(source: object, piece: int) -> Body:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return MemoryBody(bytes(cast("bytes", source)), piece)
     if isinstance(source, Message):
+        # Of whatever parameters its type has.
         return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(source, Path):
         return FileBody(source, piece)

@@ -137,7 +137,7 @@ def _recipients_of(text: Any) -> tuple[PendingRecipient, ...]:
     found = _json("list of recipients", text)
     if not isinstance(found, list) or not found:
         raise Damaged("it has no recipients")
-    recipients: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
+    recipients: list[Any] = found  # pyright: ignore[reportUnknownVariableType]  # JSON has no types
     return tuple(map(_recipient_of, recipients))
 
 
@@ -160,7 +160,7 @@ def mail_ids_of(text: Any) -> list[int]:
     found = _json("list of mails", text)
     if not isinstance(found, list):
         raise Damaged("it has no list of mails")
-    mail_ids: list[Any] = found  # pyright: ignore[reportUnknownVariableType]
+    mail_ids: list[Any] = found  # pyright: ignore[reportUnknownVariableType]  # JSON has no types
     return [_is(int, "mail", mail_id) for mail_id in mail_ids]
 
 

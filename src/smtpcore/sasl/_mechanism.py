@@ -84,7 +84,7 @@ def check_words(mechanism: str, **words: str) -> None:
     All but ``authorization`` must be given.
     """
     for what, value in words.items():
-        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise LocalProtocolError(f"the {what} of {mechanism} must be a str; UTF-8 is what the peer is told")
         if "\0" in value:
             raise LocalProtocolError(f"the {what} of {mechanism} may not hold NUL")

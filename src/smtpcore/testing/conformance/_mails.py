@@ -39,7 +39,7 @@ def octet_by_octet(line: Line) -> None:
         for octet in octets:
             whole(bytes([octet]))
 
-    line.raw = raw  # type: ignore[method-assign]
+    line.raw = raw  # type: ignore[method-assign]  # all that is said goes this way
     line.serve()
 
 
