@@ -6,6 +6,9 @@ What does not: what a line says.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+
 from smtpcore._errors import RemoteProtocolError
 
 __all__ = ["LineBuffer"]
@@ -14,13 +17,13 @@ __all__ = ["LineBuffer"]
 class LineBuffer:
     """Octets received and not yet consumed; at most one unfinished line is bounded by ``limit``."""
 
-    __slots__ = ("_data", "_limit", "_searched", "_start", "unread")
+    __slots__ = ("_limit", "_lines", "_rest", "unread")
 
     def __init__(self, limit: int) -> None:
-        self._data = bytearray()
         self._limit = limit
-        self._start = 0
-        self._searched = 0
+        #: Lines without their LF, and what came behind the last LF.
+        self._lines: deque[bytes] = deque()
+        self._rest = bytearray()
         #: How many octets there are.
         self.unread = 0
 
@@ -29,12 +32,14 @@ class LineBuffer:
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add received octets."""
-        if self._start:
-            del self._data[: self._start]
-            self._searched -= self._start
-            self._start = 0
-        self._data += data
-        self.unread = len(self._data)
+        rest = self._rest
+        before = len(rest)
+        rest += data
+        self.unread += len(rest) - before
+        end = rest.rfind(b"\n", before)
+        if end >= 0:
+            self._lines.extend(bytes(rest[:end]).split(b"\n"))
+            del rest[: end + 1]
 
     def next_line(self) -> bytes | None:
         """The next line without its CRLF, or ``None`` while it is incomplete.
@@ -43,24 +48,25 @@ class LineBuffer:
         line feed stands without its carriage return (RFC 5321 §2.3.8): it could be read as the end of a line or not,
         and two readers would disagree.
         """
-        end = self._data.find(b"\n", self._searched)
-        if (end if end >= 0 else len(self._data)) - self._start >= self._limit:
+        line = self._lines[0] if self._lines else None
+        octets = len(self._rest if line is None else line)
+        if octets >= self._limit:
             raise RemoteProtocolError(f"a reply line of more than {self._limit} octets")
-        if end < 0:
-            self._searched = len(self._data)
+        if line is None:
             return None
-        if end == self._start or self._data[end - 1] != 0x0D:
+        if line[-1:] != b"\r":
             raise RemoteProtocolError(f"a bare LF in a reply: {self.peek(80)!r}")
-        line = bytes(self._data[self._start : end - 1])
-        self._start = self._searched = end + 1
-        self.unread = len(self._data) - self._start
-        return line
+        self._lines.popleft()
+        self.unread -= octets + 1
+        return line[:-1]
 
     def peek(self, octets: int) -> bytes:
         """The first ``octets`` of what is buffered."""
-        return bytes(self._data[self._start : self._start + octets])
+        first = b"".join(line + b"\n" for line in itertools.islice(self._lines, octets))
+        return (first + self._rest[:octets])[:octets]
 
     def clear(self) -> None:
         """Forget everything."""
-        self._data.clear()
-        self._start = self._searched = self.unread = 0
+        self._lines.clear()
+        self._rest.clear()
+        self.unread = 0

@@ -107,8 +107,10 @@ class ClientSnapshot:
 _IDLE: Final = Idle()
 _NEED_MAIL: Final = NeedMail()
 _BEGIN_TLS: Final = BeginTls()
-# Looking up a member of an enumeration by name costs a call; this one is needed at every turn.
+# Looking up a member of an enumeration by name costs a call; these are needed at every turn.
 _MAIL: Final = Verb.MAIL
+_RSET: Final = Verb.RSET
+_BDAT_LAST: Final = Verb.BDAT_LAST
 
 #: Why a session ends that cannot be opened; for other errors the peer refused.
 _REASONS: Final[dict[type[SessionError], DisconnectReason]] = {
@@ -379,22 +381,28 @@ class Client:
                 return self._over
             if self._orders:
                 return self._orders.popleft()
-            try:
-                heard = self._connection.next_event()
-            except RemoteProtocolError as violation:
-                self._violated(violation)
-                continue
-            if heard is None:
-                if not self._speak():
-                    return self._wait()
-            elif isinstance(heard, Replied):
-                if isinstance(heard.about, Transaction) and self._ending is None:
-                    self._hear_of_mail(heard.about, heard)
-                else:
-                    self._hear(heard)
-            else:
-                # The orders are taken above, so this is the end of the stream.
-                self._closed_by_peer()
+            if (self._connection.silent or not self._hear_next()) and not self._speak():
+                return self._wait()
+
+    def _hear_next(self) -> bool:
+        """Hear the next of what the connection has heard, if there is any."""
+        try:
+            heard = self._connection.next_event()
+        except RemoteProtocolError as violation:
+            self._violated(violation)
+            return True
+        if heard is None:
+            return False
+        if not isinstance(heard, Replied):
+            # The orders were taken before, so this is the end of the stream.
+            self._closed_by_peer()
+        elif isinstance(heard.about, Transaction) and self._ending is None:
+            self._turn.hear(heard.about, heard)
+            if heard.early or heard.reply.code == 421:
+                self._broken_off(heard)
+        else:
+            self._hear(heard)
+        return True
 
     def _wait(self) -> Event:
         if self._write_failed is not None:
@@ -422,23 +430,18 @@ class Client:
             return False
         if self._waiting:
             return False
-        return not self._ledger.full and (self._connection.can_send(_MAIL) or self._chunk_is_last)
-
-    @property
-    def _chunk_is_last(self) -> bool:
-        """Whether a last chunk is the last that was said: only RSET may follow it, and MAIL behind that."""
-        return (
-            self._opening.offer.chunking and bool(self._connection.in_flight) and self._connection.can_send(Verb.RSET)
-        )
+        # Behind a last chunk only RSET may follow, and MAIL behind that.
+        next_verb = _RSET if self._connection.newest is _BDAT_LAST else _MAIL
+        return not self._ledger.full and self._connection.can_send(next_verb)
 
     # --- hearing ---------------------------------------------------------------------------------------------------
 
-    def _hear_of_mail(self, transaction: Transaction, heard: Replied) -> None:
-        self._turn.hear(transaction, heard)
+    def _broken_off(self, heard: Replied) -> None:
+        """The peer went, or refused a message before its end."""
         reply = heard.reply
         if reply.code == 421:
             self._refused(reply, polite=False)
-        elif heard.early:
+        else:
             error = ServiceRefused(f"the peer refused the message before its end: {reply}", reply=reply)
             self._fail(DisconnectReason.BODY, error)
 
@@ -523,7 +526,7 @@ class Client:
     def _begin_mail(self) -> bool:
         peer_limits = self._opening.peer_limits
         barred = peer_limits is not None and self._waiting.are_barred(peer_limits)
-        if self._mark_is_due(barred):
+        if self._ledger.ran_ahead and self._mark_is_due(barred):
             return self._ledger.say_mark()
         if self._asked:
             return self._say_asked()
@@ -531,10 +534,14 @@ class Client:
             return self._end_at_limit(peer_limits)
         if not self._waiting:
             return self._quitting and self._say_quit()
-        if not self._connection.can_send(_MAIL):
+        behind_chunks = self._connection.newest is _BDAT_LAST
+        if behind_chunks or not self._connection.can_send(_MAIL):
             # What a failed transaction left behind is reset; the next MAIL may follow in the same group.
-            left_behind = self._chunk_is_last or self._connection.anticipated in IN_TRANSACTION
-            return left_behind and self._connection.try_send(RSET)
+            left_behind = behind_chunks or self._connection.anticipated in IN_TRANSACTION
+            if not (left_behind and self._connection.try_send(RSET)):
+                return False
+            if not self._connection.can_send(_MAIL):
+                return True
         if self._waiting.again:
             self._turn.transaction = self._waiting.again.popleft()
             self._ledger.begin_again(self._turn.transaction)
@@ -551,14 +558,15 @@ class Client:
         self._ledger.begin(transaction)
         if not transaction.over:
             self._turn.transaction = transaction
+            self._turn.speak(transaction, across=self._opening.across)
         return True
 
     def _mark_is_due(self, barred: bool) -> bool:
-        return self._ledger.mark_is_due(
-            at_rest=not self._waiting and (self._no_mail or self._quitting),
-            at_stop=barred or bool(self._asked),
-            chunked=self._opening.offer.chunking,
-        )
+        """Whether no next mail, or one too many, is there to prove what was heard of those before."""
+        at_rest = (self._no_mail or self._quitting) and not self._waiting
+        if not self._connection.in_flight:
+            return at_rest or barred or bool(self._asked) or self._ledger.full
+        return self._opening.offer.chunking and self._ledger.wants_mark(at_rest)
 
     def _say_asked(self) -> bool:
         """Say the next command that was asked for, with nothing in flight and no transaction left behind."""

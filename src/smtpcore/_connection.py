@@ -46,6 +46,9 @@ _CHUNKS: Final = frozenset({Verb.BDAT, Verb.BDAT_LAST})
 _VERDICTS: Final = frozenset({Verb.END_OF_DATA, Verb.BDAT_LAST})
 _NO_RECIPIENTS: Final = frozenset({State.GREETED, State.READY, State.MAIL})
 
+# As numbers: bytes look for octets much faster than for bytes of one octet.
+_CR, _LF, _NUL = b"\r\n\0"
+
 _GREETING: Final = Command(Verb.CONNECT, b"")
 _END_OF_DATA: Final = Command(Verb.END_OF_DATA, b".")
 #: So many characters of a secret in a reply are taken for an echo of it.
@@ -116,6 +119,10 @@ class Replied(NamedTuple):
     more: bool = False
 
 
+#: As ``Replied`` makes them, without the way through Python code that takes arguments by name.
+_replied: Final = functools.partial(tuple.__new__, Replied)
+
+
 @dataclass(frozen=True, slots=True)
 class PeerClosed:
     """The peer closed its side and everything that it said before has been reported."""
@@ -163,6 +170,7 @@ class Connection:
         self._said = 1
         self._replied = 0
         self._pipelining = False
+        self._window = limits.commands_in_flight
         self._window_full = False
         self._body_open = False
         self._body_octets = 0
@@ -172,6 +180,8 @@ class Connection:
         self._peer_closed = False
         #: What was said and is not yet taken; whoever holds the connection may take from the left.
         self.orders: deque[Order] = deque()
+        #: Whether all that came was heard: until more comes, :meth:`next_event` has nothing but orders to tell.
+        self.silent = False
         #: For each message without a verdict what it is about, and the order that ends it, once it was given.
         self._messages: deque[tuple[object, Order | None]] = deque()
         self._timeout: Timeout | None = None
@@ -197,6 +207,11 @@ class Connection:
     def in_flight(self) -> int:
         """How many commands wait for their replies."""
         return len(self._in_flight)
+
+    @property
+    def newest(self) -> Verb | None:
+        """The last of the commands that wait for their replies."""
+        return self._in_flight[-1][0].verb if self._in_flight else None
 
     @property
     def quiet(self) -> bool:
@@ -297,14 +312,14 @@ class Connection:
 
     def _try_say(self, command: Command, about: object) -> bool:
         line = command.line
-        if b"\r" in line or b"\n" in line or b"\0" in line:
+        if _CR in line or _LF in line or _NUL in line:
             raise LocalProtocolError("a command line may not hold CR, LF or NUL", command)
         if not self.can_send(command.verb):
             return False
         in_flight = self._in_flight
         in_flight.append((command, about))
         self._said += 1
-        self._window_full = len(in_flight) >= self._limits.commands_in_flight
+        self._window_full = len(in_flight) >= self._window
         if command.secret:
             self._secrets = longest_first((*self._secrets, *echoes(line)))
             self._transcript.append((True, masked(line, True)))
@@ -362,10 +377,12 @@ class Connection:
         """Octets from the peer, in any division."""
         if self._peer_closed:
             raise LocalProtocolError("octets cannot come after the end of the stream")
+        self.silent = False
         self._buffer.append(data)
 
     def receive_eof(self) -> None:
         """The peer closed its side."""
+        self.silent = False
         self._peer_closed = True
 
     def tls_started(self) -> None:
@@ -393,7 +410,10 @@ class Connection:
             raise self._violation("octets in clear where TLS must begin (RFC 3207 §4.2)")
         if self._buffer.unread and (reply := self._next_reply()) is not None:
             return self._pair(reply)
-        return PeerClosed() if self._peer_closed else None
+        if self._peer_closed:
+            return PeerClosed()
+        self.silent = True
+        return None
 
     # --- replies ---------------------------------------------------------------------------------------------------
 
@@ -453,41 +473,53 @@ class Connection:
 
     def _pair(self, reply: Reply) -> Replied:
         """Give ``reply`` to the oldest command in flight and move the state."""
-        self._transcript.append((False, reply if reply.code != 334 else shown_challenge(reply)))
-        command, about = None, None
-        if self._in_flight:
-            command, about = self._in_flight.popleft()
-            self._replied += 1
-        is_verdict = command is _END_OF_DATA or (command is not None and command.verb is _BDAT_LAST)
+        code = reply.code
+        self._transcript.append((False, reply if code != 334 else shown_challenge(reply)))
+        if not self._in_flight:
+            # All else that nobody asked for was refused before it was a reply.
+            self._state = _CLOSED
+            return Replied(None, reply)
+        command, about = self._in_flight.popleft()
+        self._replied += 1
         if self._window_full:
-            self._window_full = len(self._in_flight) * 2 > self._limits.commands_in_flight
-        if reply.code == 421:
+            self._window_full = len(self._in_flight) * 2 > self._window
+        verb = command.verb
+        if code == 421:
             self._state, self._body_open = _CLOSED, False
-            if is_verdict:
+            if verb in _VERDICTS:
                 self._messages.popleft()
             return Replied(command, reply, about)
-        # All else that nobody asked for was refused before it was a reply.
-        assert command is not None
-        state = self._lmtp_leads(command.verb, reply) if self._lmtp else leads(self._state, command.verb, reply.code)
-        early = is_verdict and self._messages[0][1] is None
-        if state is None or (early and reply.positive):
-            raise self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
+        state = self._lmtp_leads(verb, reply) if self._lmtp else leads(self._state, verb, code)
+        if state is None:
+            raise self._misplaced(command, reply)
+        if verb in _VERDICTS:
+            return self._pair_verdict(command, reply, about, state)
+        self._state = state
+        if state is _DATA and verb is Verb.DATA:
+            self._open_body(about)
+        elif state is _TLS and self._unread:
+            raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
+        return _replied((command, reply, about, False, False))
+
+    def _misplaced(self, command: Command, reply: Reply) -> RemoteProtocolError:
+        return self._violation(f"{reply.code} is no answer to {command.verb.value}: {reply}", reply)
+
+    def _pair_verdict(self, command: Command, reply: Reply, about: object, state: State) -> Replied:
+        """The verdict on a message, or one of several, or one that came before the end of the message was said."""
+        early = self._messages[0][1] is None
+        if early and reply.positive:
+            raise self._misplaced(command, reply)
         if self._verdicts and not early:
             self._in_flight.appendleft((command, about))
             self._said += 1
             self._window_full = self._window_full or len(self._in_flight) >= self._limits.commands_in_flight
             return Replied(command, reply, about, more=True)
-        if is_verdict:
-            self._messages.popleft()
+        self._messages.popleft()
         if early:
             self._state, self._body_open = _CLOSED, False
-            return Replied(command, reply, about, early)
-        self._state = state
-        if state is _DATA and command.verb is Verb.DATA:
-            self._open_body(about)
-        elif state is _TLS and self._unread:
-            raise self._violation("octets in clear behind the reply to STARTTLS (RFC 3207 §4.2)")
-        return Replied(command, reply, about)
+        else:
+            self._state = state
+        return Replied(command, reply, about, early)
 
     def _lmtp_leads(self, verb: Verb, reply: Reply) -> State | None:
         """Where a reply leads in LMTP; counts the verdicts that are yet to come."""
@@ -512,5 +544,5 @@ class Connection:
         self._body_octets = 0
         self._in_flight.append((_END_OF_DATA, about))
         self._messages.append((about, None))
-        self._window_full = len(self._in_flight) >= self._limits.commands_in_flight
+        self._window_full = len(self._in_flight) >= self._window
         self._said += 1

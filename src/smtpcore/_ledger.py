@@ -83,8 +83,11 @@ class Ledger:
 
     def report(self) -> None:
         """Report what is over and in no doubt, in the order of the mails."""
-        while self._begun and self._begun[0].over and (not self.ran_ahead or self._begun[0].number <= self._proved):
-            self.reports.append(self._begun.popleft().report(self._connection.transcript))
+        begun = self._begun
+        transcript = None
+        while begun and begun[0].over and (not self.ran_ahead or begun[0].number <= self._proved):
+            transcript = transcript or self._connection.transcript
+            self.reports.append(begun.popleft().report(transcript))
 
     def break_off(self, error: SessionError, reply: Reply | None, waiting: Iterable[Transaction]) -> None:
         """Answer every mail: those that are over as they are, unless the dialogue lost step behind them.
@@ -106,18 +109,12 @@ class Ledger:
 
     # --- marks -----------------------------------------------------------------------------------------------------
 
-    def mark_is_due(self, *, at_rest: bool, at_stop: bool, chunked: bool) -> bool:
-        """Whether no next mail, or one too many, is there to prove what was heard of those before.
+    def wants_mark(self, at_rest: bool) -> bool:
+        """Whether a mark is to be said among mails in chunks, which go on and on; ``at_rest``: there are no more.
 
-        ``at_rest`` says that there are no more mails, ``at_stop`` that the next one cannot be begun now.
+        Half of what may be kept back is asked for while the other half is on its way.
         """
-        if not self.ran_ahead:
-            return False
-        if not self._connection.in_flight:
-            return at_rest or at_stop or self.full
-        # Chunks go on and on: half of what may be kept back is asked for while the other half is on its way.
-        unmarked = self._number - self._marked
-        return chunked and unmarked * 2 >= (1 if at_rest else self._kept_back)
+        return (self._number - self._marked) * 2 >= (1 if at_rest else self._kept_back)
 
     def say_mark(self) -> bool:
         """Ask what no reply to another command answers: HELP, behind an RSET whose 250 would be out of place."""

@@ -8,7 +8,7 @@ report at the end. What does not: when a command is said (:mod:`smtpcore._turn`)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from smtpcore._errors import BodyNotRepeatable, RemoteProtocolError, SmtpError
@@ -157,18 +157,18 @@ class Transaction:
 
     # --- what comes next -------------------------------------------------------------------------------------------
 
-    @property
-    def next_command(self) -> Command | None:
-        """The command that comes next, or ``None`` if the transaction has no more to say before its body."""
-        if self._said < len(self._commands) and not self.refused:
-            return self._commands[self._said]
-        return None
-
-    def said(self) -> None:
-        """Note that the next command is said."""
-        self._said += 1
-        if not self._stage and self._said >= len(self._opening):
+    def say_commands(self, try_send: Callable[[Command, object], bool]) -> bool:
+        """Say what comes before the body, as much of it as may be said; returns whether anything was."""
+        commands = self._commands
+        before = said = self._said
+        if said == len(commands):
+            return False
+        while said < len(commands) and not self.refused and try_send(commands[said], self):
+            said += 1
+        self._said = said
+        if not self._stage and said >= len(self._opening):
             self._stage = Stage.STARTED
+        return said > before
 
     @property
     def accepted(self) -> bool:
@@ -220,7 +220,7 @@ class Transaction:
     @property
     def next_chunk(self) -> tuple[bytes | FileRange, bool] | None:
         """The chunk that comes next and whether it is the last one, or ``None`` if none can be said."""
-        if self._ended or not self._goes_on:
+        if self._ended or not (self._chunks or self._complete) or not self._goes_on:
             return None
         if len(self._chunks) > 1:
             return self._chunks[0], False
@@ -230,12 +230,12 @@ class Transaction:
 
     def said_chunk(self, *, last: bool) -> None:
         """Note that the next chunk is said."""
-        self.begin_body()
+        self._body_begun = True
         self._chunks_unanswered += 1
         if self._chunks:
             self._chunks.popleft()
-        if last:
-            self.end_body()
+        self._ended = last
+        self._stage = Stage.BODY_ENDED if last else Stage.BODY_BEGUN
 
     def chunk_reply(self, reply: Reply) -> None:
         """The reply to a chunk that is not the last."""

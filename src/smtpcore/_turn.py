@@ -65,21 +65,18 @@ class Turn:
 
     def speak(self, transaction: Transaction, *, across: bool) -> bool:
         """Say what may be said of the mail, or end its turn; ``across`` lets that happen before the verdict."""
-        said = False
-        while (command := transaction.next_command) is not None and self._connection.try_send(command, transaction):
-            transaction.said()
-            said = True
+        said = transaction.say_commands(self._connection.try_send)
         while (chunk := transaction.next_chunk) is not None:
             data, last = chunk
             if not self._connection.try_send_chunk(data, last=last, about=transaction):
                 break
             transaction.said_chunk(last=last)
             said = True
-        if said:
-            return True
         # Of a transaction whose verdict is heard already, the end is here.
         if across and transaction.may_be_left and self._connection.in_flight:
             self.transaction = None
+            return True
+        if said:
             return True
         if not self._connection.quiet or self._wants_body(transaction):
             # A line that has begun to arrive may become a 421: nothing is over before it is heard.
