@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 __all__ = ["Wrong", "receiver"]
 
@@ -135,11 +136,14 @@ async def _serve(expected: bytes | None, context: ssl.SSLContext | None, pipe: C
     pipe.send((counted[True], counted[False]))
 
 
-def _run(expected: bytes | None, processor: int, tls: bool, pipe: Connection) -> None:
+def _run(expected: bytes | Path | None, processor: int, tls: bool, pipe: Connection) -> None:
     os.sched_setaffinity(0, {processor})
+    if isinstance(expected, Path):
+        # Not in the process that makes this one: what it holds would be counted as its senders' memory.
+        expected = expected.read_bytes()
     context = None
     if tls:
-        # Not in the process that makes this one: what it holds would be counted as its senders' memory.
+        # Here for the same reason.
         from smtpcore.testing.certificates import server_context
 
         context = server_context()
@@ -148,8 +152,9 @@ def _run(expected: bytes | None, processor: int, tls: bool, pipe: Connection) ->
 
 
 @contextmanager
-def receiver(expected: bytes | None, mails: int, processor: int, *, tls: bool = False) -> Iterator[int]:
-    """Within, a receiver listens at the port that it gives; afterwards it must have had ``expected`` ``mails`` times.
+def receiver(expected: bytes | Path | None, mails: int, processor: int, *, tls: bool = False) -> Iterator[int]:
+    """Within, a receiver listens at the port that it gives; afterwards it must have had ``expected``, the octets or
+    those of a file, ``mails`` times.
 
     Without ``expected`` mails are only counted. With ``tls`` that begins with the first octet. Raises :class:`Wrong`.
     """

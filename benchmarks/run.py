@@ -274,9 +274,8 @@ def measure_large(rounds: int, octets: int, disk: Path, *, chunks: bool = False)
             for name in _rotated(list(runs), number):
                 with ExitStack() as stack:
                     if chunks:
-                        expected = None if name == SMTP_SOURCE else Path(file.name).read_bytes()
+                        expected = None if name == SMTP_SOURCE else Path(file.name)
                         port = stack.enter_context(receiver(expected, 1, last))
-                        del expected
                     else:
                         port = stack.enter_context(Sink(processor=last)).port
                     stack.enter_context(on_processor(first))
