@@ -418,10 +418,9 @@ class Client:
             return NeedBody(transaction.mail, transaction.body_offset)
         if self._connection.state is State.TLS:
             return _BEGIN_TLS
-        timeout = self._connection.timeout
-        if timeout is not None:
-            return _NEED_MAIL if self._may_run_ahead else timeout
-        return _IDLE if self._no_mail else _NEED_MAIL
+        if self._may_run_ahead:
+            return _NEED_MAIL
+        return self._connection.timeout or (_IDLE if self._no_mail else _NEED_MAIL)
 
     @property
     def _may_run_ahead(self) -> bool:

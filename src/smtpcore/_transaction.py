@@ -200,7 +200,7 @@ class Transaction:
     def _goes_on(self) -> bool:
         if self.refused or self._chunk_refusal is not None or self._body_error is not None:
             return False
-        return bool(self._accepted) or self._answered < len(self._recipients)
+        return self._answered < len(self._recipients) or bool(self._accepted)
 
     def add_chunk(self, data: bytes | FileRange) -> None:
         """Take the next octets of the body; one chunk waits for the next, for the last one is said to be the last."""
@@ -235,7 +235,7 @@ class Transaction:
         if self._chunks:
             self._chunks.popleft()
         self._ended = last
-        self._stage = Stage.BODY_ENDED if last else Stage.BODY_BEGUN
+        self._stage = Stage.BODY_ENDED if last else max(self._stage, Stage.BODY_BEGUN)
 
     def chunk_reply(self, reply: Reply) -> None:
         """The reply to a chunk that is not the last."""
