@@ -203,6 +203,22 @@ def test_example(name: str, server: tuple[Receiver, int], tmp_path: Path) -> Non
     assert bool(receiver.contents) == (name not in SEND_NOTHING)
 
 
+def test_every_python_example_is_typed(tmp_path: Path) -> None:
+    """A reader's own type checker finds nothing to complain of, at its strictest."""
+    for name, text in EXAMPLES.items():
+        (tmp_path / f"example_{name}.py").write_text(text, encoding="utf-8")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", *sorted(map(str, tmp_path.glob("*.py")))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"no issues found in {len(EXAMPLES)} source files" in checked.stdout
+
+
 def test_the_suite_is_run_as_the_page_says(tmp_path: Path) -> None:
     shutil.copy(WALK.parent / "examples" / "gevent_driver.py", tmp_path)
     (suite,) = re.findall(r"<!-- suite -->\n```python\n(.*?)```", PAGES[WALK], re.DOTALL)

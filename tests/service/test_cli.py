@@ -5,6 +5,7 @@ What lives here: ``smtpcore send``, ``queue`` and ``relay`` against real servers
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import trustme
@@ -22,6 +24,7 @@ from servers import Server, raw_server
 
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
+from smtpcore.testing.peer import Peer
 
 PASSWORD = "correct horse battery"
 DRIVERS = ("blocking", "asyncio", "trio")
@@ -186,10 +189,68 @@ def test_a_file_that_is_not_there(driver: list[str], tmp_path: Path, capsys) -> 
     assert run([*SEND, *driver, "--port", "1", "--to", "u@a.example", str(tmp_path)]) == 66
 
 
+EIGHT_BIT = b"MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n\xc3\xa9\n"
+SIGNED = b"DKIM-Signature: v=1\n" + EIGHT_BIT
+LONG = EIGHT_BIT.replace(b"8bit", b"7bit").replace(b"\xc3\xa9", b"x" * 999)
+
+
+@pytest.mark.parametrize(
+    ("flags", "octets", "arrives"),
+    [
+        ([], EIGHT_BIT, b"=C3=A9"),
+        (["--eight-bit", "as-is"], EIGHT_BIT, b"\xc3\xa9"),
+        (["--eight-bit", "refuse"], EIGHT_BIT, None),
+        ([], SIGNED, None),
+        (["--break-signatures"], SIGNED, b"=C3=A9"),
+        ([], LONG, b"x" * 999),
+        (["--long-lines", "convert"], LONG, b"x=\r\n"),
+        (["--long-lines", "refuse"], LONG, None),
+    ],
+)
+def test_what_an_old_server_is_given(
+    flags: list[str], octets: bytes, arrives: bytes | None, message: str, driver: list[str]
+) -> None:
+    Path(message).write_bytes(octets)
+    with Peer(lambda line: line.serve(extensions=("PIPELINING",))) as peer:
+        arguments = ["--port", str(peer.port), "--to", "u@a.example", "--tls", "never", *flags, message]
+        assert run([*SEND, *driver, *arguments]) == (65 if arrives is None else 0)
+    bodies = [body for line in peer.lines for body in line.bodies]
+    assert arrives is None or arrives in bodies[0]
+    assert bool(bodies) == (arrives is not None)
+
+
+def test_a_failure_that_no_command_names_is_not_taken_for_the_output(
+    message: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from smtpcore.drivers._cli import send
+
+    errors = {
+        "smtpcore: Too many open files\n": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        "smtpcore: /run/x: Permission denied\n": PermissionError(errno.EACCES, "Permission denied", "/run/x"),
+        # One that no terminal has to do with.
+        "smtpcore: Broken pipe\n": BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        "smtpcore: OSError\n": OSError(),
+    }
+    for words, error in errors.items():
+        monkeypatch.setattr(send, "deliver", Mock(side_effect=error))
+        assert run([*SEND, "--port", "1", "--to", "u@a.example", message]) == 75
+        assert capsys.readouterr().err == words
+
+
+def test_a_message_of_several_authors_needs_a_sender(message: str, tmp_path: Path, capsys) -> None:
+    Path(message).write_bytes(b"From: a@x.example, b@x.example\nSubject: hi\n\nhi\n")
+    add = ["queue", "add", "--spool", str(tmp_path / "spool"), "--to", "u@a.example"]
+    assert run([*add, message]) == 65
+    told = capsys.readouterr().err
+    assert "From has several addresses, and there is no Sender (RFC 5322 §3.6.2); give the sender (with --from)" in told
+    assert run([*add, "--from", "a@x.example", message]) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["send"],
+        [*SEND, "--to", "u@a.example", "--eight-bit", "maybe", "-"],
         ["send", "--nix"],
         ["nix"],
         [*SEND, "--to", "u@a.example"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import ssl
@@ -156,6 +157,51 @@ def test_a_mail_that_is_set_aside_is_told_of_once(spool: Path, tmp_path: Path) -
     (told,) = (line for line in lines if line.get("event") == "set-aside")
     assert (told["level"], told["queue_id"]) == ("warning", 1)
     assert told["words"].endswith("its list of recipients is no JSON")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
+def test_a_terminal_that_is_gone_lets_finish_what_is_on_its_way(backend: str, spool: Path, tmp_path: Path) -> None:
+    with Server() as server:
+        server.hold = threading.Event()
+        path = configure(tmp_path, server.port, f'backend = "{backend}"\ngrace = "1h"\n')
+        with subprocess.Popen([*PROGRAM, "relay", "--config", path, "--quiet"]) as relay:
+            try:
+                assert server.holding.wait(60)
+                # A shell and the system may both say so.
+                for _ in range(2):
+                    os.kill(relay.pid, signal.SIGHUP)
+                    wait_until(lambda: not pending(relay.pid))
+                server.hold.set()
+                assert relay.wait(timeout=60) == 0
+            finally:
+                relay.kill()
+                server.hold.set()
+    with Spool(spool) as left:
+        assert "u@a.example" not in {recipient.address for entry in left.list() for recipient in entry.job.recipients}
+
+
+def pending(process: int) -> bool:
+    """Whether a process has not been told of a signal yet."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return any(int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", status, re.MULTILINE))
+
+
+def test_under_nohup_a_terminal_that_is_gone_is_nothing(spool: Path, tmp_path: Path) -> None:
+    with Server() as server:
+        path = configure(tmp_path, server.port)
+        command = f"trap '' HUP; exec {shlex.join([*PROGRAM, 'relay', '--config', path, '--quiet'])}"
+        with subprocess.Popen(["sh", "-c", command]) as relay:
+            try:
+                wait_until(lambda: len(server.taken) == 1)
+                os.kill(relay.pid, signal.SIGHUP)
+                with Spool(spool) as more:
+                    more.add([more.prepare(Envelope("", ("u@far.example",)), [b"hi\n"])], time.time())
+                wait_until(lambda: len(server.taken) == 2)
+                assert relay.poll() is None
+                os.kill(relay.pid, signal.SIGTERM)
+                assert relay.wait(timeout=60) == 0
+            finally:
+                relay.kill()
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])

@@ -7,7 +7,10 @@ file each; the process.
 from __future__ import annotations
 
 import contextlib
+import os
+import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
@@ -39,12 +42,31 @@ def run_command(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return 130
-    except BrokenPipeError:
-        return ExitStatus.OK
     except OSError as error:
-        # Commands know what their files may do; what is left are the standard streams.
+        return _failed(error)
+
+
+def _failed(error: OSError) -> ExitStatus:
+    """The end of a command for a failure of the system that it does not know."""
+    if _came_of_output(error):
+        # Whoever closed a pipe has seen enough.
+        if isinstance(error, BrokenPipeError):
+            return ExitStatus.OK
         _complain(f"the output cannot be written: {error.strerror or error}")
         return ExitStatus.OUTPUT
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    _complain(f"{where}{error.strerror or str(error) or type(error).__name__}")
+    return ExitStatus.TEMPORARY
+
+
+def _came_of_output(error: OSError) -> bool:
+    """Whether it was raised where something is written to a standard stream: the error itself does not say."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_code is click.echo.__code__ or _module_of(frame).startswith("rich.") for frame in frames)
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
 
 
 def _complain(words: str) -> None:

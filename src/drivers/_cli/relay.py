@@ -173,11 +173,17 @@ _BACKENDS: Mapping[str, Callable[[Configuration, Spool, _Notice, bool], _Made]] 
 
 @contextmanager
 def _stopped_by_signals(service: _Service) -> Generator[None]:
-    """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way; a second one breaks it off."""
+    """While the block runs, SIGTERM and SIGINT let the relay finish what is on its way; a second one breaks it off.
+
+    SIGHUP does as the first: the terminal is gone, of which a shell and the system may both tell. Under ``nohup`` it
+    stays what it is, nothing.
+    """
     told = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal told
+        if number == signal.SIGHUP and told:
+            return
         told += 1
         if told == 1:
             service.stop()
@@ -185,7 +191,10 @@ def _stopped_by_signals(service: _Service) -> Generator[None]:
         if told > 1:
             service.stop(0.0)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

@@ -9,17 +9,19 @@ import importlib.util
 import ipaddress
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from smtpcore import LocalProtocolError, Outcome
+from smtpcore import Conversion, LocalProtocolError, Outcome
 from smtpcore.drivers._cli.exit_status import ExitStatus, exit_status
 from smtpcore.drivers._cli.sending import DRIVERS, deliver
 from smtpcore.drivers._cli.shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
 from smtpcore.drivers.configuration import ConfigurationError, read_session
 
 __all__ = ["send"]
+
+CONVERSIONS: Final = [conversion.value for conversion in Conversion]
 
 
 def _host(_context: click.Context, _parameter: click.Parameter, host: str) -> str:
@@ -48,6 +50,15 @@ def _driver(_context: click.Context, _parameter: click.Parameter, driver: str) -
     "--driver", type=click.Choice(list(DRIVERS)), default="blocking", show_default=True, callback=_driver,
     help="What sends it; the outcome is the same.",
 )  # fmt: skip
+@click.option(
+    "--eight-bit", type=click.Choice(CONVERSIONS),
+    help="What to do with octets above 127 where the server does not take them. Default: convert.",
+)  # fmt: skip
+@click.option(
+    "--long-lines", type=click.Choice(CONVERSIONS),
+    help="What to do with lines of more than 998 octets. Default: as-is.",
+)  # fmt: skip
+@click.option("--break-signatures", is_flag=True, default=None, help="Convert what is signed, too.")
 @click.option("--trace", is_flag=True, help="Show the dialogue, secrets masked.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("file", metavar="FILE|-")

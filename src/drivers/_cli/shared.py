@@ -60,6 +60,9 @@ _SETTINGS = {
     "password_file": ("credentials.password_file", "--password-file"),
     "helo": ("identity.helo_name", "--helo"),
     "timeout_scale": ("deadlines.scale", "--timeout-scale"),
+    "eight_bit": ("session.eight_bit", "--eight-bit"),
+    "long_lines": ("session.long_lines", "--long-lines"),
+    "break_signatures": ("session.break_signatures", "--break-signatures"),
 }
 
 
