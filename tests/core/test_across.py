@@ -47,7 +47,7 @@ def ready(*mails: tuple[Envelope, bytes], offered: str = "PIPELINING", **options
     driver = PureDriver(client, mails)
     driver.run()
     driver.hear(b"220 hi\r\n")
-    driver.said = driver.hear(f"250-mx\r\n250 {offered}\r\n".encode()).decode().splitlines()
+    driver.said = driver.hear(f"250-mx\r\n250-{offered}\r\n250 HELP\r\n".encode()).decode().splitlines()
     return driver
 
 
@@ -92,6 +92,44 @@ def test_a_mail_costs_one_round_trip():
     assert told(driver)[2:] == [("s3", [D], [False])]
     assert [report.reply.text for report in driver.reports] == ["first", "second", "third"]
     assert isinstance(driver.last, Idle)
+
+
+def test_a_mail_that_is_refused_here_runs_ahead_of_nothing():
+    big = Envelope("s2@a.example", ["r2@b.example"], body=BodyFacts(size=1000))
+    driver = ready(mail(1), (big, b""), offered="PIPELINING\r\n250-SIZE 100")
+    assert hear(driver, *TAKEN) == ["hello", "."]
+    # So no mark is needed behind the verdict.
+    assert hear(driver, "250 first") == []
+    assert told(driver) == [("s1", [D], [False]), ("s2", [N], [False])]
+    assert isinstance(driver.last, Idle)
+
+
+def test_who_is_about_to_say_goodbye_asks_for_no_more():
+    driver = ready()
+    driver.give(*mail(1))
+    driver.run()
+    driver.client.quit()
+    asked = sum(isinstance(event, NeedMail) for event in driver.events)
+    assert hear(driver, *TAKEN) == ["hello", "."]
+    assert hear(driver, "250 first") == ["QUIT"]
+    assert sum(isinstance(event, NeedMail) for event in driver.events) == asked
+
+
+@pytest.mark.parametrize("chunking", [False, True])
+@pytest.mark.parametrize("limits", [Limits(commands_in_flight=1), Limits(mails_kept_back=1)], ids=["window", "kept"])
+def test_no_mail_is_asked_for_that_could_not_be_begun(limits, chunking):
+    driver = ready(offered="PIPELINING\r\n250-CHUNKING" if chunking else "PIPELINING", limits=limits)
+    driver.give(*mail(1))
+    driver.run()
+    for reply in TAKEN[: 2 if chunking else 3]:
+        hear(driver, reply)
+    assert isinstance(driver.last, Timeout)
+    assert driver.last.waiting_for in {Verb.END_OF_DATA, Verb.BDAT_LAST}
+    asked = sum(isinstance(event, NeedMail) for event in driver.events)
+    assert asked == 1
+    hear(driver, "250 first")
+    assert told(driver) == [("s1", [D], [False])]
+    assert sum(isinstance(event, NeedMail) for event in driver.events) == 2
 
 
 def test_without_the_extension_nothing_runs_ahead():

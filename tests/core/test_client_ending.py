@@ -13,6 +13,7 @@ from smtpcore import (
     BodyFacts,
     Client,
     ConnectionLost,
+    Deadlines,
     Disconnect,
     DisconnectReason,
     Envelope,
@@ -226,6 +227,17 @@ def test_after_a_failed_write_nothing_is_ordered_to_be_written(place, words):
         driver.run()
     assert isinstance(driver.last, Disconnect)
     assert len(driver.reports) == 2
+
+
+@pytest.mark.parametrize("place", ["greeting", "MAIL", "end of data"])
+def test_after_a_failed_write_it_is_said_what_is_waited_for(place):
+    driver = at(place)
+    waited = driver.last
+    assert isinstance(waited, Timeout)
+    driver.client.send_failed("broken pipe")
+    driver.run()
+    assert driver.last == Timeout(waited.waiting_for, Deadlines().last_words)
+    assert driver.client.snapshot().current is (None if place == "greeting" else driver.mails[0])
 
 
 def test_the_lone_dot_is_not_said_after_a_failed_write():

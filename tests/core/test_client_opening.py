@@ -279,6 +279,7 @@ def test_a_failed_handshake_ends_the_session(error):
     assert isinstance(end.error, TlsFailed)
     assert "no common cipher" in str(end.error)
     assert driver.reports[0].stage is Stage.NOT_STARTED
+    assert (ended(driver).error is error) is isinstance(error, TlsFailed)
 
 
 def test_implicit_tls_comes_before_the_greeting():

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from smtpcore import BodyForm, ConversionFailed
 from smtpcore.mime import convert
 
+from .examples import examples
+
 SEVEN_BIT = BodyForm(long_lines=True)
 SHORT = BodyForm(eight_bit=True)
 STRICT = BodyForm()
@@ -249,7 +251,7 @@ def test_memory_is_at_most_five_times_the_message(make: Callable[[], bytes]) -> 
 
 
 @given(st.lists(st.sampled_from([b"\xff", b"=", b" ", b"\r\n", b"a", b"."]), max_size=9), st.integers(0, 100))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @example([b"\r\n"], 0)
 def test_lines_without_end_are_broken_softly(pieces: list[bytes], before: int) -> None:
     body = b"\xff" * before + b"x" * (14_591 - before) + b"".join(pieces) + b"\xff" * 20_000 + b"".join(pieces)

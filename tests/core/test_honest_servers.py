@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from smtpcore import BodyFacts, Client, Envelope, Limits, NeedMail, Pipelining, Report, TlsPolicy, Verdict
 from smtpcore.testing import ScriptedServer, converse
 
+from .examples import examples
+
 BODY = b"one\r\n.two\r\n"
 #: What a server may say instead of yes, by verb; no answer is yes.
 REFUSALS = {
@@ -58,7 +60,7 @@ dialogues = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(dialogues)
 @example(
     {
