@@ -181,6 +181,22 @@ def test_abort_answers_everything_without_another_word(place):
     check_two_later(driver, place, in_doubt=place == "end of data")
     driver.client.abort()
     assert isinstance(driver.client.next_event(), Disconnect)
+    assert driver.client.snapshot().current is None
+    with pytest.raises(LocalProtocolError, match="no body is due"):
+        driver.client.send_body(b"x")
+
+
+def test_what_was_ordered_and_not_taken_is_forgotten_at_the_end():
+    client = Client("client.example", tls=TlsPolicy.NEVER)
+    driver = PureDriver(client)
+    driver.run()
+    for octets in (b"220 hi\r\n", EHLO):
+        driver.hear(octets)
+    driver.give(MAIL, b"")
+    assert isinstance(client.next_event(), SendLine)
+    assert client.snapshot().connection.unsent_orders == 3
+    client.abort()
+    assert client.snapshot().connection.unsent_orders == 0
 
 
 @pytest.mark.parametrize("place", PLACES)
