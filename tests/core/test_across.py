@@ -139,6 +139,7 @@ def test_without_the_extension_nothing_runs_ahead():
     assert hear(driver, "250 ok") == ["DATA"]
     assert hear(driver, "354 go") == ["hello", "."]
     assert driver.last == Timeout(Verb.END_OF_DATA, 600.0)
+    assert not driver.client.takes_mail_ahead
     assert hear(driver, "250 ok") == commands(2)[:1]
     assert told(driver) == [("s1", [D], [False])]
 

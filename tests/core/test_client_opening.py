@@ -26,6 +26,7 @@ from smtpcore import (
     MailRefused,
     MailSent,
     PeerTimeout,
+    Pipelining,
     RemoteProtocolError,
     SendLine,
     ServiceRefused,
@@ -203,7 +204,7 @@ def test_starttls_is_said_when_offered_and_everything_learned_before_is_forgotte
 
 
 def test_pipelining_that_was_offered_in_clear_is_forgotten_within_tls():
-    driver = opened()
+    driver = opened(pipelining=Pipelining.ACROSS)
     driver.hear(b"220 hi\r\n")
     driver.hear(OFFERED)
     driver.hear(b"220 go\r\n")
@@ -212,6 +213,7 @@ def test_pipelining_that_was_offered_in_clear_is_forgotten_within_tls():
     driver.run()
     assert driver.hear(b"502 what?\r\n") == b"HELO client.example\r\n"
     assert driver.hear(b"250 mx.example\r\n") == b"MAIL FROM:<alice@a.example>\r\n"
+    assert not driver.client.takes_mail_ahead
 
 
 def test_begin_tls_is_repeated_until_it_is_answered():
