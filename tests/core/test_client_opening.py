@@ -151,7 +151,14 @@ def test_a_temporary_refusal_of_ehlo_is_no_reason_to_say_helo():
     assert isinstance(ended(driver).error, ServiceRefused)
 
 
-@pytest.mark.parametrize("options", [{"tls": TlsPolicy.REQUIRED}, {"credentials": [Plain("user", "hunter2")]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tls": TlsPolicy.REQUIRED},
+        {"credentials": [Plain("user", "hunter2")]},
+        {"credentials": [Plain("user", "hunter2")], "tls": TlsPolicy.SECURED},
+    ],
+)
 def test_helo_does_not_do_when_tls_or_authentication_is_wanted(options):
     driver = opened(**options)
     driver.hear(b"220 hi\r\n")
