@@ -839,8 +839,9 @@ def test_a_verdict_ends_the_doubt(chunks: bool, reply: bytes) -> None:
     assert not connection.in_doubt
 
 
-def test_the_octets_of_a_message_flow_between_354_and_the_dot() -> None:
-    connection = opened(pipelining=False)
+@pytest.mark.parametrize("pipelining", [False, True])
+def test_the_octets_of_a_message_flow_between_354_and_the_dot(pipelining: bool) -> None:
+    connection = opened(pipelining=pipelining)
     for verb in (Verb.MAIL, Verb.RCPT):
         say(connection, verb)
         heard(connection, b"250 ok\r\n")
