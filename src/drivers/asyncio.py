@@ -531,6 +531,10 @@ class Session:
 
     async def _fit(self, need: NeedFacts | NeedConversion) -> None:
         """Look at a body, or convert it, as the client asks."""
+        if self._stream.unsent or self._gathered:
+            # It may take long, and a mail before this one must not wait for its end.
+            await self._flush()
+            return
         if self._journal is not None:
             self._journal.note(need)
         try:
@@ -541,6 +545,9 @@ class Session:
         except Exception as error:
             if self._end is None:
                 self._client.body_failed(error)
+        if self._end is None:
+            # So a peer that has left meanwhile is heard before MAIL is said.
+            await self._hear_what_came()
 
     def _note(self, event: Event) -> Event:
         if self._journal is not None:
@@ -555,7 +562,7 @@ class Session:
         return event
 
     async def _hear_what_came(self) -> None:
-        """Read what arrived while the session was parked, so that an idle 421 is heard before MAIL is said."""
+        """Read what arrived while nobody listened, so that an idle 421 is heard before MAIL is said."""
         try:
             received = await self._stream.exchange(b"", 0.0)
         except TimeoutError:

@@ -23,6 +23,7 @@ from typing import Final
 from smtpcore._errors import ConversionFailed
 from smtpcore._events import BodyForm
 from smtpcore._grammar import printable
+from smtpcore._kinds import check_kind
 from smtpcore._limits import LINE_OCTETS
 from smtpcore._lines import last_line
 from smtpcore._mime_fields import media_type, parameter, without_comments
@@ -76,10 +77,13 @@ def convert(message: bytes, form: BodyForm, *, break_signatures: bool = False) -
 
     It takes no more memory than five times the octets of the message, itself and what comes out included.
 
-    Raises :class:`ConversionFailed`, which names the part that prevents it: header fields beyond ASCII or too long, a
-    signature, what is not MIME, and MIME that contradicts itself or has no end: more than 10,000 parts, parts that lie
-    in more than 30 others, a header of more than 1 MiB.
+    Raises ``LocalProtocolError`` for a message that is not ``bytes``, and :class:`ConversionFailed`, which names
+    the part that prevents it: header fields beyond ASCII or too long, a signature, what is not MIME, and MIME that
+    contradicts itself or has no end: more than 10,000 parts, parts that lie in more than 30 others, a header of more
+    than 1 MiB.
     """
+    check_kind("a message", message, bytes)
+    check_kind("the form of a message", form, BodyForm)
     return _Conversion(form, break_signatures).run(message)
 
 

@@ -296,15 +296,17 @@ def _said(path: str, to_a_labels: Callable[[str], str]) -> str:
 class Conversion(enum.Enum):
     """What to do with a body that cannot go as it is: because of octets above 127, or because of long lines."""
 
-    #: Parts of it are encoded anew (RFC 6152 §3).
+    #: Parts of it are encoded anew (RFC 6152 §3); what stays unknown goes as it is.
     CONVERT = "convert"
-    #: The mail is refused here.
+    #: The mail is refused here, also where it stays unknown what the body is.
     REFUSE = "refuse"
     #: It goes nevertheless, and nothing is declared.
     AS_IS = "as-is"
 
 
 _WANTS_TO_KNOW: Final = frozenset({Conversion.CONVERT, Conversion.REFUSE})
+#: What may be in a body, in the order of the wishes, with the enhanced status codes of refusals.
+_NOT_KNOWN: Final = (("octets above 127", "5.6.3"), ("lines of more than 998 octets", "5.6.0"))
 
 
 def fit(
@@ -312,8 +314,9 @@ def fit(
 ) -> BodyFacts | BodyForm | ExtensionRequired | None:
     """What is to be planned with: the facts of the body, the form into which it must be brought first, or a refusal.
 
-    ``None`` where more must be known of it; ``asked`` says that no more can be. Without a wish for ``eight_bit`` what
-    is not known goes as it is. What the table of MAIL refuses is not refused here.
+    ``None`` where more must be known of it; ``asked`` says that no more can be: then it goes as it is, unless the wish
+    is to refuse. Without a wish for ``eight_bit`` nothing needs to be known of it. What the table of MAIL refuses is
+    not refused here.
     """
     if long_lines is Conversion.AS_IS and not body.binary and (body.eight_bit is False or eight_bit is None):
         return body
@@ -332,6 +335,9 @@ def fit(
         return None
     if wishes[1] == (Conversion.REFUSE, True):
         return ExtensionRequired("the message has lines of more than 998 octets", "5.6.0")
+    for wish, (what, enhanced) in zip(wishes, _NOT_KNOWN, strict=True):
+        if wish == (Conversion.REFUSE, None):
+            return ExtensionRequired(f"the message may have {what}: it is not known", enhanced)
     return replace(body, eight_bit=False) if wishes[0] == (Conversion.AS_IS, True) else body
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from smtpcore._errors import BodyError, ConversionFailed, ExtensionRequired, LocalProtocolError
 from smtpcore._events import BodyFacts, Command, Envelope, Mail, NeedConversion, NeedFacts
+from smtpcore._kinds import check_kind
 from smtpcore._limits import Limits
 from smtpcore._peer_limits import PeerLimits
 from smtpcore._planner import Conversion, Offer, fit, in_a_labels, plan, rehearse
@@ -134,6 +135,7 @@ class Waiting:
         need = self.need
         if need is None:
             raise LocalProtocolError("no facts are due")
+        check_kind("what is known of a body", facts, BodyFacts)
         if isinstance(need, NeedConversion):
             too_long = facts.long_lines is not False and not need.form.long_lines
             if facts.binary or too_long or (facts.eight_bit is not False and not need.form.eight_bit):

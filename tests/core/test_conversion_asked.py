@@ -143,12 +143,32 @@ def test_what_refuses_the_mail_anyway_does_so_before_anything_is_asked(eight_bit
 
 
 def test_what_stays_unknown_is_not_asked_again() -> None:
-    driver = opened("SIZE", eight_bit=CONVERT, long_lines=REFUSE)
+    driver = opened("SIZE", eight_bit=CONVERT, long_lines=CONVERT)
     given = driver.give(mail(), None)
     driver.run()
     assert driver.last == NeedFacts(given)
     driver.client.body_facts(given.envelope.body)
     assert driver.run() == b"MAIL FROM:<alice@a.example>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "what", "enhanced"),
+    [
+        ({"eight_bit": REFUSE}, "octets above 127", "5.6.3"),
+        ({"eight_bit": REFUSE, "long_lines": REFUSE}, "octets above 127", "5.6.3"),
+        ({"eight_bit": CONVERT, "long_lines": REFUSE}, "lines of more than 998 octets", "5.6.0"),
+        ({"long_lines": REFUSE}, "lines of more than 998 octets", "5.6.0"),
+    ],
+)
+def test_what_stays_unknown_is_refused_if_it_is_to_be(wishes: dict[str, Any], what: str, enhanced: str) -> None:
+    driver = opened(**wishes)
+    given = driver.give(mail(), None)
+    driver.run()
+    assert driver.last == NeedFacts(given)
+    driver.client.body_facts(given.envelope.body)
+    driver.run()
+    (outcome,) = refusal(driver).outcomes
+    assert (outcome.text, outcome.enhanced) == (f"the message may have {what}: it is not known", enhanced)
 
 
 def test_facts_that_tell_lead_to_a_conversion_and_the_new_size_is_said() -> None:
@@ -211,6 +231,14 @@ def test_a_body_that_is_not_in_the_form_is_an_error_and_changes_nothing(
     assert driver.client.snapshot() == before
     driver.client.body_facts(BodyFacts(eight_bit="long_lines" in wishes, long_lines="eight_bit" in wishes))
     assert driver.client.snapshot().need is None
+
+
+def test_facts_that_are_none_are_an_error() -> None:
+    driver = opened(eight_bit=CONVERT)
+    driver.give(mail(), None)
+    driver.run()
+    with pytest.raises(LocalProtocolError, match="must be a BodyFacts"):
+        driver.client.body_facts(None)  # type: ignore[arg-type]
 
 
 def test_facts_that_nobody_asked_for_are_an_error() -> None:

@@ -10,12 +10,13 @@ import base64
 import tracemalloc
 from collections.abc import Callable
 from email import message_from_bytes
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtpcore import BodyForm, ConversionFailed
+from smtpcore import BodyForm, ConversionFailed, LocalProtocolError
 from smtpcore.mime import convert
 
 from .examples import examples
@@ -133,6 +134,14 @@ def test_errors_show_words_of_the_message_only_as_far_as_they_can_be_shown() -> 
     long = mime(b"Content-Transfer-Encoding: " + b"x" * 900)
     assert why(long) == f"it is said to be {'x' * 80}..., and what it stands for cannot be told"
     assert why(mime(b"Content-Type: message/" + b"x" * 900)) == f"message/{'x' * 72}... must not be encoded"
+
+
+@pytest.mark.parametrize(
+    ("message", "form"), [("text", STRICT), (None, STRICT), (bytearray(b"x"), STRICT), (b"x", None)]
+)
+def test_what_is_no_message_is_named(message: Any, form: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="must be a Body" if form is None else "must be a bytes"):
+        convert(message, form)
 
 
 # --- what is said of an encoding --------------------------------------------------------------------------------------

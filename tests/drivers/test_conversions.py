@@ -9,16 +9,18 @@ from __future__ import annotations
 import io
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from smtpcore import (
     BodyError,
     BodyFacts,
+    BodyMeasure,
     Conversion,
     ConversionFailed,
     Envelope,
@@ -26,6 +28,7 @@ from smtpcore import (
     LineEnds,
     MailRefused,
     MailSent,
+    Pipelining,
     Report,
     Stage,
     TlsPolicy,
@@ -110,11 +113,6 @@ def an_email() -> EmailMessage:
     return message
 
 
-async def pieces() -> AsyncIterator[bytes]:
-    for start in range(0, len(EIGHT_BIT), 10):
-        yield EIGHT_BIT[start : start + 10]
-
-
 SOURCES: dict[str, Callable[[], Any]] = {
     "bytes": lambda: EIGHT_BIT,
     "lines that end with LF": lambda: EIGHT_BIT.replace(b"\r\n", b"\n"),
@@ -161,25 +159,192 @@ def test_what_fits_is_sent_as_it_is(driver: Driver) -> None:
     assert line.bodies == [SEVEN_BIT + DOT]
 
 
-def test_what_can_be_read_only_once_is_not_looked_at_ahead(driver: Driver) -> None:
-    line, report = deliver(driver, lambda: iter([EIGHT_BIT]))
-    assert isinstance(report, MailSent)
-    assert line.bodies == [EIGHT_BIT + DOT]
-    # What is known to be too much is converted nevertheless.
-    line, report = deliver(driver, lambda: iter([EIGHT_BIT]), facts=BodyFacts(eight_bit=True))
-    assert isinstance(report, MailSent)
-    assert line.bodies == [QUOTED + DOT]
+class Pipe(io.BytesIO):
+    """A file that cannot be rewound."""
+
+    def seekable(self) -> bool:
+        return False
 
 
-def test_an_async_source_is_converted(driver: Driver) -> None:
-    if driver.name == "blocking":
+async def async_pieces(octets: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(octets), 10):
+        yield octets[start : start + 10]
+
+
+class Once:
+    """Pieces that come again and need not be the same."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+
+    def __iter__(self) -> Iterator[bytes]:
+        octets, self._octets = self._octets, b""
+        yield from (octets[start : start + 10] for start in range(0, len(octets), 10))
+
+
+ONCE: dict[str, Callable[[bytes], Any]] = {
+    "an iterator": lambda octets: iter([octets[at : at + 10] for at in range(0, len(octets), 10)]),
+    "pieces that may differ": Once,
+    "a pipe": Pipe,
+    "an async source": async_pieces,
+}
+
+
+@pytest.fixture(params=ONCE)
+def once(driver: Driver, request: pytest.FixtureRequest) -> Callable[[bytes], Any]:
+    if driver.name == "blocking" and request.param == "an async source":
         pytest.skip("the blocking driver takes no async sources")
-    line, report = deliver(driver, pieces, facts=BodyFacts(eight_bit=True))
+    return ONCE[request.param]
+
+
+@pytest.mark.parametrize("facts", [BodyFacts(), BodyFacts(eight_bit=True)])
+def test_what_can_be_read_only_once_is_converted(
+    driver: Driver, once: Callable[[bytes], Any], facts: BodyFacts
+) -> None:
+    line, report = deliver(driver, lambda: once(EIGHT_BIT), "SIZE", facts=facts)
     assert isinstance(report, MailSent)
     assert line.bodies == [QUOTED + DOT]
-    line, report = deliver(driver, pieces)
+    assert line.commands[1] == b"MAIL FROM:<a@here.example> SIZE=%d" % len(QUOTED)
+
+
+def test_what_can_be_read_only_once_and_fits_goes_as_it_is(driver: Driver, once: Callable[[bytes], Any]) -> None:
+    line, report = deliver(driver, lambda: once(SEVEN_BIT), "SIZE", eight_bit=Conversion.REFUSE)
     assert isinstance(report, MailSent)
-    assert line.bodies == [EIGHT_BIT + DOT]
+    assert line.bodies == [SEVEN_BIT + DOT]
+    assert line.commands[1] == b"MAIL FROM:<a@here.example> SIZE=%d" % len(SEVEN_BIT)
+
+
+@pytest.mark.parametrize(
+    ("octets", "enhanced", "options"),
+    [
+        (EIGHT_BIT, "5.6.3", {"eight_bit": Conversion.REFUSE}),
+        (LONG, "5.6.0", {"long_lines": Conversion.REFUSE}),
+    ],
+)
+def test_what_can_be_read_only_once_is_refused(
+    driver: Driver, once: Callable[[bytes], Any], octets: bytes, enhanced: str, options: dict[str, Any]
+) -> None:
+    _, report = deliver(driver, lambda: once(octets), **options)
+    error = error_of(report)
+    assert (error.enhanced, "not known" in str(error)) == (enhanced, False)
+
+
+FEW = Bounds(converted_message=100, body_chunk=50)
+MUCH = HEADER + b"7bit\r\n\r\n" + b"plain\r\n" * 100
+
+
+def test_what_is_too_much_to_be_kept_goes_as_it_is(driver: Driver, once: Callable[[bytes], Any]) -> None:
+    for octets in (MUCH, MUCH + CAFE.encode()):
+        line, report = deliver(driver, lambda octets=octets: once(octets), limits=FEW)
+        assert isinstance(report, MailSent)
+        assert line.bodies == [octets + DOT]
+        assert line.commands[1] == b"MAIL FROM:<a@here.example>"
+
+
+def test_what_is_too_much_and_cannot_be_judged_is_refused_if_it_is_to_be(
+    driver: Driver, once: Callable[[bytes], Any]
+) -> None:
+    _, report = deliver(driver, lambda: once(MUCH), limits=FEW, eight_bit=Conversion.REFUSE)
+    assert str(error_of(report)) == "the message may have octets above 127: it is not known"
+    _, report = deliver(driver, lambda: once(CAFE.encode() + MUCH), limits=FEW)
+    assert str(error_of(report)).endswith("it has more than 100 octets (Limits.converted_message)")
+
+
+def test_what_is_too_much_to_be_kept_is_closed(driver: Driver) -> None:
+    closed: list[bool] = []
+
+    def source() -> Iterator[bytes]:
+        try:
+            for start in range(0, len(MUCH), 10):
+                yield MUCH[start : start + 10]
+            yield b"never"
+        finally:
+            closed.append(True)
+
+    _, report = deliver(driver, source, limits=FEW, eight_bit=Conversion.REFUSE)
+    assert error_of(report).enhanced == "5.6.3"
+    assert closed == [True]
+
+
+def test_bodies_are_not_measured_where_other_tasks_wait(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    if driver.name == "blocking":
+        pytest.skip("the blocking driver has nobody else waiting")
+    threads: list[threading.Thread] = []
+
+    class Measure(BodyMeasure):
+        def feed(self, chunk: bytes) -> None:
+            threads.append(threading.current_thread())
+            super().feed(chunk)
+
+    monkeypatch.setattr("smtpcore.drivers._session.fitting.BodyMeasure", Measure)
+    for source in (lambda: LONG, lambda: a_path(LONG), lambda: async_pieces(LONG), lambda: iter([LONG])):
+        deliver(driver, source, long_lines=Conversion.CONVERT)
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+def test_the_end_of_a_mail_does_not_wait_until_the_next_is_converted(driver: Driver) -> None:
+    ended = threading.Event()
+    seen: list[bool] = []
+
+    def script(line: Line) -> None:
+        line.serve("DATA", extensions=("PIPELINING",))
+        line.say("354 go")
+        line.message()
+        ended.set()
+        line.say("250 taken")
+        line.serve(greet=False)
+
+    def source() -> Iterator[bytes]:
+        seen.append(ended.wait(10))
+        yield EIGHT_BIT
+
+    async def story() -> list[Report]:
+        session = await call(
+            driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER, pipelining=Pipelining.ACROSS
+        )
+        first, second = (
+            Envelope("a@here.example", ("b@there.example",), body=BodyFacts(eight_bit=eight_bit))
+            for eight_bit in (False, True)
+        )
+        found = session.send_many([(first, SEVEN_BIT), (second, source())])
+        reports = list(found) if driver.name == "blocking" else [report async for report in found]
+        await call(session.quit)
+        return reports
+
+    with Peer(script) as peer:
+        reports = driver.run(story())
+    assert all(isinstance(report, MailSent) for report in reports)
+    assert seen == [True]
+
+
+def test_a_peer_that_leaves_while_a_body_is_converted_is_heard_before_mail_is_said(driver: Driver) -> None:
+    begun, left = threading.Event(), threading.Event()
+
+    def script(line: Line) -> None:
+        line.say("220 hi")
+        line.expect("EHLO")
+        line.say("250 hi")
+        begun.wait(10)
+        line.say("421 too late")
+        line.close()
+        left.set()
+
+    def source() -> Iterator[bytes]:
+        begun.set()
+        left.wait(10)
+        yield EIGHT_BIT
+
+    async def story() -> Report:
+        session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER)
+        envelope = Envelope("a@here.example", ("b@there.example",), body=BodyFacts(eight_bit=True))
+        return cast("Report", await call(session.deliver, envelope, source()))
+
+    with Peer(script) as peer:
+        report = driver.run(story())
+    assert isinstance(report, MailRefused)
+    assert report.stage is Stage.NOT_STARTED
+    assert report.outcomes[0].reply is not None or "421" in str(report.outcomes[0].error)
 
 
 def test_a_converted_message_is_read_again_for_a_further_transaction(driver: Driver) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "AsyncBody",
     "AsyncSource",
     "Body",
+    "BodyReadAhead",
     "MemoryBody",
     "Rewindable",
     "Source",
@@ -250,6 +251,29 @@ class IterableBody:
             close()
 
 
+class BodyReadAhead:
+    """A body of which the beginning was read and is in memory; it can be read only once."""
+
+    in_memory = may_be_looked_at = False
+
+    def __init__(self, beginning: MemoryBody, body: Body) -> None:
+        self._beginning = beginning
+        self._body = body
+        self.facts = BodyFacts()
+
+    def read(self, offset: int) -> bytes:
+        return (self._body if self._beginning.ends_at(offset) else self._beginning).read(offset)
+
+    def read_range(self, offset: int) -> Block:
+        return self.read(offset)
+
+    def ends_at(self, offset: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._body.close()
+
+
 def _check_once(begun: bool) -> None:
     if begun:
         raise LocalProtocolError("the message can be read only once, and its envelope says that it is repeatable")
@@ -293,6 +317,8 @@ class AsyncBody:
         self._source = body if isinstance(body, AsyncIterable) else None
         self._pieces: AsyncIterator[bytes] | None = None
         self.in_thread = in_thread
+        #: What was read ahead and comes once more.
+        self._beginning: MemoryBody | None = None
         self._in_use = threading.Lock()
         self._closed = False
         self.in_memory = self._body is not None and self._body.in_memory
@@ -304,7 +330,20 @@ class AsyncBody:
             return BodyFacts(repeatable=not isinstance(self._source, AsyncIterator))
         return self._body.facts
 
+    def put_back(self, beginning: MemoryBody) -> None:
+        """Let the beginning, which was read, be read once more; behind it reading goes on where it stopped."""
+        self._beginning = beginning
+
+    async def hand_to(self, take: Callable[[bytes], bool], offset: int) -> tuple[int, bool]:
+        """Read a piece and let ``take`` have it in a worker thread; returns how long it is, and what ``take`` does."""
+        if self._body is not None and self._beginning is None:
+            return await self.in_thread(lambda offset: _handed(self._read(offset), take), offset)
+        piece = await self.read(offset)
+        return await self.in_thread(lambda _: _handed(piece, take), offset)
+
     async def read(self, offset: int) -> bytes:
+        if self._beginning is not None and not self._beginning.ends_at(offset):
+            return self._beginning.read(offset)
         if self._body is not None:
             return self._body.read(offset) if self.in_memory else await self.in_thread(self._read, offset)
         assert self._source is not None
@@ -318,7 +357,9 @@ class AsyncBody:
         return b""
 
     async def read_range(self, offset: int) -> Block:
-        return await (self.read(offset) if self._body is None else self.in_thread(self._read_range, offset))
+        if self._body is None or self._beginning is not None:
+            return await self.read(offset)
+        return await self.in_thread(self._read_range, offset)
 
     def ends_at(self, offset: int) -> bool:
         return self._body is not None and self._body.ends_at(offset)
@@ -354,6 +395,10 @@ class AsyncBody:
         close = getattr(self._pieces, "aclose", None)
         if close is not None:
             await close()
+
+
+def _handed(piece: bytes, take: Callable[[bytes], bool]) -> tuple[int, bool]:
+    return len(piece), bool(piece) and take(piece)
 
 
 def make_async_body(source: AsyncSource, piece: int, in_thread: InThread) -> AsyncBody:

@@ -6,10 +6,13 @@ due, which is the core's; how a message is converted, which is :mod:`smtpcore.mi
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from smtpcore import BodyFacts, BodyMeasure, ConversionFailed, LineEnds, LineNormaliser, NeedConversion, NeedFacts
-from smtpcore.drivers._session.bodies import AsyncBody, Body, MemoryBody, facts_of
+from smtpcore.drivers._session.bodies import AsyncBody, Body, BodyReadAhead, MemoryBody, facts_of
 from smtpcore.mime import convert
 
 __all__ = ["Fitting", "fit_async_body", "fit_body"]
@@ -24,78 +27,143 @@ class Fitting:
     line_ends: LineEnds
     break_signatures: bool
 
-    def check(self, octets: int) -> None:
-        """Raise ``ConversionFailed`` for a message that is too large."""
-        if octets > self.most:
-            raise ConversionFailed("", f"it has more than {self.most} octets (Limits.converted_message)")
 
-    def convert(self, need: NeedConversion, octets: bytes) -> bytes:
-        """A whole message in the form that is needed; takes its time. Raises ``ConversionFailed``."""
-        if not need.mail.envelope.body.binary:
-            normaliser = LineNormaliser(self.line_ends)
-            octets = normaliser.feed(octets) + normaliser.end()
-        return convert(octets, need.form, break_signatures=self.break_signatures)
+class _Reader(Protocol):
+    """What is done with a body that is read; both functions take their time."""
 
-    def body(self, need: NeedConversion, octets: bytes) -> tuple[MemoryBody, BodyFacts]:
-        """A converted message as a body, and what is known of it."""
+    def take(self, piece: bytes) -> bool:
+        """Take the next octets; returns whether more are wanted. May raise ``ConversionFailed``."""
+        ...
+
+    def made(self, complete: bool) -> tuple[MemoryBody | None, BodyFacts]:
+        """What is in memory of the body now, if it is, and what is known of it; ``complete`` says that all was read."""
+        ...
+
+
+class _Measuring:
+    """A body that will be read once more."""
+
+    def __init__(self, need: NeedFacts) -> None:
+        self._known = need.mail.envelope.body
+        self._measure = BodyMeasure()
+
+    def take(self, piece: bytes) -> bool:
+        self._measure.feed(piece)
+        return True
+
+    def made(self, complete: bool) -> tuple[None, BodyFacts]:
+        return None, self._measure.facts(self._known)
+
+
+class _Keeping:
+    """A body that can be read only once: it is kept, as far as there may be so much in memory."""
+
+    def __init__(self, need: NeedFacts, fitting: Fitting) -> None:
+        self._known = need.mail.envelope.body
+        self._fitting = fitting
+        self._measure = BodyMeasure()
+        self._kept = io.BytesIO()
+
+    def take(self, piece: bytes) -> bool:
+        self._measure.feed(piece)
+        self._kept.write(piece)
+        return self._kept.tell() <= self._fitting.most
+
+    def made(self, complete: bool) -> tuple[MemoryBody, BodyFacts]:
+        octets = self._kept.getvalue()
+        body = MemoryBody(octets, self._fitting.piece)
+        if complete:
+            return body, _facts(octets, self._measure, self._known)
+        so_far = self._measure.facts(self._known)
+        return body, replace(
+            self._known,
+            eight_bit=so_far.eight_bit or self._known.eight_bit,
+            long_lines=so_far.long_lines or self._known.long_lines,
+            repeatable=False,
+        )
+
+
+class _Converting:
+    """A body that is converted."""
+
+    def __init__(self, need: NeedConversion, fitting: Fitting) -> None:
+        self._known = need.mail.envelope.body
+        self._form = need.form
+        self._fitting = fitting
+        self._lines = None if self._known.binary else LineNormaliser(fitting.line_ends)
+        self._octets = 0
+        self._kept = io.BytesIO()
+
+    def take(self, piece: bytes) -> bool:
+        self._octets += len(piece)
+        if self._octets > self._fitting.most:
+            raise ConversionFailed("", f"it has more than {self._fitting.most} octets (Limits.converted_message)")
+        self._kept.write(piece if self._lines is None else self._lines.feed(piece))
+        return True
+
+    def made(self, complete: bool) -> tuple[MemoryBody, BodyFacts]:
+        if self._lines is not None:
+            self._kept.write(self._lines.end())
+        octets = convert(self._kept.getvalue(), self._form, break_signatures=self._fitting.break_signatures)
         measure = BodyMeasure()
         measure.feed(octets)
-        known = need.mail.envelope.body
-        facts = measure.facts(facts_of(octets))
-        facts = replace(facts, utf8_header=known.utf8_header, utf8_found=known.utf8_found)
-        return MemoryBody(octets, self.piece), facts
+        return MemoryBody(octets, self._fitting.piece), _facts(octets, measure, self._known)
+
+
+def _facts(octets: bytes, measure: BodyMeasure, known: BodyFacts) -> BodyFacts:
+    """What octets in memory say, and ``known`` of the header."""
+    return replace(measure.facts(facts_of(octets)), utf8_header=known.utf8_header)
+
+
+def _reader_for(need: NeedFacts | NeedConversion, may_be_looked_at: bool, fitting: Fitting) -> _Reader:
+    if isinstance(need, NeedConversion):
+        return _Converting(need, fitting)
+    return _Measuring(need) if may_be_looked_at else _Keeping(need, fitting)
 
 
 def fit_body(need: NeedFacts | NeedConversion, body: Body, fitting: Fitting) -> tuple[Body, BodyFacts]:
     """The body to send, and the facts that answer ``need``. Raises ``ConversionFailed``, and what reading raises."""
-    if isinstance(need, NeedFacts):
-        return body, _measured(need, body)
-    pieces: list[bytes] = []
-    offset = 0
-    while piece := body.read(offset):
-        pieces.append(piece)
-        offset += len(piece)
-        fitting.check(offset)
-    converted = fitting.convert(need, b"".join(pieces))
+    reader = _reader_for(need, body.may_be_looked_at, fitting)
+    complete = _read(body, reader.take)
+    made, facts = reader.made(complete)
+    if made is None:
+        return body, facts
+    if not complete:
+        return BodyReadAhead(made, body), facts
     body.close()
-    return fitting.body(need, converted)
+    return made, facts
 
 
-def _measured(need: NeedFacts, body: Body) -> BodyFacts:
-    if not body.may_be_looked_at:
-        return need.mail.envelope.body
-    measure = BodyMeasure()
+def _read(body: Body, take: Callable[[bytes], bool]) -> bool:
+    """Read a body as far as it is wanted; returns whether that was all of it."""
     offset = 0
     while piece := body.read(offset):
-        measure.feed(piece)
         offset += len(piece)
-    return measure.facts(need.mail.envelope.body)
+        if not take(piece):
+            return False
+    return True
 
 
 async def fit_async_body(
     need: NeedFacts | NeedConversion, body: AsyncBody, fitting: Fitting
 ) -> tuple[AsyncBody, BodyFacts]:
     """As :func:`fit_body`; what takes long is done in a worker thread."""
-    if isinstance(need, NeedFacts):
-        return body, await _measured_async(need, body)
-    pieces: list[bytes] = []
-    offset = 0
-    while piece := await body.read(offset):
-        pieces.append(piece)
-        offset += len(piece)
-        fitting.check(offset)
-    converted = await body.in_thread(lambda _: fitting.convert(need, b"".join(pieces)), 0)
+    reader = _reader_for(need, body.may_be_looked_at, fitting)
+    complete = await _read_async(body, reader.take)
+    made, facts = await body.in_thread(lambda _: reader.made(complete), 0)
+    if made is None:
+        return body, facts
+    if not complete:
+        body.put_back(made)
+        return body, facts
     await body.close()
-    made, facts = fitting.body(need, converted)
     return AsyncBody(made, body.in_thread), facts
 
 
-async def _measured_async(need: NeedFacts, body: AsyncBody) -> BodyFacts:
-    if not body.may_be_looked_at:
-        return need.mail.envelope.body
-    measure = BodyMeasure()
+async def _read_async(body: AsyncBody, take: Callable[[bytes], bool]) -> bool:
     offset = 0
-    while piece := await body.read(offset):
-        measure.feed(piece)
-        offset += len(piece)
-    return measure.facts(need.mail.envelope.body)
+    while True:
+        octets, wanted = await body.hand_to(take, offset)
+        if not (octets and wanted):
+            return not octets
+        offset += octets

@@ -97,7 +97,7 @@ class Options(TypedDict, total=False):
     #: is converted (RFC 6152 §3), in memory, up to ``Limits.converted_message``.
     eight_bit: Conversion
     #: What to do with a message that has lines of more than 998 octets; default: it goes as it is. Otherwise a message
-    #: of which nothing is declared is read once more before it is sent.
+    #: of which nothing is declared is read once more before it is sent, or, if it can be read only once, into memory.
     long_lines: Conversion
     #: Whether a message that is signed may be converted, which breaks the signature; default: it is refused.
     break_signatures: bool
