@@ -54,6 +54,8 @@ ssl_cert = <{folder}/chain.pem
 ssl_key = <{folder}/chain.pem
 hostname = mx.{domain}
 postmaster_address = postmaster@{domain}
+# Who may say XCLIENT.
+login_trusted_networks = {host}
 first_valid_uid = 1
 mail_location = maildir:{folder}/maildirs/%n
 mail_plugins = quota

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smtpcore import Envelope, MailRefused, Pipelining, Report, Verdict
+from smtpcore import Envelope, MailRefused, Pipelining, Report, Verdict, XClient, XclientRequired
 
 from .conftest import Driver
 from .dovecot import FULL
@@ -81,3 +81,30 @@ def test_each_recipient_has_a_verdict(
     how = "across mails" if pipelining is Pipelining.ACROSS else "within mails"
     what = f"{where}, by {'BDAT' if chunking else 'DATA'}, {how}: each of several recipients has a verdict of its own"
     results.checked("LMTP", peer.title, what, driver.name)
+
+
+def test_a_session_for_another_client_is_noted_as_its(peer: Peer, driver: Driver, sender: str) -> None:
+    async def story(session: Any) -> Report:
+        return await session.deliver(Envelope(sender, to("alice", "nobody")), BODY)
+
+    spike = XClient(address="2001:db8::1", port=4711, helo="spike.example", protocol="LMTP", login="a+b")
+    report = driver.run(story, peer.ends[Door.CLEAR], **peer.in_clear, xclient=spike)
+    assert [outcome.code for outcome in report.outcomes] == [250, 550]
+    wait_until(lambda: peer.mails(sender), "the mail")
+    ((trace, _),) = peer.mails(sender)
+    assert b"([2001:db8::1])" in trace
+
+
+def test_a_client_of_whom_the_server_takes_no_name_is_not_spoken_for_in_part(
+    peer: Peer, driver: Driver, sender: str
+) -> None:
+    dialogue: list[str] = []
+
+    async def story(session: Any) -> None:
+        raise AssertionError("the session opened")
+
+    spike = XClient(address="192.0.2.1", name="spike.example")
+    with pytest.raises(XclientRequired, match="XCLIENT with NAME"):
+        driver.run(story, peer.ends[Door.CLEAR], **peer.in_clear, xclient=spike, trace=dialogue.append)
+    assert not any(line.startswith(">>> XCLIENT") for line in dialogue)
+    assert ">>> QUIT" in dialogue
