@@ -61,6 +61,7 @@ PRINTS = {
     "tunnel": r"250 2\.0\.0 Taken",
     "token": r"refused: {'status': 'invalid_token'}\nauthenticated: True",
     "ntlm": r"authenticated: True",
+    "mailboxes": r"boris@north\.example delivered: 250 2\.1\.5 .*\nchen@north\.example later: 452 4\.2\.2 ",
     "certificate": r"TlsInfo\(version='TLSv1\.3', .* verified=True\)",
     "watch": r"boris@north\.example: 65536 of 165\d{3} octets.*mail from <anna@home\.example> sent: 1 delivered; ",
     "embed": r"boris@north\.example.*DELIVERED",
@@ -142,6 +143,15 @@ def of_the_house(line: Line) -> None:
     line.serve(greet=False)
 
 
+def store_of_mailboxes(line: Line) -> None:
+    line.say("220 store.example LMTP ready")
+    line.serve("DATA", greet=False)
+    line.say("354 go on")
+    line.message()
+    line.say("250 2.1.5 Taken", "452 4.2.2 The mailbox is full")
+    line.serve(greet=False)
+
+
 SERVERS = {"certificate": demanding, "token": tired_of_a_token, "ntlm": of_the_house}
 
 
@@ -157,6 +167,9 @@ def surroundings(name: str, port: int, folder: Path) -> Iterator[dict[str, int]]
         client_certificate().private_key_and_cert_chain_pem.write_to_path(folder / "anna.pem")
         with Peer(SERVERS[name]) as peer:
             yield {"8026": peer.port}
+    elif name == "mailboxes":
+        with Peer(store_of_mailboxes, path=str(folder / "lmtp.socket")):
+            yield {}
     else:
         yield {"8025": port}
 
@@ -177,6 +190,7 @@ SEND_NOTHING = {
     "blocking_pool",
     "intake",
     "lmtp",
+    "mailboxes",
     "scripted",
     "fuzzing",
     *SERVERS,

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -24,7 +25,7 @@ from servers import Server, raw_server
 
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
-from smtpcore.testing.peer import Peer
+from smtpcore.testing.peer import Line, Peer
 
 PASSWORD = "correct horse battery"
 DRIVERS = ("blocking", "asyncio", "trio")
@@ -112,6 +113,89 @@ def test_something_to_be_tried_again(server: Server, message: str, driver: list[
 def test_a_host_that_is_not_there(message: str, driver: list[str], capsys) -> None:
     assert run([*SEND, *driver, "--port", str(port_of_nobody()), "--to", "u@a.example", message]) == 75
     assert "cannot connect to 127.0.0.1" in capsys.readouterr().out
+
+
+def store_of_mailboxes(line: Line) -> None:
+    line.say("220 store.example LMTP ready")
+    line.expect("LHLO")
+    line.say("250-store.example", "250 PIPELINING")
+    line.expect("MAIL FROM:")
+    line.say("250 ok")
+    for _ in range(2):
+        line.expect("RCPT TO:")
+        line.say("250 ok")
+    line.expect("DATA")
+    line.say("354 go on")
+    line.message()
+    line.say("250 2.1.5 anna has it", "552 5.2.2 boris is over quota")
+    line.expect("QUIT")
+    line.say("221 bye")
+
+
+@pytest.mark.parametrize("unix", [True, False], ids=["unix socket", "TCP"])
+def test_a_store_of_mailboxes(tmp_path: Path, message: str, driver: list[str], unix: bool, capsys: Any) -> None:
+    path = str(tmp_path / "lmtp") if unix else None
+    with Peer(store_of_mailboxes, path=path) as peer:
+        at = ["--socket", path] if path else ["--host", "127.0.0.1", "--port", str(peer.port)]
+        to = ["--from", "me@home.example", "--to", "anna@here.example", "--to", "boris@here.example"]
+        assert run(["send", "--lmtp", *at, *to, *driver, message]) == 69
+    assert capsys.readouterr().out.splitlines() == [
+        "anna@here.example: delivered: 250 2.1.5 anna has it",
+        "boris@here.example: never: 552 5.2.2 boris is over quota",
+    ]
+
+
+@pytest.mark.parametrize(("flags", "port"), [([], 25), (["--lmtp"], 24), (["--lmtp", "--port", "2424"], 2424)])
+def test_the_port_where_none_is_given(
+    message: str, flags: list[str], port: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    assert run(["send", "--host", "mx.example", "--from", "", "--to", "u@a.example", *flags, message]) == 75
+    assert f"cannot connect to mx.example:{port}: " in capsys.readouterr().out
+
+
+def test_a_unix_socket_where_nobody_listens(tmp_path: Path, message: str, driver: list[str], capsys: Any) -> None:
+    socket = str(tmp_path / "nobody")
+    assert run(["send", "--socket", socket, "--from", "", "--to", "u@a.example", *driver, message]) == 75
+    assert f"cannot connect to {socket}" in capsys.readouterr().out
+
+
+def test_a_certificate_behind_a_unix_socket(
+    tmp_path: Path, authority: trustme.CA, ca_file: str, message: str, driver: list[str], capsys: Any
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("mx.example").configure_cert(context)
+
+    def script(line: Line) -> None:
+        line.serve("STARTTLS", extensions=("STARTTLS",))
+        line.say("220 go on")
+        line.tls(context)
+        line.serve(greet=False)
+
+    to = ["--tls", "required", "--ca", ca_file, "--from", "", "--to", "u@a.example", message]
+    for host, status, words in (("mx.example", 0, "250 accepted 1"), ("my.example", 78, "certificate")):
+        path = str(tmp_path / host)
+        with Peer(script, path=path):
+            assert run(["send", "--socket", path, "--host", host, *driver, *to]) == status
+        assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "the server is to be named"),
+        (["--socket", "x", "--port", "25"], "has no port"),
+        (["--socket", "x", "--tls", "required"], "--host says whose"),
+        (["--socket", "x", "--tls", "implicit"], "--host says whose"),
+        (["--socket", "x", "--user", "me"], "--host says whose"),
+    ],
+)
+def test_a_server_that_is_not_named_well(flags: list[str], words: str, message: str, capsys: Any) -> None:
+    assert run(["send", *flags, "--to", "u@a.example", message]) == 64
+    assert words in capsys.readouterr().err
 
 
 def test_a_peer_that_breaks_the_protocol(message: str, driver: list[str], capsys) -> None:

@@ -13,25 +13,38 @@ from typing import Any, Final
 
 import click
 
-from smtpcore import Conversion, LocalProtocolError, Outcome
+from smtpcore import Conversion, LocalProtocolError, Outcome, Protocol
 from smtpcore.drivers._cli.exit_status import ExitStatus, exit_status
-from smtpcore.drivers._cli.sending import DRIVERS, deliver
+from smtpcore.drivers._cli.sending import DRIVERS, Server, deliver
 from smtpcore.drivers._cli.shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
 from smtpcore.drivers.configuration import ConfigurationError, read_session
 
 __all__ = ["send"]
 
 CONVERSIONS: Final = [conversion.value for conversion in Conversion]
+_SMTP_PORT: Final = 25
+#: As the settings of the relay have it.
+_LMTP_PORT: Final = 24
 
 
-def _host(_context: click.Context, _parameter: click.Parameter, host: str) -> str:
+def _host(_context: click.Context, _parameter: click.Parameter, host: str | None) -> str | None:
     """A host and a port in one word is the slip that would otherwise end in a name that nobody knows."""
-    if ":" in host:
+    if host is not None and ":" in host:
         try:
             ipaddress.ip_address(host)
         except ValueError:
             raise click.BadParameter(f"{host!r} is not a host; the port is given with --port") from None
     return host
+
+
+def _server(host: str | None, port: int | None, socket: str | None, *, lmtp: bool, verified: bool) -> Server:
+    if host is None and socket is None:
+        raise click.UsageError("the server is to be named: --host, or --socket")
+    if socket is not None and port is not None:
+        raise click.UsageError("a unix socket has no port")
+    if host is None and verified:
+        raise click.UsageError("a certificate is to be verified: --host says whose it must be")
+    return Server(host, port or (_LMTP_PORT if lmtp else _SMTP_PORT), socket)
 
 
 def _driver(_context: click.Context, _parameter: click.Parameter, driver: str) -> str:
@@ -41,8 +54,12 @@ def _driver(_context: click.Context, _parameter: click.Parameter, driver: str) -
 
 
 @click.command(short_help="Send one message and say what happened to each recipient.")
-@click.option("--host", required=True, callback=_host, help="The server's name or address.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=25, show_default=True, help="The server's port.")
+@click.option("--host", callback=_host, help="The server's name or address.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="The server's port. Default: 25, and 24 with --lmtp.")
+@click.option(
+    "--socket", metavar="PATH", help="The unix socket at which the server listens; --host then names its certificate."
+)
+@click.option("--lmtp", is_flag=True, help="The server is a store of mailboxes and speaks LMTP (RFC 2033).")
 @session_flags
 @click.option("--from", "sender", metavar="ADDR", help="The reverse-path; '' is the null one. Default: as From says.")
 @click.option("--to", "recipients", metavar="ADDR", multiple=True, required=True, help="A recipient; may be repeated.")
@@ -63,8 +80,10 @@ def _driver(_context: click.Context, _parameter: click.Parameter, driver: str) -
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.argument("file", metavar="FILE|-")
 def send(
-    host: str,
-    port: int,
+    host: str | None,
+    port: int | None,
+    socket: str | None,
+    lmtp: bool,
     sender: str | None,
     recipients: tuple[str, ...],
     driver: str,
@@ -79,16 +98,20 @@ def send(
     broke the protocol, 78 TLS or authentication could not be had, 65 an address or the message was refused here,
     66 a file cannot be read, 64 bad usage, 74 the output cannot be written.
     """
+    verified = session["user"] is not None or session["tls"] in {"required", "implicit"}
+    server = _server(host, port, socket, lmtp=lmtp, verified=verified)
     try:
         options = read_session(flags_of(session))
     except ConfigurationError as error:
         raise stop_for(error) from None
+    if lmtp:
+        options["protocol"] = Protocol.LMTP
     if trace:
         options["trace"] = lambda line: click.echo(line, err=True)
     try:
         with open_message(file) as message:
             envelope = make_envelope(sender, recipients, message)
-            sent = deliver(driver, host, port, options, envelope, message)
+            sent = deliver(driver, server, options, envelope, message)
     except Stop as stop:
         return _end((), stop.error, stop.status, as_json)
     except LocalProtocolError as error:

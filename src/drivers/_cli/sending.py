@@ -1,6 +1,6 @@
 """One mail by the driver of one's choice: what ``smtpcore send`` does once its arguments are understood.
 
-What lives here: the same three lines for each driver, and an answer for every recipient whatever goes wrong. What does
+What lives here: the same few lines for each driver, and an answer for every recipient whatever goes wrong. What does
 not: arguments, printing, exit statuses.
 """
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from smtpcore import Disconnect, Envelope, Outcome, Report, SessionError, SmtpError, Verdict
 from smtpcore.drivers._session.options import Options
 
-__all__ = ["DRIVERS", "Sent", "deliver"]
+__all__ = ["DRIVERS", "Sent", "Server", "deliver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +24,60 @@ class Sent:
     error: SmtpError | None
 
 
-Deliver = Callable[[str, int, Options, Envelope, BinaryIO], tuple[Report, Disconnect | None]]
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A port of a host, or a unix socket; then the host, if there is one, is whose name TLS verifies."""
+
+    host: str | None
+    port: int
+    socket: str | None = None
+
+
+Deliver = Callable[[Server, Options, Envelope, BinaryIO], tuple[Report, Disconnect | None]]
 
 
 def _blocking(
-    host: str, port: int, options: Options, envelope: Envelope, message: BinaryIO
+    server: Server, options: Options, envelope: Envelope, message: BinaryIO
 ) -> tuple[Report, Disconnect | None]:
     from smtpcore.drivers import blocking
 
-    with blocking.connect(host, port, **options) as session:
+    if server.socket is None:
+        opened = blocking.connect(server.host or "", server.port, **options)
+    else:
+        opened = blocking.connect_unix(server.socket, server.host, **options)
+    with opened as session:
         return session.deliver(envelope, message), session.end
 
 
 def _asyncio(
-    host: str, port: int, options: Options, envelope: Envelope, message: BinaryIO
+    server: Server, options: Options, envelope: Envelope, message: BinaryIO
 ) -> tuple[Report, Disconnect | None]:
     import asyncio
 
     from smtpcore.drivers import asyncio as driver
 
     async def run() -> tuple[Report, Disconnect | None]:
-        async with await driver.connect(host, port, **options) as session:
+        if server.socket is None:
+            opened = await driver.connect(server.host or "", server.port, **options)
+        else:
+            opened = await driver.connect_unix(server.socket, server.host, **options)
+        async with opened as session:
             return await session.deliver(envelope, message), session.end
 
     return asyncio.run(run())
 
 
-def _trio(
-    host: str, port: int, options: Options, envelope: Envelope, message: BinaryIO
-) -> tuple[Report, Disconnect | None]:
+def _trio(server: Server, options: Options, envelope: Envelope, message: BinaryIO) -> tuple[Report, Disconnect | None]:
     import trio
 
     from smtpcore.drivers import trio as driver
 
     async def run() -> tuple[Report, Disconnect | None]:
-        async with await driver.connect(host, port, **options) as session:
+        if server.socket is None:
+            opened = await driver.connect(server.host or "", server.port, **options)
+        else:
+            opened = await driver.connect_unix(server.socket, server.host, **options)
+        async with opened as session:
             return await session.deliver(envelope, message), session.end
 
     return trio.run(run)
@@ -67,14 +86,14 @@ def _trio(
 DRIVERS: Mapping[str, Deliver] = {"blocking": _blocking, "asyncio": _asyncio, "trio": _trio}
 
 
-def deliver(driver: str, host: str, port: int, options: Options, envelope: Envelope, message: BinaryIO) -> Sent:
+def deliver(driver: str, server: Server, options: Options, envelope: Envelope, message: BinaryIO) -> Sent:
     """Send one mail over a session of its own.
 
     A session that cannot be opened is an answer too: every recipient is to be tried later. Raises
     ``LocalProtocolError`` for what was refused here.
     """
     try:
-        report, end = DRIVERS[driver](host, port, options, envelope, message)
+        report, end = DRIVERS[driver](server, options, envelope, message)
     except SessionError as error:
         outcomes = tuple(Outcome(to, Verdict.LATER, error.reply, error) for to in envelope.recipients)
         return Sent(outcomes, error)
