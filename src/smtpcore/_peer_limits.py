@@ -48,9 +48,9 @@ class PeerLimits:
         """Whether the session takes no further MAIL."""
         return self._mails is not None and self._said >= self._mails
 
-    def takes_one_of(self, recipients: Iterable[str]) -> bool:
-        """Whether the session takes at least one of the recipients in a further transaction."""
-        return self._domains is None or any(self._fits(domain_of(recipient)) for recipient in recipients)
+    def takes(self, recipient: str) -> bool:
+        """Whether the session takes a recipient in a further transaction."""
+        return self._fits(domain_of(recipient))
 
     def choose(self, candidates: Iterable[int], recipients: Sequence[str]) -> Chosen:
         """Recipients for a transaction that is begun now, out of ``candidates``, in their order.

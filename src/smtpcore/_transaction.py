@@ -56,6 +56,7 @@ class Transaction:
     __slots__ = (
         "_accepted",
         "_answered",
+        "_barred",
         "_body_begun",
         "_body_error",
         "_chunk_refusal",
@@ -105,6 +106,8 @@ class Transaction:
         #: The recipients of this transaction, and those that are left for further ones, where the peer has limits.
         self._recipients: Sequence[int] = range(len(rcpt_commands))
         self._waiting: Sequence[int] = ()
+        #: Those of this transaction whom the session takes no more.
+        self._barred: Sequence[int] = ()
         self._peer_limits: PeerLimits | None = None
         self._begin()
 
@@ -136,9 +139,9 @@ class Transaction:
         self._choose(self._recipients, peer_limits)
 
     def _choose(self, candidates: Sequence[int], peer_limits: PeerLimits) -> None:
-        self._recipients, self._waiting, barred = peer_limits.choose(candidates, self.mail.envelope.recipients)
-        if barred:
-            self._later(barred, peer_limits.reached())
+        self._recipients, self._waiting, self._barred = peer_limits.choose(candidates, self.mail.envelope.recipients)
+        if self._barred:
+            self._later(self._barred, peer_limits.reached())
 
     def _later(self, recipients: Sequence[int], error: SmtpError) -> None:
         for index in recipients:
@@ -323,7 +326,7 @@ class Transaction:
     def mail_reply(self, reply: Reply) -> None:
         if not reply.positive:
             self.refused = True
-            self._decide([*self._recipients, *self._waiting], reply, may_be_never=not _host_fault(reply))
+            self._decide([*self._recipients, *self._waiting, *self._barred], reply, may_be_never=not _host_fault(reply))
             self._waiting = ()
 
     def rcpt_reply(self, reply: Reply) -> None:

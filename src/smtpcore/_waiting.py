@@ -79,12 +79,15 @@ class Waiting:
         return mail
 
     def are_barred(self, peer_limits: PeerLimits) -> bool:
-        """Whether the peer takes no further mail, or not the one that is next."""
+        """Whether the peer takes no further mail, or not the first recipient of the one that is next.
+
+        Others of that mail may fit; but whoever comes first is never left out for them, however often they are tried.
+        """
         if self.again:
             return False
         if peer_limits.used_up:
             return True
-        return bool(self._mails) and not peer_limits.takes_one_of(self._mails[0][0].envelope.recipients)
+        return bool(self._mails) and not peer_limits.takes(self._mails[0][0].envelope.recipients[0])
 
     # --- the next one ----------------------------------------------------------------------------------------------
 

@@ -386,6 +386,20 @@ def test_a_mail_to_further_domains_alone_ends_the_session(way: dict[str, Any]) -
     assert end.clean
 
 
+def test_whom_a_mail_names_first_is_never_left_out_for_others_of_it() -> None:
+    mails = (mail("1@b.example"), mail("2@c.example", "3@b.example"))
+    reports, end, _ = run("RCPTDOMAINMAX=1", *mails)
+    assert [told(report) for report in reports] == [[(D, 250)], [(L, LimitReached)] * 2]
+    assert reports[1].stage is Stage.NOT_STARTED
+    assert end.reason is DisconnectReason.LIMIT
+
+
+@pytest.mark.parametrize(("reply", "verdict"), [("550 not from there", N), ("451 not now", L)])
+def test_a_refused_mail_is_refused_for_those_too_who_would_wait(reply: str, verdict: Verdict) -> None:
+    reports, *_ = run("RCPTDOMAINMAX=1", mail("1@b.example", "2@c.example"), answers={"MAIL": [reply]})
+    assert told(reports[0]) == [(verdict, int(reply[:3]))] * 2
+
+
 def test_domains_that_earlier_groups_used_up_are_not_left_for_later_ones() -> None:
     recipients = ("1@b.example", "2@c.example", "3@d.example", "4@e.example")
     reports, end, server = run("RCPTMAX=1 RCPTDOMAINMAX=2", mail(*recipients))

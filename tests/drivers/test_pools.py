@@ -148,6 +148,21 @@ def test_what_a_session_may_not_bring_another_one_brings_and_it_costs_no_attempt
     assert sorted(host.said(b"RCPT")) == sorted(f"RCPT TO:<{recipient}>".encode() for recipient in recipients * 3)
 
 
+@pytest.mark.parametrize("limits", ["MAILMAX=1 RCPTMAX=1", "RCPTDOMAINMAX=1"])
+def test_whom_the_host_puts_off_for_ever_keeps_nobody_from_being_named(kind: Kind, limits: str) -> None:
+    recipients = ["never@a.example", *(f"u{number}@{number}.example" for number in range(3))]
+
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port, sessions=1, retries=NONE) as pool:
+            report = await pool.send(b"Hello.", sender=SENDER, recipients=recipients)
+            assert [outcome.code for outcome in report.outcomes] == [450, 250, 250, 250]
+
+    replies = {"RCPT TO:<never": "450 4.2.0 not now"}
+    with Host(lambda line, _: line.serve(extensions=(f"LIMITS {limits}",), replies=replies)) as host:
+        run(kind, play)
+    assert host.said(b"RCPT") == [f"RCPT TO:<{recipient}>".encode() for recipient in recipients]
+
+
 def test_an_idle_session_is_ended(kind: Kind) -> None:
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, idle_seconds=0.05) as pool:

@@ -258,12 +258,65 @@ def test_who_was_left_out_where_others_were_served_is_due_at_once_and_it_cost_no
     assert [left.address for left in job.recipients] == ["two@far.example", "three@far.example"]
 
 
-def test_who_was_left_out_where_nobody_was_served_waits_as_usual() -> None:
+def test_all_are_named_in_turn_before_anybody_is_tried_anew_and_that_is_one_attempt() -> None:
+    """A peer takes one recipient in a session, and puts the first off for ever."""
     bench = Bench()
-    bench.accept("one@far.example", "two@far.example")
-    bench.tell(left_out(bench.effect(OpenSession), BUSY, LIMIT))
+    bench.accept("one@far.example", "two@far.example", "three@far.example")
+    named = []
+    for attempt, wait in ((1, 5 * MINUTE), (2, HOUR)):
+        for left in (2, 1, 0):
+            work = bench.effect(OpenSession)
+            named.append(work.delivery.envelope.recipients[0].partition("@")[0])
+            bench.tell(left_out(work, BUSY, LIMIT, LIMIT), SessionEnded(work.session_id, LIMIT))
+            job = bench.order(Save).job
+            at_once = (bench.now, attempt - 1)
+            assert (job.due_at, job.attempts) == (at_once if left else (bench.now + wait, attempt))
+            # Who was not named was told nothing; of the others nothing is forgotten.
+            assert [to.last_words for to in job.recipients].count(str(BUSY)) == 3 - left
+            bench.now = job.due_at
+            bench.tell(MailAccepted(work.delivery.mail, (job,)))
+    assert named == ["one", "two", "three"] * 2
+
+
+def test_who_was_left_out_does_not_expire_before_his_turn_and_then_he_does() -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", age=3 * DAY)
+    work = bench.effect(OpenSession)
+    bench.tell(left_out(work, BUSY, LIMIT), SessionEnded(work.session_id, LIMIT))
+    assert [failure.recipient for failure in bench.order(Bounce).failures] == ["one@far.example"]
     job = bench.order(Save).job
-    assert (job.due_at, job.attempts) == (START + 5 * MINUTE, 1)
+    assert [to.address for to in job.recipients] == ["two@far.example"]
+    bench.tell(MailAccepted(work.delivery.mail, (job,)))
+    bench.tell(left_out(bench.effect(OpenSession), BUSY))
+    assert [failure.recipient for failure in bench.order(Bounce).failures] == ["two@far.example"]
+    assert bench.order(Forget)
+
+
+def test_where_the_peer_answered_for_nobody_who_was_left_out_waits_and_expires_as_all_others() -> None:
+    lost = ConnectionLost("the peer closed the connection")
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", "three@north.example")
+    bench.tell(left_out(bench.effect(OpenSession), lost, LIMIT, LIMIT))
+    jobs = {order.job.domain: order.job for order in bench.durable(Save)}
+    assert [to.address for to in jobs["far.example"].recipients] == ["two@far.example", "one@far.example"]
+    # Of a job of which nobody was named no attempt is counted; it waits as long as after the first.
+    assert [(job.due_at - START, job.attempts) for job in jobs.values()] == [(5 * MINUTE, 1), (5 * MINUTE, 0)]
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", age=3 * DAY)
+    bench.tell(left_out(bench.effect(OpenSession), lost, LIMIT))
+    assert [failure.recipient for failure in bench.order(Bounce).failures] == ["two@far.example", "one@far.example"]
+
+
+def test_a_job_that_was_left_out_is_named_before_those_that_it_was_left_out_for() -> None:
+    bench = Bench()
+    bench.accept("one@far.example", "two@north.example")
+    work = bench.effect(OpenSession)
+    bench.tell(left_out(work, BUSY, LIMIT), SessionEnded(work.session_id, LIMIT))
+    jobs = {order.job.domain: order.job for order in bench.durable(Save)}
+    bench.now = jobs["far.example"].due_at
+    both = (jobs["far.example"], jobs["north.example"])
+    bench.tell(MailAccepted(work.delivery.mail, both))
+    assert bench.effect(OpenSession).delivery.envelope.recipients == ("two@north.example", "one@far.example")
 
 
 def test_a_job_that_was_left_out_as_a_whole_is_due_at_once_and_the_others_as_usual() -> None:

@@ -59,6 +59,22 @@ def test_what_a_session_may_not_bring_is_brought_by_others_at_once(kind: Kind, s
     assert all(b"QUIT" in line.heard for line in peer.lines)
 
 
+@pytest.mark.parametrize(("limits", "sessions"), [("MAILMAX=1 RCPTMAX=1", 4), ("RCPTDOMAINMAX=1", 3)])
+def test_whom_a_server_puts_off_for_ever_keeps_nobody_from_being_named(
+    kind: Kind, spool: Spool, limits: str, sessions: int
+) -> None:
+    """A server that takes few recipients in a session, and the first of them never; a deferral would take an hour."""
+    script = functools.partial(
+        Line.serve, extensions=(f"LIMITS {limits}",), replies={"RCPT TO:<never": "450 4.2.0 not now"}
+    )
+    schedule = Schedule(delays=(3600.0,))
+    with Peer(*[script] * sessions) as peer, kind.make(spool, peer.port, schedule=schedule) as relay:
+        submit(relay, "never@a.example", "u1@b.example", "u2@c.example", "u3@c.example")
+        wait_until(lambda: [to.address for entry in spool.list() for to in entry.job.recipients] == ["never@a.example"])
+    assert sum(line.heard.count(b"RCPT TO:<u") for line in peer.lines) == 3
+    assert sum(line.heard.count(b"RCPT TO:<never") for line in peer.lines) == 1
+
+
 def test_fates_come_one_by_one(kind: Kind, server: Server, spool: Spool) -> None:
     with kind.make(spool, server.port) as relay:
         following = iter(submit(relay, "u@a.example", "later@a.example"))

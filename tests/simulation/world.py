@@ -16,6 +16,7 @@ from smtpcore import (
     ConnectionLost,
     Envelope,
     ExtensionRequired,
+    LimitReached,
     Mail,
     MailRefused,
     MailSent,
@@ -196,6 +197,8 @@ class Host:
     loses: float = 0.0
     #: How many times longer than others it takes for everything.
     slowness: float = 1.0
+    #: How many recipients it takes in a session, as it has announced.
+    recipients_per_session: int | None = None
     #: Whether it reports by itself what becomes of mail.
     dsn: bool = False
     #: Whether it takes mail that requires TLS all the way.
@@ -207,6 +210,10 @@ class Host:
 
     def can_take(self, mail: Mail) -> bool:
         return self.tls_all_the_way or not (mail.envelope.options.require_tls and mail.envelope.reverse_path)
+
+    def named(self, delivery: Delivery) -> tuple[str, ...]:
+        """The recipients that a session names, if it names any of this delivery."""
+        return delivery.envelope.recipients[: self.recipients_per_session]
 
     def verdict(self, mail_id: int, recipient: str, now: float) -> Reply:
         if recipient.startswith("nobody"):
@@ -476,7 +483,9 @@ class World:
             self._lose(session_id, host, deliveries[: self.chance.randint(1, len(deliveries))], seconds)
             return
         self._later(seconds, Reported(session_id, delivery.delivery_id, self._report(host, delivery, mail), host.dsn))
-        if self.chance.random() < 0.02:
+        if host.recipients_per_session is not None:
+            self._later(seconds, SessionEnded(session_id, LimitReached("the peer takes no more in a session")))
+        elif self.chance.random() < 0.02:
             self._later(seconds, SessionEnded(session_id, ConnectionLost("closed")))
 
     def _lose(self, session_id: int, host: Host, begun: list[Delivery], seconds: float) -> None:
@@ -497,22 +506,23 @@ class World:
         self._later(seconds, SessionEnded(session_id, error))
 
     def _report(self, host: Host, delivery: Delivery, mail: Mail) -> MailSent | MailRefused:
-        for recipient in mail.envelope.recipients:
-            self.ledger.attempts[delivery.mail.mail_id, recipient] += 1
+        named = host.named(delivery)
+        keys = [(delivery.mail.mail_id, recipient) for recipient in named]
+        self.ledger.attempts.update(keys)
+        limit = LimitReached("the peer takes no more in a session")
+        left_out = tuple(Outcome(to, Verdict.LATER, None, limit) for to in mail.envelope.recipients[len(named) :])
         if self.chance.random() < host.doubt:
             error = ConnectionLost("lost before the verdict")
-            outcomes = tuple(Outcome(to, Verdict.LATER, None, error, True) for to in mail.envelope.recipients)
+            outcomes = tuple(Outcome(to, Verdict.LATER, None, error, True) for to in named)
             if self.chance.random() < 0.5:
-                self.ledger.unconfirmed.update((delivery.mail.mail_id, to) for to in mail.envelope.recipients)
-            return MailRefused(mail, outcomes, Stage.BODY_ENDED, Transcript())
-        replies = [host.verdict(delivery.mail.mail_id, to, self.now) for to in mail.envelope.recipients]
-        outcomes = tuple(
-            Outcome(to, _verdict(reply), reply) for to, reply in zip(mail.envelope.recipients, replies, strict=True)
-        )
+                self.ledger.unconfirmed.update(keys)
+            return MailRefused(mail, outcomes + left_out, Stage.BODY_ENDED, Transcript())
+        replies = [host.verdict(*key, self.now) for key in keys]
+        outcomes = tuple(Outcome(to, _verdict(reply), reply) for to, reply in zip(named, replies, strict=True))
         taken = next((reply for reply in replies if reply.positive), None)
         if taken is None:
-            return MailRefused(mail, outcomes, Stage.STARTED, Transcript())
-        return MailSent(mail, outcomes, taken, Stage.BODY_ENDED, Transcript())
+            return MailRefused(mail, outcomes + left_out, Stage.STARTED, Transcript())
+        return MailSent(mail, outcomes + left_out, taken, Stage.BODY_ENDED, Transcript())
 
     def _finish(self, fact: Fact) -> None:
         """What a session brought arrives at the relay."""
@@ -545,7 +555,7 @@ class World:
     def _take(self, host: Host, delivery: Delivery) -> None:
         self._taken[delivery.delivery_id] = [
             (delivery.mail.mail_id, to)
-            for to in delivery.envelope.recipients
+            for to in host.named(delivery)
             if host.can_take(Mail(delivery.envelope)) and host.verdict(delivery.mail.mail_id, to, self.now).positive
         ]
 

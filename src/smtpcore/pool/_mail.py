@@ -36,6 +36,7 @@ class PooledMail:
         "_reply",
         "_stage",
         "_transcript",
+        "_turn",
         "attempts",
         "cut_short",
         "envelope",
@@ -47,15 +48,18 @@ class PooledMail:
         self.mail_id = mail_id
         self.envelope = envelope
         self._repeatable = repeatable
-        #: Attempts that have failed or succeeded.
+        #: Attempts that have failed or succeeded. Where the peer takes no more than some recipients in a session, all
+        #: are named in turn before anybody is tried anew: that is one attempt.
         self.attempts = 0
-        #: Whether the last one served some, and for others the session had come to the limits of the peer.
+        #: Whether the next session is to go on with the same attempt at once.
         self.cut_short = False
         #: The session that has the mail in hand.
         self.session_id: int | None = None
         self._outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
         #: Indexes of the recipients whom the next attempt is for.
         self._pending = self._everyone = list(range(len(envelope.recipients)))
+        #: Those of them whom this attempt has not named yet.
+        self._turn = set(self._pending)
         self._reply: Reply | None = None
         self._stage = Stage.NOT_STARTED
         self._transcript = Transcript()
@@ -79,15 +83,22 @@ class PooledMail:
 
     def report(self, report: Report) -> None:
         """Note what an attempt came to."""
-        final = any(outcome.verdict is not Verdict.LATER for outcome in report.outcomes)
-        self.cut_short = final and any(_left_out(outcome) for outcome in report.outcomes)
-        self.attempts += not self.cut_short
+        left_out = {i for i, o in zip(self._pending, report.outcomes, strict=True) if isinstance(o.error, LimitReached)}
+        # Whose turn is to come is named first the next time, and who was named now is named last.
+        order = sorted(self._pending, key=lambda index: (index not in left_out, index not in self._turn))
+        self._turn &= left_out
+        self.cut_short = bool(self._turn) and any(outcome.error is None for outcome in report.outcomes)
+        if not self.cut_short:
+            self.attempts += 1
         self._stage = max(self._stage, report.stage)
         self._transcript = report.transcript
         if isinstance(report, MailSent):
             self._reply = report.reply
         for index, outcome in zip(self._pending, report.outcomes, strict=True):
-            self._note(index, outcome)
+            if index not in left_out or self._outcomes[index] is None:
+                self._note(index, outcome)
+        if left_out:
+            self._pending = order
 
     def _note(self, index: int, outcome: Outcome) -> None:
         before = self._outcomes[index]
@@ -106,11 +117,10 @@ class PooledMail:
             for index in again:
                 self._refuse_retry(index)
             return False
-        if any(_left_out(self._outcomes[index]) for index in again):
-            # They are named first now.
-            again.sort(key=lambda index: not _left_out(self._outcomes[index]))
         if again and again != self._pending:
             self._pending = again
+        if not self._turn:
+            self._turn = set(self._pending)
         return bool(again)
 
     def _refuse_retry(self, index: int) -> None:
@@ -131,11 +141,6 @@ class PooledMail:
         if self._reply is not None:
             return MailSent(mail, outcomes, self._reply, self._stage, self._transcript)
         return MailRefused(mail, outcomes, self._stage, self._transcript)
-
-
-def _left_out(outcome: Outcome | None) -> bool:
-    """Whether a recipient was not named at all, for the peer takes no more in one session."""
-    return outcome is not None and isinstance(outcome.error, LimitReached)
 
 
 def _worth_retrying(outcome: Outcome, retries: Retries) -> bool:

@@ -120,7 +120,8 @@ class Destination:
         if not jobs:
             del self.waiting[mail_id]
         self.waiting_jobs -= len(taken)
-        return taken
+        # Whom a limit of the peer left out is due before those whom it was for, and is to be named before them.
+        return sorted(taken, key=lambda job: job.due_at)
 
     def take_all(self) -> Iterator[list[Job]]:
         """Take everything, delivery by delivery."""

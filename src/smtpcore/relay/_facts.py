@@ -106,7 +106,10 @@ class StoredMail:
 
 @dataclass(frozen=True, slots=True)
 class PendingRecipient:
-    """A recipient without a final verdict. ``last_words`` is what the last attempt was told."""
+    """A recipient without a final verdict.
+
+    ``last_words`` is what the last attempt was told, empty where it has not come to that.
+    """
 
     address: str
     last_words: str = ""

@@ -5,6 +5,7 @@ What lives here: one pure function over one delivery. What does not: sessions, a
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -80,11 +81,14 @@ def results_of(
 
     ``host`` is where the mail was taken, and ``dsn`` says that it reports by itself what becomes of it. ``status``
     stands for the status code that no peer has given. Of a mail that was ``removed`` nothing is left. What was broken
-    off because the relay is ``stopping`` does not expire, and is due at once; so is who was left out where others were
-    served, for the peer takes no more in one session (RFC 9422): that counts as no attempt.
+    off because the relay is ``stopping`` does not expire, and is due at once.
+
+    Whom a limit of the peer left out (RFC 9422) comes first the next time, and at once if the peer has answered for
+    others: so all are named in turn before anybody is named again for being due, and all that is one attempt. A job's
+    own rows tell how far that is: who has not had his turn was told nothing.
     """
-    served = any(outcome.verdict is not Verdict.LATER for outcome in outcomes)
-    collected = _Collector(mail, now, schedule, host, dsn, status, removed, stopping, served)
+    heard = any(outcome.error is None for outcome in outcomes)
+    collected = _Collector(mail, now, schedule, host, dsn, status, removed, stopping, heard)
     remaining = iter(outcomes)
     for job in jobs:
         collected.add_job(job, [next(remaining) for _ in job.recipients])
@@ -94,6 +98,16 @@ def results_of(
 def given_back(delivery: Delivery) -> tuple[Job, ...]:
     """The jobs as they were before the attempt was claimed."""
     return tuple(replace(job, attempts=job.attempts - 1) for job in delivery.jobs)
+
+
+class _Turn(enum.Enum):
+    """How a recipient fared where the peer takes no more than some in a session, in the order of the next time."""
+
+    #: Left out, and yet to be named.
+    TO_COME = 1
+    #: Left out, and named by an earlier session of the same attempt.
+    HAD = 2
+    NAMED = 3
 
 
 class _Collector:
@@ -109,7 +123,7 @@ class _Collector:
         status: str | None,
         removed: bool,
         stopping: bool,
-        served: bool,
+        heard: bool,
     ) -> None:
         self._mail = mail
         self._remote_host = "" if host is None else host.name
@@ -118,7 +132,7 @@ class _Collector:
         self._status = status
         self._removed = removed
         self._stopping = stopping
-        self._served = served
+        self._heard = heard
         self._now = now
         self._schedule = schedule
         self._age = max(0.0, now - mail.accepted_at)
@@ -132,13 +146,19 @@ class _Collector:
         self._due: list[float] = []
 
     def add_job(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        due_at = self._due_at(job, outcomes)
-        if any(self._left_out(outcome) for outcome in outcomes):
+        turns = _turns(job, outcomes)
+        goes_on = self._heard and _Turn.TO_COME in turns
+        at_once = goes_on or any(self._broken_off(outcome) for outcome in outcomes)
+        due_at = self._now if at_once else self._due_at(job)
+        if goes_on or _Turn.NAMED not in turns:
             job = replace(job, attempts=job.attempts - 1)
+        # Whose turn is to come is named first the next time, and who was named now is named last.
         pending = [
             left
-            for recipient, outcome in zip(job.recipients, outcomes, strict=True)
-            if (left := self._add_recipient(job, recipient, outcome, due_at)) is not None
+            for turn, recipient, outcome in sorted(
+                zip(turns, job.recipients, outcomes, strict=True), key=lambda each: each[0].value
+            )
+            if (left := self._add_recipient(job, recipient, outcome, due_at, turn)) is not None
         ]
         if pending:
             self._jobs.append(Save(replace(job, due_at=due_at, recipients=tuple(pending))))
@@ -146,9 +166,7 @@ class _Collector:
         else:
             self._jobs.append(Forget(job))
 
-    def _due_at(self, job: Job, outcomes: Sequence[Outcome]) -> float:
-        if any(self._broken_off(outcome) or self._left_out(outcome) for outcome in outcomes):
-            return self._now
+    def _due_at(self, job: Job) -> float:
         due_at = self._now + self._schedule.delay(job.job_id, job.attempts)
         # What the sender wants by a moment is looked at then, though it be only to tell that it did not come about.
         wanted_by = due_time(self._mail)
@@ -158,12 +176,8 @@ class _Collector:
         """Whether it was the relay's own end that left a recipient undone: no reason to wait, or to give up."""
         return self._stopping and isinstance(outcome.error, SessionAborted) and not outcome.in_doubt
 
-    def _left_out(self, outcome: Outcome) -> bool:
-        """Whether others of the mail were served, and this one was not named for a limit of the peer."""
-        return self._served and isinstance(outcome.error, LimitReached)
-
     def _add_recipient(
-        self, job: Job, recipient: PendingRecipient, outcome: Outcome, due_at: float
+        self, job: Job, recipient: PendingRecipient, outcome: Outcome, due_at: float, turn: _Turn
     ) -> PendingRecipient | None:
         """What is left of a recipient, or ``None`` when its fate is settled."""
         words = _words(outcome)
@@ -175,13 +189,14 @@ class _Collector:
             self._effects.append(Fate(job.mail_id, recipient.address, FateKind.REMOVED, words))
             return None
         over = self._late or self._age >= self._schedule.give_up_after
-        no_attempt = self._broken_off(outcome) or self._left_out(outcome)
+        no_attempt = self._broken_off(outcome) or (self._heard and turn is _Turn.TO_COME)
         expired = outcome.verdict is Verdict.LATER and over and not no_attempt
         if outcome.verdict is Verdict.NEVER or expired:
             self._settle(recipient, outcome, expired=expired)
             return None
         self._effects.append(Attempted(job.mail_id, recipient.address, job.attempts, due_at, words, outcome.in_doubt))
-        return replace(recipient, last_words=words, warned=self._warn(recipient, outcome))
+        told = {_Turn.NAMED: words, _Turn.HAD: recipient.last_words, _Turn.TO_COME: ""}[turn]
+        return replace(recipient, last_words=told, warned=self._warn(recipient, outcome))
 
     def _settle(self, recipient: PendingRecipient, outcome: Outcome, *, expired: bool) -> None:
         kind = FateKind.EXPIRED if expired else FateKind.BOUNCED
@@ -247,6 +262,17 @@ class _Collector:
                 retry_until = min(retry_until, until)
             reports.append(DelayWarning(self._mail, tuple(self._delayed), retry_until))
         return Results((*reports, *self._jobs), tuple(self._effects), min(self._due, default=None))
+
+
+def _turns(job: Job, outcomes: Sequence[Outcome]) -> list[_Turn]:
+    anew = all(recipient.last_words for recipient in job.recipients)
+    return [_turn(recipient, outcome, anew) for recipient, outcome in zip(job.recipients, outcomes, strict=True)]
+
+
+def _turn(recipient: PendingRecipient, outcome: Outcome, anew: bool) -> _Turn:
+    if not isinstance(outcome.error, LimitReached):
+        return _Turn.NAMED
+    return _Turn.TO_COME if anew or not recipient.last_words else _Turn.HAD
 
 
 def _words(outcome: Outcome) -> str:
