@@ -120,7 +120,7 @@ class Replied(NamedTuple):
 
 
 #: As ``Replied`` makes them, without the way through Python code that takes arguments by name.
-_replied: Final = functools.partial(tuple.__new__, Replied)
+_replied: Final = functools.partial(tuple.__new__, Replied)  # pyright: ignore[reportUnknownMemberType]  # typeshed
 
 
 @dataclass(frozen=True, slots=True)
