@@ -303,6 +303,16 @@ def test_a_refused_reset_leaves_the_mail_behind_it_in_doubt() -> None:
     assert "500 what?" in str(outcome.error)
 
 
+def test_a_refused_reset_among_mails_is_no_answer_to_those_that_wait() -> None:
+    driver = across(*map(mail, (1, 2, 3)), limits=Limits(mails_kept_back=2))
+    driver.give(*mail(3))
+    hear(driver, *TAKEN, "550 no")
+    assert told(driver)[-1] == ("s3", [L], [False])
+    assert isinstance(driver.last, Disconnect)
+    assert isinstance(driver.last.error, LostStep)
+    assert [outcome.reply for outcome in driver.reports[-1].outcomes] == [None]
+
+
 def test_a_last_chunk_that_never_left_leaves_no_doubt() -> None:
     client = Client("client.example", tls=TlsPolicy.SECURED, pipelining=Pipelining.NONE)
     driver = PureDriver(client)
