@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from smtpcore import Envelope, SessionAborted, SessionError
 from smtpcore.drivers._connecting.interruptible import Interruptible
@@ -51,6 +51,8 @@ from smtpcore.relay import (
 )
 
 __all__ = ["LooksUp", "RelayService", "RelayStopped", "Submission"]
+
+_ANY_PORT: Final = 1
 
 
 class LooksUp(Protocol):
@@ -269,9 +271,9 @@ class _Session:
 
     def __init__(self, session_id: int, host: Host, how: Options | OptionsFor, first: Work) -> None:
         self.session_id = session_id
-        self.port = host.port
-        where, options = way_to(host, how)
-        self.where = "" if host.path else where
+        # A unix socket has no port, and its connection is made here; the driver asks for one nevertheless.
+        self.port = host.port or _ANY_PORT
+        self.where, options = way_to(host, how)
         self.connection = Interruptible(options, host.path)
         self.inbox = _Inbox(first)
         self.connected = False
