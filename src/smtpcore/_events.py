@@ -58,8 +58,8 @@ MASKED: Final = b"********"
 _SHORTEST_SECRET: Final = 4
 #: What may be shown of a secret line. An answer to a challenge has no spaces, and so no keyword.
 _SHOWN: Final = re.compile(rb"AUTH [^ ]*|(?P<private>[A-Z][A-Z0-9-]*)(?= )", re.IGNORECASE)
-#: Values within a part of credentials: of OAuth, of GS2 and SCRAM (RFC 5801 §4, RFC 5802 §7), of CRAM-MD5 (RFC 2195).
-_NAMED: Final = re.compile(rb"^auth=Bearer (.+)|^user=(.+)|(?:^|,)[anrp]=([^,]+)|^(.+) [0-9a-f]{32}$", re.DOTALL)
+#: Secrets within a part of credentials: of OAuth, of SCRAM (RFC 5802 §7), of CRAM-MD5 (RFC 2195).
+_SECRET_IN_PART: Final = re.compile(rb"^auth=Bearer (.+)|(?:^|,)[rp]=([^,]+)|^.+ ([0-9a-f]{32})$", re.DOTALL)
 
 
 class Verb(enum.Enum):
@@ -124,10 +124,10 @@ def masked(line: bytes, secret: bool) -> bytes:
 def echoes(line: bytes) -> tuple[str, ...]:
     """How a secret line may come back in a peer's words: its credentials as they were said, and what they hold.
 
-    That is the whole of them decoded, and each part that names a user or is a password or token, decoded or encoded
-    alone. Of a private command it is what follows the keyword, as a whole and in its parts. Longest first, for one may
-    be part of another. A part that is shorter than a password could ever be is passed over, for it would be found in
-    any sentence.
+    That is the whole of them decoded, and each part that is a password, a token or a proof, decoded or encoded alone.
+    Of a private command it is what follows the keyword, as a whole and in its parts. Longest first, for one may be part
+    of another. A part that is shorter than a password could ever be is passed over, for it would be found in any
+    sentence.
     """
     said = _said_in_secret(line.rstrip(b"\r\n"))
     words = list(said)
@@ -150,11 +150,15 @@ def _said_in_secret(line: bytes) -> list[bytes]:
 
 
 def _held(decoded: bytes) -> Iterator[bytes]:
-    """The parts of credentials: PLAIN and OAuth divide them by octets, SCRAM and CRAM-MD5 otherwise."""
+    """What is secret in credentials, as a whole and in parts: PLAIN and OAuth divide them by octets, others otherwise.
+
+    The name of a user is none of it where it can be told from the rest.
+    """
     yield decoded
-    for part in re.split(rb"[\0\1]", decoded):
+    plain = decoded.count(b"\0") == 2
+    for part in [decoded.rpartition(b"\0")[2]] if plain else re.split(rb"[\0\1]", decoded):
         yield part
-        for found in _NAMED.finditer(part):
+        for found in _SECRET_IN_PART.finditer(part):
             yield found[found.lastindex or 0]
 
 

@@ -32,6 +32,7 @@ from smtpcore import (
     TlsPolicy,
     Verb,
 )
+from smtpcore.sasl import Plain
 from smtpcore.testing import PureDriver
 
 ENVELOPE = Envelope("a@b.example", ("c@d.example",), body=BodyFacts(size=3, repeatable=True))
@@ -202,6 +203,21 @@ def test_a_command_that_is_no_secret_is_shown_whole() -> None:
     driver.hear(b"250 anna\r\n")
     assert repr(command) == "Command(VRFY, b'VRFY anna')"
     assert driver.client.transcript.lines[-2:] == (">>> VRFY anna", "<<< 250 anna")
+
+
+def test_behind_auth_a_reply_is_handed_back_as_it_is_but_for_the_secret() -> None:
+    client = Client("client.example", tls=TlsPolicy.SECURED, credentials=[Plain("anna", "open-sesame")])
+    driver = PureDriver(client)
+    driver.run()
+    driver.hear(b"220 hi\r\n")
+    driver.hear(b"250-mx\r\n250 AUTH PLAIN\r\n")
+    driver.hear(b"235 ok\r\n")
+    driver.client.command("VRFY anna")
+    driver.run()
+    driver.hear(b"250 Anna Karenina <anna@x.example>, whose password is open-sesame\r\n")
+    (answer,) = answers(driver)
+    assert answer.reply is not None
+    assert answer.reply.text == "Anna Karenina <anna@x.example>, whose password is ********"
 
 
 def test_a_command_is_as_long_as_a_line() -> None:

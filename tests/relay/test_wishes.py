@@ -335,15 +335,15 @@ def test_a_clock_that_was_set_back_gives_nobody_more_time() -> None:
     assert bench.effect(OpenSession).delivery.envelope.options == by(600)
 
 
-# --- TLS all the way --------------------------------------------------------------------------------------------------
+# --- what a host does not offer, as TLS all the way ------------------------------------------------------------------
 
 TWO = FixedHosts((SmartHost("a.example"), SmartHost("b.example")))
 TLS_ONLY = MailOptions(require_tls=True)
 
 
-def unable(work: OpenSession | Continue) -> Reported:
+def unable(work: OpenSession | Continue, status: str = "5.7.30") -> Reported:
     """The client found that the host does not offer what the mail needs."""
-    error = ExtensionRequired("the peer does not offer REQUIRETLS", "5.7.30")
+    error = ExtensionRequired("the peer does not offer it", status)
     outcomes = tuple(Outcome(to, Verdict.NEVER, None, error) for to in work.delivery.envelope.recipients)
     refused = MailRefused(Mail(work.delivery.envelope), outcomes, Stage.NOT_STARTED, Transcript())
     return Reported(work.session_id, work.delivery.delivery_id, refused)
@@ -419,14 +419,43 @@ def test_a_relay_that_stops_leaves_it_to_the_next() -> None:
     assert bench.relay.jobs_in_memory == 0
 
 
-@pytest.mark.parametrize(
-    ("sender", "options"), [("", TLS_ONLY), ("me@home.example", MailOptions())], ids=["report", "size"]
-)
-def test_what_another_host_would_refuse_too_comes_back_at_once(sender: str, options: MailOptions) -> None:
+@pytest.mark.parametrize("status", ["5.3.3", "5.3.4", "5.4.7", "5.5.4", "5.6.2", "5.6.3", "5.6.7", "5.6.9", "5.7.10"])
+def test_whatever_a_host_does_not_offer_another_may(status: str) -> None:
+    """SIZE, 8BITMIME, SMTPUTF8, DELIVERBY and others: also for reports, which have no sender."""
     bench = Bench(TWO)
-    bench.tell(asking(bench.mail(ANNA, sender=sender), options=options))
-    bench.tell(unable(bench.effect(OpenSession)))
-    assert bench.effects(Fate)
+    bench.tell(bench.mail(ANNA, sender=""))
+    first = bench.effect(OpenSession)
+    bench.tell(unable(first, status))
+    assert not bench.effects(Fate)
+    bench.tell(SessionEnded(first.session_id, None))
+    bench.tell(reported(bench.effect(OpenSession), TAKEN))
+    assert bench.effect(Fate).kind is FateKind.DELIVERED
+
+
+def test_what_every_host_would_be_refused_comes_back_at_once() -> None:
+    """Long lines, where the settings refuse them."""
+    bench = Bench(TWO)
+    bench.accept(ANNA)
+    bench.tell(unable(bench.effect(OpenSession), "5.6.0"))
+    assert bench.order(Bounce).failures[0].status == "5.6.0"
+
+
+def test_where_no_other_host_can_be_reached_the_refusal_stands_and_the_destination_is_alive() -> None:
+    hosts = FixedHosts((SmartHost("a.example"), SmartHost("b.example"), SmartHost("c.example")))
+    bench = Bench(hosts)
+    bench.accept(ANNA)
+    first = bench.effect(OpenSession)
+    bench.tell(unable(first, "5.3.4"))
+    bench.tell(SessionEnded(first.session_id, None))
+    for name in ("b.example", "c.example"):
+        work = bench.effect(OpenSession)
+        assert work.host.name == name
+        bench.tell(SessionEnded(work.session_id, ConnectFailed("no")))
+    (failure,) = bench.order(Bounce).failures
+    assert (failure.status, failure.remote_host) == ("5.3.4", "a.example")
+    assert bench.relay.jobs_in_memory == 0
+    bench.accept(BORIS)
+    assert bench.effect(OpenSession).host.name == "a.example"
 
 
 def test_a_host_that_refuses_such_a_mail_itself_has_the_last_word() -> None:

@@ -14,7 +14,7 @@ from relays import Kind
 
 from smtpcore import Conversion, TlsPolicy
 from smtpcore.drivers.spool import Spool
-from smtpcore.relay import Attempted, Fate, FateKind
+from smtpcore.relay import Attempted, Fate, FateKind, FixedHosts, SmartHost
 from smtpcore.testing.peer import Line, Peer
 
 HEADER = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: "
@@ -55,6 +55,27 @@ def test_a_next_hop_that_takes_it_gets_what_was_accepted(kind: Kind, spool: Spoo
     line, (fate,) = relay(kind, spool, eight_bit(1), ["8BITMIME"])
     assert fate.kind is FateKind.DELIVERED
     assert line.bodies == [eight_bit(1) + b".\r\n"]
+
+
+@pytest.mark.parametrize("size", ["SIZE", "SIZE 10"])
+def test_a_mail_that_cannot_be_converted_goes_to_a_host_that_takes_it_as_it_is(
+    kind: Kind, spool: Spool, size: str
+) -> None:
+    """The first host offers no 8BITMIME, and the second one too little or all that is needed."""
+    signed = b"DKIM-Signature: v=1\r\n" + eight_bit(1)
+    notes: list[Fate | Attempted] = []
+    with (
+        Peer(lambda line: line.serve(extensions=[])) as first,
+        Peer(lambda line: line.serve(extensions=["8BITMIME", size])) as second,
+    ):
+        route = FixedHosts((SmartHost("127.0.0.1", first.port), SmartHost("127.0.0.1", second.port)))
+        service = kind.make(spool, first.port, notes=notes, route=route, options={"tls": TlsPolicy.NEVER})
+        service.submit(signed, sender="", recipients=["b@there.example"])
+        service.run(once=True)
+    (fate,) = [note for note in notes if isinstance(note, Fate)]
+    assert fate.kind is (FateKind.DELIVERED if size == "SIZE" else FateKind.DISCARDED)
+    assert [line.commands[-1] for line in (*first.lines, *second.lines)] == [b"QUIT"] * 2
+    assert second.lines[0].bodies == ([signed + b".\r\n"] if size == "SIZE" else [])
 
 
 def test_a_mail_that_is_signed_is_given_up(kind: Kind, spool: Spool) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smtpcore._errors import SmtpError
-from smtpcore._events import Outcome
-from smtpcore.relay._facts import Delivery, Host, Job, NextHop, Reported
+from smtpcore._events import Outcome, Report
+from smtpcore.relay._facts import Delivery, Host, Job, NextHop
 from smtpcore.relay._hosts import HostSet
 from smtpcore.relay._settings import RelaySettings
 
-__all__ = ["Destination", "DestinationView", "Session"]
+__all__ = ["Destination", "DestinationView", "Session", "Unfit"]
 
 #: Deliveries that must succeed before a destination that was overrun is given one more session.
 _SUCCESSES_TO_GROW = 20
@@ -40,6 +40,15 @@ class DestinationView:
     last_words: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A delivery that needs more than a host offers: nothing of it was said there."""
+
+    delivery: Delivery
+    host: Host
+    report: Report
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """A session that was ordered and has not ended."""
@@ -54,8 +63,10 @@ class Session:
     #: Deliveries that it was given in all, and those that got onto the wire.
     given: int = 0
     completed: int = 0
-    #: Deliveries that this host cannot be given and another may, once the session has ended, with what was reported.
-    elsewhere: dict[int, tuple[Delivery, Reported]] = field(default_factory=dict[int, "tuple[Delivery, Reported]"])
+    #: Deliveries that this host cannot be given and another may, once the session has ended.
+    elsewhere: dict[int, Unfit] = field(default_factory=dict[int, Unfit])
+    #: What it was opened for, if that is what a host before could not be given.
+    unfit_before: dict[int, Unfit] = field(default_factory=dict[int, Unfit])
     #: Why the peer will take no more, once that is known.
     refused: SmtpError | None = None
     idle_since: float = 0.0

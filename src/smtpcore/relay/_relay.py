@@ -47,9 +47,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from smtpcore._errors import ConnectionLost, SmtpError
+from smtpcore._errors import ConnectionLost, ExtensionRequired, SmtpError
 from smtpcore._events import Outcome, Report, Stage, Verdict
-from smtpcore.relay._destination import Destination, DestinationView, Session
+from smtpcore.relay._destination import Destination, DestinationView, Session, Unfit
 from smtpcore.relay._destinations import Destinations
 from smtpcore.relay._directory import Directory
 from smtpcore.relay._facts import (
@@ -94,6 +94,8 @@ from smtpcore.relay._wishes import deadline, options_at
 __all__ = ["Relay"]
 
 _TOO_LATE = "the time by which it was to be delivered is over"
+#: Refusals by settings of one's own: lines that are too long.
+_SAME_EVERYWHERE = frozenset({"5.6.0"})
 #: Facts that tell what the spool held when the last batch was committed.
 _OF_THE_SPOOL = (JobsLoaded, DomainsLoaded, MailAccepted)
 
@@ -274,8 +276,8 @@ class Relay:
         session.completed += 1
         destination.succeeded(fact.report.outcomes)
         self._end_rest(destination)
-        if self._goes_elsewhere(session, delivery, fact.report):
-            session.elsewhere[delivery.delivery_id] = (delivery, fact)
+        if self._goes_elsewhere(session, fact.report):
+            session.elsewhere[delivery.delivery_id] = Unfit(delivery, session.host, fact.report)
             self._sessions.close(session)
             return
         self._sessions.reported(session, now)
@@ -298,31 +300,40 @@ class Relay:
             self._aside.put(session.host, now)
         host = self._next_host(destination, session.tried)
         if host is not None:
-            self._open(destination, host, session.tried, session.deliveries.values(), now)
+            opened = self._open(destination, host, session.tried, session.deliveries.values(), now)
+            opened.unfit_before = session.unfit_before
+        elif session.unfit_before:
+            self._give_up(session.unfit_before.values(), now)
         elif destination.alive:
             destination.overrun()
             self._give_back(session, now)
         else:
             self._fail(session, session.refused or fact.error or _never_begun(), now)
 
-    def _goes_elsewhere(self, session: Session, delivery: Delivery, report: Report) -> bool:
-        """Whether a mail that may go over TLS only is to be offered to a host that offers more (RFC 8689 §4.2.1)."""
-        if not (delivery.mail.options.require_tls and delivery.mail.reverse_path and _refused_here(report)):
-            return False
-        return report.stage is Stage.NOT_STARTED and self._next_host(session.destination, session.tried) is not None
+    def _goes_elsewhere(self, session: Session, report: Report) -> bool:
+        """Whether a mail that needs more than this host offers is to be offered to another one.
+
+        RFC 5321 §5.1 has all hosts tried until a delivery succeeds; RFC 6531 §3.2 and RFC 8689 §4.2.1 name their cases.
+        """
+        return _unfit(report) and self._next_host(session.destination, session.tried) is not None
 
     def _take_elsewhere(self, session: Session, now: float) -> None:
         """Offer mails to the next host, now that their session has given up its place; or give up, if there is none."""
-        deliveries = {delivery_id: delivery for delivery_id, (delivery, _) in session.elsewhere.items()}
+        deliveries = {delivery_id: unfit.delivery for delivery_id, unfit in session.elsewhere.items()}
         if self._stopping:
             session.deliveries |= deliveries
             return
         host = self._next_host(session.destination, session.tried)
-        if host is not None:
-            self._open(session.destination, host, session.tried, deliveries.values(), now)
-            return
-        for delivery, fact in session.elsewhere.values():
-            self._apply(delivery.mail, delivery.jobs, fact.report.outcomes, now, host=session.host)
+        if host is None:
+            self._give_up(session.elsewhere.values(), now)
+        else:
+            opened = self._open(session.destination, host, session.tried, deliveries.values(), now)
+            opened.unfit_before = session.elsewhere
+
+    def _give_up(self, mails: Iterable[Unfit], now: float) -> None:
+        """No other host can be had: what the last one lacked is why these mails come back."""
+        for unfit in mails:
+            self._apply(unfit.delivery.mail, unfit.delivery.jobs, unfit.report.outcomes, now, host=unfit.host)
 
     def _next_host(self, destination: Destination, tried: frozenset[Host]) -> Host | None:
         return self._aside.choose(
@@ -550,13 +561,14 @@ class Relay:
         tried: frozenset[Host],
         deliveries: Iterable[Delivery],
         now: float,
-    ) -> None:
+    ) -> Session:
         session = self._sessions.open(destination, host, tried)
         first, *others = [replace(each, options=options_at(each.mail, now, each.next_hop)) for each in deliveries]
         self._effects.append(OpenSession(session.session_id, first, host))
         self._effects += [Continue(session.session_id, delivery) for delivery in others]
         for delivery in (first, *others):
             self._give(session, delivery)
+        return session
 
     def _give(self, session: Session, delivery: Delivery) -> None:
         session.deliveries[delivery.delivery_id] = delivery
@@ -586,6 +598,14 @@ def _problem_of(place: Place) -> Undelivered | None:
 def _refused_here(report: Report) -> bool:
     """Whether the client itself found that the mail cannot be sent to this peer: a verdict without an attempt."""
     return all(outcome.verdict is Verdict.NEVER for outcome in report.outcomes)
+
+
+def _unfit(report: Report) -> bool:
+    """Whether a mail was refused here for what the peer does not offer; not for what no peer could change."""
+    reasons = [outcome.error for outcome in report.outcomes]
+    return report.stage is Stage.NOT_STARTED and all(
+        isinstance(reason, ExtensionRequired) and reason.enhanced not in _SAME_EVERYWHERE for reason in reasons
+    )
 
 
 def _never_begun() -> SmtpError:
