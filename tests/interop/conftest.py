@@ -18,9 +18,11 @@ import trustme
 import smtpcore.drivers.asyncio
 import smtpcore.drivers.blocking
 import smtpcore.drivers.trio
+from smtpcore.drivers.spool import Spool
 
 from .peers import MAILBOXES, SERVERS, SEVEN_BIT_SERVERS, Certificate, Peer
 from .postfix import Postfix, postfix_missing
+from .relaying import SERVICES, Relayed
 from .results import Results
 
 #: Where the table of results is written.
@@ -122,6 +124,26 @@ def screened() -> Iterator[Postfix]:
     }
     with Postfix(settings, mailboxes=MAILBOXES, screened=True) as server:
         yield server
+
+
+# --- the relay ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    """Each service of the relay in turn, by the name of its driver."""
+    return request.param
+
+
+@pytest.fixture
+def relayed(service: str) -> Relayed:
+    return SERVICES[service]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with Spool(tmp_path / "spool") as opened:
+        yield opened
 
 
 # --- the drivers, behind one face -----------------------------------------------------------------------------------

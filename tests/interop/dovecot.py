@@ -1,4 +1,4 @@
-"""A private Dovecot out of an unpacked package: one checks passwords for other servers, one takes mail over LMTP.
+"""A private Dovecot out of an unpacked package: it checks passwords for others, takes mail over LMTP, or submits it.
 
 What lives here: their configurations, and running them. What does not: any test.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .postfix import DOMAIN, HOST, PASSWORD, USER, accepts, free_ports
-from .unpacked import Unpacked
+from .unpacked import SERVERS, Unpacked, unpacked_missing
 
 #: The local part whose mailbox has no room for any message.
 FULL = "full"
@@ -47,21 +47,14 @@ service auth {{
   }}
 }}
 """
-_LMTP = """
-protocols = lmtp
+#: What both that know mailboxes share.
+_MAILBOXES = """
 ssl = yes
 ssl_cert = <{folder}/chain.pem
 ssl_key = <{folder}/chain.pem
 hostname = mx.{domain}
-postmaster_address = postmaster@{domain}
-# Who may say XCLIENT.
-login_trusted_networks = {host}
 first_valid_uid = 1
 mail_location = maildir:{folder}/maildirs/%n
-mail_plugins = quota
-plugin {{
-  quota = maildir:User quota
-}}
 userdb {{
   driver = passwd-file
   args = username_format=%n {folder}/users
@@ -72,6 +65,16 @@ service auth {{
 }}
 service stats {{
   chroot =
+}}
+"""
+_LMTP = """
+protocols = lmtp
+# Who may say XCLIENT.
+login_trusted_networks = {host}
+postmaster_address = postmaster@{domain}
+mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
 }}
 service lmtp {{
   chroot =
@@ -85,6 +88,31 @@ service lmtp {{
   }}
 }}
 """
+_SUBMISSION = """
+protocols = submission
+auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
+auth_failure_delay = 0
+submission_relay_host = {host}
+submission_relay_port = {backend}
+service submission {{
+  chroot =
+}}
+service submission-login {{
+  chroot =
+  inet_listener submission {{
+    address = {host}
+    port = {port}
+  }}
+}}
+"""
+
+
+def submission_missing() -> str | None:
+    """What is missing for :class:`DovecotSubmission`, or ``None``."""
+    missing = unpacked_missing("dovecot")
+    if missing is None and not (SERVERS / "dovecot" / "usr" / "lib" / "dovecot" / "submission-login").exists():
+        return "dovecot-submissiond is missing: run tests/interop/unpack-servers"
+    return missing
 
 
 class _Dovecot(Unpacked):
@@ -118,7 +146,7 @@ class Dovecot(_Dovecot):
 class DovecotLmtp(_Dovecot):
     """Delivers into the maildirs of ``mailboxes``, at whatever domain, and refuses all others; so :data:`FULL` is.
 
-    It listens on ``port`` and at the socket ``socket``, both with STARTTLS.
+    It listens on ``port`` and at the socket ``socket``, both with STARTTLS, and takes XCLIENT from this machine.
     """
 
     def __init__(self, chain: bytes, *, mailboxes: Sequence[str]) -> None:
@@ -128,7 +156,22 @@ class DovecotLmtp(_Dovecot):
         (self.folder / "chain.pem").write_bytes(chain)
         users = "".join(f"{name}:{{PLAIN}}{PASSWORD}::::::\n" for name in mailboxes)
         users += f"{FULL}:{{PLAIN}}{PASSWORD}::::::userdb_quota_rule=*:bytes=1B\n"
-        self._configure(_LMTP, users, domain=DOMAIN, host=HOST, port=self.port)
+        self._configure(_MAILBOXES + _LMTP, users, domain=DOMAIN, host=HOST, port=self.port)
 
     def _ready(self) -> bool:
         return self.socket.exists() and accepts(self.port)
+
+
+class DovecotSubmission(_Dovecot):
+    """Takes mail with STARTTLS and AUTH on ``port`` and passes it on to the SMTP server on the port ``backend``."""
+
+    def __init__(self, chain: bytes, *, backend: int) -> None:
+        super().__init__()
+        (self.port,) = free_ports(1)
+        (self.folder / "chain.pem").write_bytes(chain)
+        users = f"{USER}:{{PLAIN}}{PASSWORD}::::::\n"
+        values = {"domain": DOMAIN, "host": HOST, "port": self.port, "backend": backend}
+        self._configure(_MAILBOXES + _SUBMISSION, users, **values)
+
+    def _ready(self) -> bool:
+        return accepts(self.port)

@@ -254,7 +254,7 @@ def start_postfix(certificate: Certificate, folder: Path, withheld: frozenset[st
         server = servers.enter_context(Postfix(settings, mailboxes=mailboxes, domains=DOMAINS, listeners=listeners))
         yield Peer(
             "Postfix",
-            _said_by("postconf", "-h", "mail_version"),
+            version_of_postfix(),
             dict(zip(_TCP, server.ports, strict=True)),
             Maildirs(server.maildirs).mails,
             rules=_POSTFIX_RULES,
@@ -391,7 +391,7 @@ def start_sink(certificate: Certificate, folder: Path, withheld: frozenset[str] 
         with Sink(options=[*options, "-d", f"{dumps}/mail."]) as server:
             yield Peer(
                 "smtp-sink",
-                _said_by("postconf", "-h", "mail_version"),
+                version_of_postfix(),
                 {Door.CLEAR: server.port},
                 _Dumps(Path(dumps)).mails,
                 cannot={Door.STARTTLS: no, Door.AUTH: no},
@@ -412,11 +412,12 @@ def start_dovecot(certificate: Certificate, folder: Path) -> Iterator[Peer]:
         )
 
 
-def _said_by(name: str, *arguments: str) -> str:
-    path = program(name)
-    return (
-        subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout.strip() if path else "?"
-    )
+def version_of_postfix() -> str:
+    path = program("postconf")
+    if path is None:
+        return "?"
+    command = [path, "-h", "mail_version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def handshake_failure(port: int) -> str | None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from email import message_from_bytes
-from email.message import Message
 from typing import Any
 
 import pytest
@@ -32,6 +30,7 @@ from smtpcore import (
 from .conftest import Driver
 from .peers import OFFERS, UTF8_MAILBOX, Peer
 from .postfix import A_LABELS, BROKEN, DOMAIN, UTF8_DOMAIN, wait_until
+from .reports import Told, told_in
 from .results import Results
 
 pytestmark = pytest.mark.interop
@@ -238,10 +237,11 @@ def test_reports_come_back(
     asked = [f"NOTIFY=SUCCESS,FAILURE ORCPT={original.said}"] * 2 + ["NOTIFY=NEVER"] * reporting.takes_all
     assert [line.partition("> ")[2] for line in said(dialogue, "RCPT")] == asked
 
-    wait_until(
-        lambda: {"delivered", "failed"} <= fates_in(peer, number).keys(), "a report of success and one of failure"
-    )
-    fates = fates_in(peer, number)
+    def told() -> dict[str, Told]:
+        return {one.action: one for one in told_in((octets for _, octets in peer.mails("")), number)}
+
+    wait_until(lambda: {"delivered", "failed"} <= told().keys(), "a report of success and one of failure")
+    fates = told()
     assert fates["delivered"].recipient == ALICE
     assert not [fate for fate in fates.values() if fate.recipient.startswith("carol@")]
     for action in ("delivered", "failed"):
@@ -253,51 +253,6 @@ def test_reports_come_back(
         assert fates["failed"].given_back == whole
     heard = "SUCCESS and FAILURE reported" + ", nothing of NEVER" * reporting.takes_all
     results.checked("DSN", peer.title, f"{heard}; {describe(reporting)}", driver.name)
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What a report says of one recipient."""
-
-    recipient: str
-    envelope_id: str | None
-    original: str | None
-    #: The type of what it gives back of the message.
-    given_back: str
-
-
-def fates_in(peer: Peer, number: str) -> dict[str, Fate]:
-    """The fates in all reports on the message that have come, by action."""
-    fates = {}
-    for _, octets in peer.mails(""):
-        if f"<{number}@".encode() not in octets:
-            continue
-        _, status, given_back = parts(message_from_bytes(octets))
-        assert status.get_content_type() == "message/delivery-status"
-        of_mail, *of_recipients = parts(status)
-        # Some end with an empty group of fields.
-        for fields in filter(len, of_recipients):
-            _, _, recipient = (field(fields, "Final-Recipient") or "").partition(";")
-            fates[field(fields, "Action") or ""] = Fate(
-                recipient.strip(),
-                field(of_mail, "Original-Envelope-Id"),
-                field(fields, "Original-Recipient"),
-                given_back.get_content_type(),
-            )
-    return fates
-
-
-def parts(message: Message) -> list[Message]:
-    """The parts of a message that has some."""
-    payload = message.get_payload()
-    assert isinstance(payload, list)
-    return [part for part in payload if isinstance(part, Message)]
-
-
-def field(fields: Message, name: str) -> str | None:
-    """The value of a field, which may be beyond ASCII whatever the format says."""
-    values = [value for key, value in fields.raw_items() if key.lower() == name.lower()]
-    return values[0].encode("ascii", "surrogateescape").decode() if values else None
 
 
 def describe(reporting: Reporting) -> str:

@@ -83,7 +83,9 @@ def test_each_recipient_has_a_verdict(
     results.checked("LMTP", peer.title, what, driver.name)
 
 
-def test_a_session_for_another_client_is_noted_as_its(peer: Peer, driver: Driver, sender: str) -> None:
+def test_a_session_for_another_client_is_noted_as_its(
+    peer: Peer, driver: Driver, sender: str, results: Results
+) -> None:
     async def story(session: Any) -> Report:
         return await session.deliver(Envelope(sender, to("alice", "nobody")), BODY)
 
@@ -93,6 +95,7 @@ def test_a_session_for_another_client_is_noted_as_its(peer: Peer, driver: Driver
     wait_until(lambda: peer.mails(sender), "the mail")
     ((trace, _),) = peer.mails(sender)
     assert b"([2001:db8::1])" in trace
+    results.checked("XCLIENT", peer.title, "the session is noted as the other client's", driver.name)
 
 
 def test_a_client_of_whom_the_server_takes_no_name_is_not_spoken_for_in_part(

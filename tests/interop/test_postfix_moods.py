@@ -28,6 +28,7 @@ from smtpcore import (
     TlsPolicy,
     Verdict,
     XClient,
+    XclientRequired,
     XForward,
 )
 from smtpcore.sasl import CramMd5, Login, Plain, Scram, ScramSha1, ScramSha256, mechanisms_for
@@ -35,8 +36,8 @@ from smtpcore.sasl import CramMd5, Login, Plain, Scram, ScramSha1, ScramSha256, 
 from .arrivals import Maildirs
 from .conftest import DRIVERS, Driver
 from .dovecot import Dovecot
-from .peers import MAILBOXES, Certificate
-from .postfix import DOMAIN, PASSWORD, USER, Postfix, postfix_missing, wait_until
+from .peers import MAILBOXES, Certificate, version_of_postfix
+from .postfix import DOMAIN, PASSWORD, SERVICES, USER, Postfix, postfix_missing, wait_until
 from .results import Results
 from .unpacked import unpacked_missing
 
@@ -92,8 +93,9 @@ def moody() -> Iterator[Moody]:
     missing = postfix_missing()
     if missing is not None:
         pytest.skip(missing)
-    settings = {"recipient_delimiter": "+", "smtpd_error_sleep_time": "0"}
-    with Postfix(settings, mailboxes=MAILBOXES, listeners=tuple(LISTENERS.values())) as server:
+    settings = {"recipient_delimiter": "+", "smtpd_error_sleep_time": "0", "fast_flush_domains": DOMAIN}
+    services = (*SERVICES, "flush unix n - n 1000? 0 flush")
+    with Postfix(settings, mailboxes=MAILBOXES, listeners=tuple(LISTENERS.values()), services=services) as server:
         yield Moody(server)
 
 
@@ -168,7 +170,9 @@ def test_a_server_that_holds_back_its_words_is_not_talked_over(
     results.saw("Postfix", "held back greeting, EHLO and DATA replies, reject_unauth_pipelining: nothing out of turn")
 
 
-def test_a_session_for_another_client_is_judged_and_noted_as_its(moody: Moody, driver: Driver, sender: str) -> None:
+def test_a_session_for_another_client_is_judged_and_noted_as_its(
+    moody: Moody, driver: Driver, sender: str, results: Results
+) -> None:
     spike = XClient(
         name="spike.example", address="192.0.2.1", helo="[192.0.2.1]", protocol="ESMTP", port=4711, login="a+b=c"
     )
@@ -185,9 +189,17 @@ def test_a_session_for_another_client_is_judged_and_noted_as_its(moody: Moody, d
     ((trace, _),) = moody.mails(sender)
     assert b"(spike.example [192.0.2.1])" in trace
     assert "client=spike.example[192.0.2.1]" in moody.server.log
+    results.checked(
+        "XCLIENT",
+        f"Postfix {version_of_postfix()}",
+        "the session is judged and noted as the other client's",
+        driver.name,
+    )
 
 
-def test_a_mail_that_was_forwarded_is_noted_as_it_came(moody: Moody, driver: Driver, sender: str) -> None:
+def test_a_mail_that_was_forwarded_is_noted_as_it_came(
+    moody: Moody, driver: Driver, sender: str, results: Results
+) -> None:
     ident = f"Q{next(_numbers)}"
     spike = XForward(name="spike.example", address="192.0.2.7", ident=ident, helo="a+b", source=MailSource.REMOTE)
 
@@ -200,6 +212,29 @@ def test_a_mail_that_was_forwarded_is_noted_as_it_came(moody: Moody, driver: Dri
     noted = [line for line in moody.server.log.splitlines() if f"orig_queue_id={ident}" in line]
     assert len(noted) == 1
     assert "orig_client=spike.example[192.0.2.7]" in noted[0]
+    what = "the mail is noted as the one that came from there, the next in the session is not"
+    results.checked("XFORWARD", f"Postfix {version_of_postfix()}", what, driver.name)
+
+
+def test_a_server_that_does_not_trust_us_with_another_client(
+    moody: Moody, driver: Driver, sender: str, results: Results
+) -> None:
+    spike = XForward(name="spike.example", address="192.0.2.8", ident="unheard-of")
+    dialogue: list[str] = []
+
+    async def story(session: Any) -> Report:
+        envelope = Envelope(sender, (f"alice@{DOMAIN}",), options=MailOptions(forwarded=spike))
+        return await session.deliver(envelope, BODY)
+
+    options = {**IN_CLEAR, "trace": dialogue.append}
+    report = driver.run(story, moody.ports["small"], **options)
+    assert [verdict for verdict, _, _ in verdicts(report)] == [Verdict.DELIVERED]
+    with pytest.raises(XclientRequired):
+        driver.run(story, moody.ports["small"], **options, xclient=XClient(address="192.0.2.8"))
+    assert not [line for line in dialogue if line.startswith((">>> XFORWARD", ">>> XCLIENT"))]
+    title = f"Postfix {version_of_postfix()}"
+    results.checked("XFORWARD", title, "not offered: left out, and the mail goes on its way", driver.name)
+    results.checked("XCLIENT", title, "not offered: XclientRequired, and no mail", driver.name)
 
 
 def test_commands_between_mails(moody: Moody, driver: Driver, sender: str) -> None:
@@ -211,6 +246,34 @@ def test_commands_between_mails(moody: Moody, driver: Driver, sender: str) -> No
     codes = driver.run(story, moody.ports["slow"], **IN_CLEAR)
     assert codes[:2] == [250, 252]
     assert all(code >= 250 for code in codes)
+
+
+#: What is asked -> the code and the enhanced code of Postfix's answer, where it has one.
+ASKED = {
+    f"VRFY alice@{DOMAIN}": (252, "2.0.0"),
+    f"VRFY nobody@{DOMAIN}": (550, "5.1.1"),
+    "EXPN friends": (500, "5.5.2"),
+    f"ETRN {DOMAIN}": (250, None),
+    "ETRN elsewhere.example": (459, None),
+    "NOOP": (250, "2.0.0"),
+    "X-UNHEARD-OF": (500, "5.5.2"),
+}
+
+
+def test_questions_and_their_answers(moody: Moody, driver: Driver, sender: str, results: Results) -> None:
+    async def story(session: Any) -> dict[str, tuple[int, str | None]]:
+        replies = {}
+        for line in ASKED:
+            reply = await session.command(line)
+            replies[line] = (reply.code, reply.enhanced)
+        # No answer is the end of anything.
+        await session.send(BODY, sender=sender, recipients=[f"alice@{DOMAIN}"])
+        return replies
+
+    assert driver.run(story, moody.ports["trusting"], **IN_CLEAR) == ASKED
+    wait_until(lambda: moody.mails(sender), "the mail behind them")
+    said = ", ".join(f"{line.split()[0]} {code}" for line, (code, _) in ASKED.items())
+    results.checked("command()", f"Postfix {version_of_postfix()}", f"{said}; a mail behind them arrives", driver.name)
 
 
 def test_a_421_in_the_middle_of_a_session(moody: Moody, driver: Driver, sender: str, results: Results) -> None:

@@ -68,6 +68,8 @@ def test_what_each_server_offers(peer: Peer, driver: Driver, results: Results) -
     found = driver.run(story, peer.clear, **peer.in_clear)
     assert found == peer.offers
     results.saw(peer.name, "offers " + ", ".join(sorted(found)))
+    if "LIMITS" not in found:
+        results.checked("LIMITS", peer.title, "not announced", driver.name)
 
 
 @about(*WITHOUT_PIPELINING)

@@ -8,81 +8,31 @@ from __future__ import annotations
 
 import email
 import email.policy
-import functools
 import itertools
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-import smtpcore.drivers.service
-import smtpcore.drivers.threads
+from smtpcore import Envelope, MailOptions, Notify, RecipientOptions, Return, TlsPolicy
 from smtpcore.drivers.spool import Spool
-from smtpcore.relay import Attempted, Fate, FateKind, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Attempted, Fate, FateKind, SmartHost
 
 from .arrivals import Maildirs
 from .corpus import MESSAGES, canonical
-from .peers import MAILBOXES, Certificate, Way, start_postfix
-from .postfix import DOMAIN, PATIENCE, Postfix, postfix_missing, wait_until
+from .peers import MAILBOXES, Certificate, Peer, Way, start_postfix
+from .postfix import BROKEN, DOMAIN, Postfix, postfix_missing, wait_until
+from .relaying import Relayed
+from .reports import Told, told_in
 from .results import Results
 
 pytestmark = pytest.mark.interop
 
-#: A message, its reverse-path, its recipients.
-Submitted = tuple[bytes, str, Sequence[str]]
-#: Relays mails from a spool along a route until the spool is empty; returns all that was told on the way.
-Relayed = Callable[..., list[Fate | Attempted]]
-SETTINGS: dict[str, Any] = {"reporting_mta": "relay.example", "schedule": Schedule(delays=(0.2,)), "rest": 0.2}
 TO_ALL = tuple(f"{name}@{DOMAIN}" for name in MAILBOXES)
 _numbers = itertools.count(1)
-
-
-def _in_threads(
-    spool: Spool, route: SmartHost, mails: Sequence[Submitted], options: Any = None, **settings: Any
-) -> list[Fate | Attempted]:
-    told: list[Fate | Attempted] = []
-    relay_settings = RelaySettings(**{**SETTINGS, **settings})
-    with smtpcore.drivers.threads.RelayService(spool, route, relay_settings, options, notice=told.append) as relay:
-        submissions = [relay.submit(octets, sender=sender, recipients=to) for octets, sender, to in mails]
-        for submission in submissions:
-            assert len(submission.fates(PATIENCE)) == len(submission.recipients)
-        wait_until(lambda: not len(spool), "the spool to be empty")
-    return told
-
-
-def _on_a_loop(
-    backend: str, spool: Spool, route: SmartHost, mails: Sequence[Submitted], options: Any = None, **settings: Any
-) -> list[Fate | Attempted]:
-    told: list[Fate | Attempted] = []
-    relay_settings = RelaySettings(**{**SETTINGS, **settings})
-    service = smtpcore.drivers.service.RelayService
-
-    async def main() -> None:
-        async with service(spool, route, relay_settings, options, notice=told.append) as relay:
-            submissions = [await relay.submit(octets, sender=sender, recipients=to) for octets, sender, to in mails]
-            with anyio.fail_after(PATIENCE):
-                for submission in submissions:
-                    assert len(await submission.fates()) == len(submission.recipients)
-                while len(spool):
-                    await anyio.sleep(0.02)
-
-    anyio.run(main, backend=backend)
-    return told
-
-
-@pytest.fixture(params=["threads", "asyncio", "trio"])
-def relayed(request: pytest.FixtureRequest) -> Relayed:
-    return _in_threads if request.param == "threads" else functools.partial(_on_a_loop, request.param)
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    with Spool(tmp_path / "spool") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -124,7 +74,7 @@ def test_every_message_through_starttls_and_auth(
         if excuse is not None:
             pytest.skip(excuse)
         senders = {shape: f"{number}.{sender}" for number, shape in enumerate(MESSAGES)}
-        mails = [(octets, senders[shape], TO_ALL) for shape, octets in MESSAGES.items()]
+        mails = [(Envelope(senders[shape], TO_ALL), octets) for shape, octets in MESSAGES.items()]
         way = Way.AUTH_CRAM_MD5
         relayed(spool, SmartHost("localhost", peer.ends[way.door]), mails, way.options(trusting))
         wait_until(
@@ -150,7 +100,7 @@ def test_many_mails_arrive_once(
     """The narrow listener greets every session but one with 421, and takes no mail from it."""
     bodies = [b"Subject: %d\r\n\r\n.%s\r\n" % (number, b"x" * number) for number in range(150)]
 
-    mails = [(body, sender, TO_ALL) for body in bodies]
+    mails = [(Envelope(sender, TO_ALL), body) for body in bodies]
     relayed(spool, SmartHost("127.0.0.1", hop.ports[listener]), mails)
     wait_until(lambda: len(arrived(sender)) >= len(bodies) * len(MAILBOXES), "all mails")
     expected = {body.replace(b"\r\n", b"\n"): len(MAILBOXES) for body in bodies}
@@ -164,8 +114,8 @@ def test_what_postfix_refuses_comes_back_to_the_sender(
     relayed: Relayed, spool: Spool, hop: Postfix, arrived: Any, sender: str, results: Results
 ) -> None:
     body = b"Subject: to nobody\r\nMessage-ID: <%s>\r\n\r\nbody\r\n" % sender.encode()
-    to = [f"nobody@{DOMAIN}", f"alice@{DOMAIN}"]
-    notes = relayed(spool, SmartHost("127.0.0.1", hop.port), [(body, f"carol@{DOMAIN}", to)])
+    envelope = Envelope(f"carol@{DOMAIN}", (f"nobody@{DOMAIN}", f"alice@{DOMAIN}"))
+    notes = relayed(spool, SmartHost("127.0.0.1", hop.port), [(envelope, body)])
     fates = {note.recipient.partition("@")[0]: note.kind for note in notes if isinstance(note, Fate)}
     assert fates == {"nobody": FateKind.BOUNCED, "alice": FateKind.DELIVERED, "carol": FateKind.DELIVERED}
 
@@ -185,7 +135,7 @@ def test_what_postfix_refuses_comes_back_to_the_sender(
 def test_what_postscreen_defers_is_delivered_later(
     relayed: Relayed, spool: Spool, screened: Postfix, sender: str, results: Results
 ) -> None:
-    mail = (b"Subject: screened\r\n\r\nbody\r\n", sender, [f"alice@{DOMAIN}"])
+    mail = (Envelope(sender, (f"alice@{DOMAIN}",)), b"Subject: screened\r\n\r\nbody\r\n")
     # Who is tested is let through over a new connection only.
     notes = relayed(spool, SmartHost("127.0.0.1", screened.port), [mail], idle_seconds=0.05)
     (attempt,) = [note for note in notes if isinstance(note, Attempted)]
@@ -194,3 +144,85 @@ def test_what_postscreen_defers_is_delivered_later(
     wait_until(lambda: screened.delivered("alice"), "the mail")
     assert len(screened.delivered("alice")) == 1
     results.saw("Postfix", "as the relay's next hop behind postscreen: deferred, then delivered once")
+
+
+# --- reports that were asked for ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["dsn", "no-dsn"])
+def reporting(
+    request: pytest.FixtureRequest, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """A Postfix that gives back some mail, and offers DSN or does not."""
+    missing = postfix_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    withheld = frozenset({"DSN"}) if request.param else frozenset[str]()
+    with start_postfix(certificate, tmp_path_factory.mktemp("reporting"), withheld) as peer:
+        yield peer
+
+
+#: Local parts -> of what their sender wants to hear.
+ASKED = {
+    "alice": [Notify.SUCCESS, Notify.FAILURE],
+    BROKEN: [Notify.SUCCESS, Notify.FAILURE],
+    "carol": [Notify.NEVER],
+}
+
+
+def asking(number: str, returned: Return) -> tuple[Envelope, bytes]:
+    """A mail that asks for reports."""
+    options = {
+        f"{name}@{DOMAIN}": RecipientOptions(notify=notify, original_recipient=f"was+{name}@elsewhere.example")
+        for name, notify in ASKED.items()
+    }
+    of_mail = MailOptions(returned=returned, envelope_id="a+b c")
+    message = f"Date: Sat, 21 Nov 2026 00:00:00 +0000\r\nMessage-ID: <{number}@elsewhere.example>\r\n\r\nbody\r\n"
+    envelope = Envelope(f"bob@{DOMAIN}", tuple(options), options=of_mail, recipient_options=options)
+    return envelope, message.encode()
+
+
+@pytest.mark.parametrize("returned", list(Return), ids=lambda returned: returned.value.lower())
+def test_reports_are_asked_of_the_next_hop_or_written_here(
+    relayed: Relayed, service: str, spool: Spool, reporting: Peer, sender: str, returned: Return, results: Results
+) -> None:
+    number = sender.partition("@")[0]
+    dialogue: list[str] = []
+    options = {"tls": TlsPolicy.NEVER, "trace": dialogue.append}
+    relayed(spool, SmartHost("127.0.0.1", reporting.clear), [asking(number, returned)], options)
+    offered = "DSN" in reporting.offers
+    # What the relay writes itself goes the same way, behind the mail.
+    mail, *recipients = [line[4:] for line in dialogue if line.startswith((">>> MAIL", ">>> RCPT"))][:4]
+    asked = " NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;was+2B{}@elsewhere.example" if offered else ""
+    assert mail.endswith(f" RET={returned.value} ENVID=a+2Bb+20c") == offered
+    assert recipients == [
+        f"RCPT TO:<alice@{DOMAIN}>" + asked.format("alice"),
+        f"RCPT TO:<{BROKEN}@{DOMAIN}>" + asked.format(BROKEN),
+        f"RCPT TO:<carol@{DOMAIN}>" + " NOTIFY=NEVER ORCPT=rfc822;was+2Bcarol@elsewhere.example" * offered,
+    ]
+
+    def told() -> dict[tuple[str, str], Told]:
+        """By what became of which recipient; Postfix tells the one by the name that he has there."""
+        reports = [octets for _, octets in reporting.mails("")]
+        return {(one.action, one.recipient.partition("@")[0]): one for one in told_in(reports, number)}
+
+    here = {("expanded", BROKEN), ("delivered", "alice")} if offered else {("relayed", BROKEN), ("relayed", "alice")}
+    wait_until(lambda: len(told()) == 3, "three fates in reports")
+    fates = told()
+    assert set(fates) == {*here, ("failed", "no-longer-there")}
+    failed = fates["failed", "no-longer-there"]
+    assert (failed.reporter, failed.envelope_id) == (f"mx.{DOMAIN}", "a+b c" if offered else None)
+    for fate in here:
+        told_of = fates[fate]
+        assert (told_of.envelope_id, told_of.given_back) == ("a+b c", "text/rfc822-headers")
+        assert told_of.reporter == (f"mx.{DOMAIN}" if offered else "relay.example")
+        assert (told_of.original or "").replace(" ", "") == f"rfc822;was+{fate[1]}@elsewhere.example"
+    if offered:
+        assert failed.original == f"rfc822;was+{BROKEN}@elsewhere.example"
+        assert failed.given_back == ("text/rfc822-headers" if returned is Return.HEADERS else "message/rfc822")
+    what = (
+        "as the relay's next hop: RET, ENVID, NOTIFY and ORCPT arrive, and it reports where the relay does not"
+        if offered
+        else "as the relay's next hop, withheld from us: the relay reports what was relayed"
+    )
+    results.checked("DSN", reporting.title, what, service)
