@@ -177,6 +177,20 @@ def test_a_domain_of_which_more_is_due_is_loaded_again() -> None:
     assert bench.relay.jobs_in_memory == 2
 
 
+def test_what_is_accepted_while_its_domain_is_loaded_is_loaded_after_it() -> None:
+    """It fell due behind the time up to which is loaded, so it is not among what comes, though that is complete."""
+    bench = Bench(sessions_per_next_hop=1, window_per_next_hop=4)
+    bench.tell(SpoolChanged())
+    bench.tell(DomainsLoaded(("far.example",), True, None))
+    assert bench.effect(Load).limit == 4, "all the room there is"
+    first, late = bench.mail("one@far.example"), bench.mail("two@far.example")
+    bench.tell(late, JobsLoaded("far.example", (first.mail,), first.jobs, True))
+    assert bench.relay.jobs_in_memory == 1
+    load(bench, late)
+    assert bench.relay.jobs_in_memory == 2
+    assert not bench.effects(Load)
+
+
 def test_a_domain_that_waited_for_room_until_its_answer_grew_old_is_looked_up_again() -> None:
     bench = Bench(Mx(), window=1, window_per_next_hop=1, sessions_per_next_hop=1)
     first, second = bench.mail("one@far.example"), bench.mail("two@far.example")

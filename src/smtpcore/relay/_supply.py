@@ -55,6 +55,8 @@ class Supply:
         self._domains: dict[str, None] = {}
         self._nowhere: OrderedDict[str, Unroutable] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
+        #: Those that were given more jobs since they are loading.
+        self._grown: set[str] = set()
         #: Destinations that have room for more, and those for which nothing that falls due is kept.
         self._hungry: OrderedDict[NextHop, Destination] = OrderedDict()
         self._gone: OrderedDict[NextHop, Destination] = OrderedDict()
@@ -76,7 +78,10 @@ class Supply:
 
     def add(self, domain: str, now: float) -> None:
         """A domain has due jobs that are not in memory."""
-        if domain not in self._domains:
+        if domain in self._loading:
+            # They may have fallen due behind the time up to which is loaded.
+            self._grown.add(domain)
+        elif domain not in self._domains:
             self._domains[domain] = None
             self._sort(domain, now)
 
@@ -126,6 +131,7 @@ class Supply:
             # A rest that ends later must not count what nobody waits for any more.
             destination.due.clear()
         self._domains.clear()
+        self._grown.clear()
         self._nowhere.clear()
         self._hungry.clear()
         self._gone.clear()
@@ -209,11 +215,12 @@ class Supply:
         return loading.place
 
     def settle(self, domain: str, now: float, *, complete: bool) -> None:
-        """The jobs that came are where they belong; ``complete`` says that the domain has no others."""
-        if complete:
+        """The jobs that came are where they belong; ``complete`` says that there were no others to be loaded."""
+        if complete and domain not in self._grown:
             self._domains.pop(domain, None)
         else:
             self._sort(domain, now)
+        self._grown.discard(domain)
 
     # --- looks ------------------------------------------------------------------------------------------------------
 
