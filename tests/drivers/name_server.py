@@ -169,7 +169,9 @@ class NameServer:
             response.set_rcode(dns.rcode.FORMERR)
             return response
         self._answer(response, *_question(query), follow=0 if fault is Fault.ALIAS_ALONE else _FOLLOWED)
-        response.additional += [dns.rrset.from_text(*text.split(" ", 4)) for text in self.additional]
+        for text in self.additional:
+            name, seconds, of_class, of_type, data = text.split(" ", 4)
+            response.additional.append(dns.rrset.from_text(name, int(seconds), of_class, of_type, data))
         return response
 
     def _answer(self, response: dns.message.Message, name: str, kind: str, *, follow: int) -> None:

@@ -7,10 +7,10 @@ asked for, the connection goes to one port of this machine.
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import struct
 import threading
-from typing import BinaryIO
 
 PATIENCE = 5.0
 
@@ -58,7 +58,7 @@ class Proxy:
             sock.sendall(accept + onward.recv(65_536))
             _carry(sock, onward)
 
-    def _socks(self, sock: socket.socket, stream: BinaryIO) -> tuple[bytes, bytes]:
+    def _socks(self, sock: socket.socket, stream: io.RawIOBase) -> tuple[bytes, bytes]:
         """Hear what is asked for; what there is to answer."""
         _exactly(stream, _exactly(stream, 1)[0])
         sock.sendall(b"\x05\x00")
@@ -70,7 +70,7 @@ class Proxy:
         rest = bytes([0, 1]) + bytes(6)
         return b"\x05\x00" + rest, b"\x05\x05" + rest
 
-    def _http(self, stream: BinaryIO) -> tuple[bytes, bytes]:
+    def _http(self, stream: io.RawIOBase) -> tuple[bytes, bytes]:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += _exactly(stream, 1)
@@ -79,7 +79,7 @@ class Proxy:
         return b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 403 Forbidden\r\n\r\n"
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
+def _exactly(stream: io.RawIOBase, count: int) -> bytes:
     octets = b""
     while len(octets) < count:
         if not (more := stream.read(count - len(octets))):

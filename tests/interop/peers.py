@@ -159,7 +159,7 @@ class Peer:
 
     def excuse(self, way: Way) -> str | None:
         """Why it cannot be talked to in this way, or ``None``."""
-        reasons = [self.cannot[part] for part in (way.door, way.mechanism) if part in self.cannot]
+        reasons = [self.cannot[part] for part in (way.door, way.mechanism) if part is not None and part in self.cannot]
         if way.door not in self.ends:
             reasons.append("it is asked over TCP only")
         return reasons[0] if reasons else None
@@ -249,7 +249,7 @@ def start_postfix(certificate: Certificate, folder: Path, withheld: frozenset[st
             "virtual_alias_maps": f"inline:{{ {{ {BROKEN}@{DOMAIN} = no-longer-there@{DOMAIN} }} }}",
             "smtpd_discard_ehlo_keywords": ", ".join(sorted(withheld)),
         }
-        listeners = ({}, {"smtpd_tls_security_level": "may"}, sasl)
+        listeners: tuple[dict[str, str], ...] = ({}, {"smtpd_tls_security_level": "may"}, sasl)
         mailboxes = (*MAILBOXES, UTF8_MAILBOX)
         server = servers.enter_context(Postfix(settings, mailboxes=mailboxes, domains=DOMAINS, listeners=listeners))
         yield Peer(

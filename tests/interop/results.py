@@ -48,7 +48,9 @@ class Results:
             "message, so the ways with it share the messages among them.",
         ]
         if self.matrix:
-            lines = {(server, *way): cells for server, ways in self.matrix.items() for way, cells in ways.items()}
+            lines: dict[tuple[str, ...], dict[str, str]] = {
+                (server, *way): cells for server, ways in self.matrix.items() for way, cells in ways.items()
+            }
             parts.append(_by_driver(["server", "way", "by"], lines))
         if self.extensions:
             parts += [

@@ -54,7 +54,9 @@ def _view_missing() -> str | None:
     return f"this system allows no view of the file system of one's own: {words}" if tried.returncode else None
 
 
-def _in_view(prepare: str, usr: Path, folder: Path, command: Sequence[str], **streams: int) -> subprocess.Popen[bytes]:
+def _in_view(
+    prepare: str, usr: Path, folder: Path, command: Sequence[str], stdout: int | None = None, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     unshare = program("unshare")
     assert unshare is not None
     # The shell stays and is the first process in the view: it inherits what the server leaves behind.
@@ -76,7 +78,8 @@ def _in_view(prepare: str, usr: Path, folder: Path, command: Sequence[str], **st
             *command,
         ],
         stdin=subprocess.DEVNULL,
-        **streams,  # type: ignore[arg-type]
+        stdout=stdout,
+        stderr=stderr,
     )
 
 
