@@ -21,6 +21,7 @@ from smtpcore import (
     Reply,
     ServiceRefused,
     SessionAborted,
+    SessionError,
     Stage,
     Verdict,
 )
@@ -239,7 +240,7 @@ def test_a_session_that_ends_between_mails_costs_no_attempt() -> None:
 LIMIT = LimitReached("the peer takes no more than 1 transactions in a session (MAILMAX)")
 
 
-def left_out(work: OpenSession | Continue, *said: Reply | LimitReached) -> Reported:
+def left_out(work: OpenSession | Continue, *said: Reply | SessionError) -> Reported:
     """The report of a delivery in which some were not named."""
     outcomes = tuple(
         Outcome(to, verdict(what), what) if isinstance(what, Reply) else Outcome(to, Verdict.LATER, None, what)
