@@ -121,6 +121,11 @@ def test_parameters_of_text_are_in_nobodys_way() -> None:
     assert converted == mime(field, b"Content-Transfer-Encoding: quoted-printable", body=b"=FF\r\n")
 
 
+def test_a_part_of_nothing_but_white_space_stands_for_nothing() -> None:
+    message = mime(b"Content-Transfer-Encoding: base64", body=b" " * 999)
+    assert convert(message, SHORT) == mime(b"Content-Transfer-Encoding: base64", body=b"")
+
+
 def test_a_comment_does_not_hide_an_encoding() -> None:
     coded = base64.b64encode(b"x" * 900)
     message = mime(b"Content-Transfer-Encoding: (as (it)) base64 (was)", body=coded)
@@ -170,6 +175,7 @@ def test_a_part_that_is_not_binary_is_not_said_to_be(body: bytes, form: BodyForm
         BINARY + b"\r\n\r\nplain\r\n",
         mime(b"Content-Type: multipart/signed; boundary=b", body=b"--b\r\n" + BINARY + b"\r\n\r\n\r\n--b--\r\n"),
         mime(b"Content-Type: text/plain", body=BINARY + b"\r\n"),
+        mime(b"Content-Type: multipart/mixed; boundary=b", BINARY, body=b"plain\r\n"),
         mime(b"Content-Type: multipart/mixed; boundary=b", body=b"--b\r\n\r\n" + BINARY + b"\r\n--b\r\n" + BINARY),
     ],
 )
