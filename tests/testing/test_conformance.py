@@ -27,8 +27,8 @@ def test_the_driver_of_the_docs(case: Case) -> None:
 def test_the_docs_show_the_driver_that_is_tested() -> None:
     walk = (DOCS / "custom-driver.md").read_text(encoding="utf-8")
     parts = re.findall(r"<!-- driver -->\n```python\n(.*?)```", walk, re.DOTALL)
-    shown = [line.strip() for part in parts for line in part.splitlines() if line.strip()]
-    assert shown == [line.strip() for line in TEXT.splitlines() if line.strip()]
+    shown = [line for part in parts for line in part.splitlines() if line]
+    assert shown == [line for line in TEXT.splitlines() if line]
     assert len(shown) < 150
 
 
