@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -203,10 +204,12 @@ class Spool:
     def add(self, prepared: Sequence[Prepared], now: float) -> tuple[MailAccepted, ...]:
         """Accept mails: when this returns they are safe. One transaction for all.
 
-        A relay notices what other objects add, not what is added through its own: its ``submit`` is for that.
-        Raises :class:`SpoolFull` when there is no room, also where there is only the room that is kept for results.
+        ``now`` is the time of acceptance, as ``time.time()`` gives it. A relay notices what other objects add, not what
+        is added through its own: its ``submit`` is for that. Raises ``LocalProtocolError`` for a time that is none,
+        and :class:`SpoolFull` when there is no room, also where there is only the room that is kept for results.
         """
         try:
+            _check_time(now)
             with self._guard(), self._keeping_the_reserve(), transaction(self._database):
                 accepted = tuple(self._insert(mail.envelope, mail.body, now) for mail in prepared)
         except BaseException:
@@ -485,6 +488,12 @@ class Spool:
         """How many mails are queued."""
         with self._guard():
             return int(self._database.execute("SELECT count(*) FROM mail").fetchone()[0])
+
+
+def _check_time(now: object) -> None:
+    """What is accepted at a time that is none could never fall due."""
+    if not isinstance(now, (int, float)) or isinstance(now, bool) or not math.isfinite(now):
+        raise LocalProtocolError("the time of acceptance must be a finite number of seconds", now)
 
 
 def _known_to_the_dns(domain: str) -> str:

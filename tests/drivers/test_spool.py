@@ -7,6 +7,7 @@ import email.policy
 import hashlib
 import importlib.util
 import itertools
+import math
 import os
 import random
 import signal
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -201,6 +202,15 @@ def test_several_mails_are_one_transaction(spool: Spool) -> None:
     prepared = [spool.prepare(Envelope("", (f"user{n}@far.example",)), [b"x"]) for n in range(10)]
     accepted = spool.add(prepared, NOW)
     assert len({fact.mail.mail_id for fact in accepted}) == len(spool) == 10
+
+
+@pytest.mark.parametrize("now", ["now", None, b"1", True, math.nan, math.inf, -math.inf])
+def test_nothing_is_accepted_at_a_time_that_is_none(spool: Spool, now: Any) -> None:
+    prepared = spool.prepare(Envelope("", ("you@far.example",)), [b"x" * LARGE])
+    with pytest.raises(LocalProtocolError, match="the time of acceptance must be a finite number of seconds"):
+        spool.add([prepared], now)
+    assert not len(spool)
+    assert not body_files(spool.directory)
 
 
 def test_a_mail_that_is_not_added_whole_is_not_added(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
