@@ -138,6 +138,7 @@ def test_each_recipient_has_its_own_outcome_in_the_order_of_the_envelope(extensi
         ({"MAIL": "530 authenticate first"}, L, Stage.STARTED),
         ({"MAIL": "535 bad credentials"}, L, Stage.STARTED),
         ({"MAIL": "538 encrypt first"}, L, Stage.STARTED),
+        ({"MAIL": "539 not yet"}, L, Stage.STARTED),
         ({"MAIL": "540 no"}, N, Stage.STARTED),
         ({"MAIL": "529 no"}, N, Stage.STARTED),
         ({"RCPT": "550 no"}, N, Stage.STARTED),
