@@ -137,6 +137,41 @@ def test_a_small_body_may_be_said_in_vain() -> None:
     assert told(driver) == [("s1", [N], [False])]
 
 
+def test_a_body_of_just_one_piece_does_not_wait() -> None:
+    assert ready(mail(body=b"hello\r\n", size=65_536)).said == start(1) + b"BDAT 7 LAST\r\nhello\r\n"
+
+
+def test_behind_a_refused_reverse_path_no_octet_is_asked_for() -> None:
+    driver = ready()
+    driver.give(mail()[0], None)
+    driver.run()
+    assert isinstance(driver.last, NeedBody)
+    hear(driver, "550 no")
+    assert driver.last == Timeout(Verb.RCPT, 300.0)
+
+
+def test_with_nobody_accepted_no_more_of_a_body_is_asked_for() -> None:
+    driver = ready()
+    driver.give(mail(body=b"1\r\n2\r\n3\r\n")[0], None)
+    driver.run()
+    driver.client.send_body(b"1\r\n")
+    driver.client.send_body(b"2\r\n")
+    assert driver.run() == b"BDAT 3\r\n1\r\n"
+    assert isinstance(driver.last, NeedBody)
+    assert hear(driver, "250 ok", "550 no") == b""
+    assert driver.last == Timeout(Verb.BDAT, 600.0)
+
+
+def test_of_a_piece_that_adds_nothing_no_chunk_is_made() -> None:
+    driver = ready()
+    driver.give(mail(body=b"1\r\n")[0], None)
+    driver.run()
+    # The LF belongs to a line end that is complete already.
+    for piece, said in ((b"1\r", b""), (b"\n", b""), (b"", b"BDAT 3 LAST\r\n1\r\n")):
+        driver.client.send_body(piece)
+        assert driver.run() == said
+
+
 def test_of_several_chunks_the_last_is_marked() -> None:
     body = b"0123456\r\n" * 3
     driver = ready(mail(body=body), piece=9)
@@ -229,6 +264,7 @@ def test_a_refused_chunk_refuses_the_message(reply: str, verdict: Verdict) -> No
     assert hear(driver, reply) == b"RSET\r\n"
     assert told(driver) == [("s1", [verdict], [False])]
     assert str(driver.reports[0].outcomes[0].reply) == reply
+    assert driver.reports[0].stage is Stage.BODY_BEGUN
     assert hear(driver, "250 ok").startswith(b"MAIL FROM:<s2")
 
 
@@ -354,7 +390,8 @@ def test_a_source_that_breaks_costs_its_own_mail_only() -> None:
 
 def test_no_body_is_taken_when_none_is_due() -> None:
     driver = ready(mail(size=None))
-    for call in (lambda: driver.client.send_body(b"x"), lambda: driver.client.body_failed("x")):
+    client = driver.client
+    for call in (lambda: client.send_body(b"x"), lambda: client.send_body(b""), lambda: client.body_failed("x")):
         with pytest.raises(LocalProtocolError, match="no body is due"):
             call()
 
@@ -453,6 +490,18 @@ def test_mails_that_are_asked_for_beforehand_wait_for_the_mark_as_well() -> None
     assert [row[0] for row in told(driver)] == ["s0", "s1"]
 
 
+def test_a_report_that_opens_the_window_makes_no_body_due_before_all_recipients_are_said() -> None:
+    mails = mail(1), mail(2), mail(3, "a@b.example", "b@b.example")
+    driver = across(*mails, limits=Limits(mails_kept_back=3, commands_in_flight=11))
+    assert driver.said.endswith(b"HELP\r\n" + start(3, "a@b.example"))
+    replies = [*TAKEN, "250 reset", *TAKEN, "250 reset", "214 help"]
+    driver.client.receive_data("".join(f"{reply}\r\n" for reply in replies).encode())
+    assert isinstance(driver.client.next_event(), MailSent)
+    with pytest.raises(LocalProtocolError, match="no body is due"):
+        driver.client.send_body(b"hello\r\n")
+    assert driver.run() == b"RCPT TO:<b@b.example>\r\nBDAT 7 LAST\r\nhello\r\nRSET\r\nHELP\r\n"
+
+
 @pytest.mark.parametrize("stray", ["250 stray", "550 stray"])
 def test_one_reply_too_many_is_found_out(stray: str) -> None:
     driver = across(*map(mail, (1, 2, 3)))
@@ -462,6 +511,25 @@ def test_one_reply_too_many_is_found_out(stray: str) -> None:
     assert isinstance(driver.last.error, LostStep)
     # Nobody knows who was refused either.
     assert told(driver) == [(f"s{n}", [L], [True]) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("stray", ["250 stray", "550 stray"])
+def test_who_waits_for_a_further_transaction_is_in_no_doubt_when_step_is_lost(stray: str) -> None:
+    offered = OFFERED.replace("250 ", "250-") + "250 LIMITS RCPTMAX=1\r\n"
+    driver = across(mail(1), mail(2, "a@b.example", "b@b.example"), offered=offered)
+    hear(driver, stray, *[*TAKEN, "250 reset"] * 2)
+    assert isinstance(driver.last, Disconnect)
+    assert isinstance(driver.last.error, LostStep)
+    assert told(driver) == [("s1", [L], [True]), ("s2", [L, L], [True, False])]
+
+
+def test_nobody_knows_who_was_put_off_when_step_is_lost() -> None:
+    driver = across(mail(1, "a@b.example", "b@b.example"), mail(2))
+    hear(driver, "250 ok", "250 ok", "452 too many", "whatever")
+    assert isinstance(driver.last, Disconnect)
+    assert isinstance(driver.last.error, LostStep)
+    assert told(driver) == [("s1", [L, L], [True, True]), ("s2", [L], [True])]
+    assert [outcome.reply for outcome in driver.reports[0].outcomes] == [None, None]
 
 
 def test_what_a_mark_has_proved_is_true_though_step_is_lost_later() -> None:

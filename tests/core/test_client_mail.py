@@ -143,6 +143,7 @@ def test_each_recipient_has_its_own_outcome_in_the_order_of_the_envelope(extensi
         ({"MAIL": "529 no"}, N, Stage.STARTED),
         ({"RCPT": "550 no"}, N, Stage.STARTED),
         ({"RCPT": "450 later"}, L, Stage.STARTED),
+        ({"RCPT": "400 later"}, L, Stage.STARTED),
         ({"RCPT": "452 too many"}, L, Stage.STARTED),
         ({"RCPT": "552 too many"}, N, Stage.STARTED),
         ({"RCPT": "530 no"}, N, Stage.STARTED),
