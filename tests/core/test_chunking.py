@@ -277,6 +277,16 @@ def test_what_follows_a_refused_chunk_is_refused_as_well() -> None:
     assert driver.reports[0].outcomes[0].code == 452
 
 
+@pytest.mark.parametrize(("reply", "verdict"), [("452 full", L), ("552 too large", N)])
+def test_a_refused_chunk_is_the_outcome_though_the_connection_is_lost_behind_it(reply: str, verdict: Verdict) -> None:
+    driver = ready(mail(body=b"1\r\n2\r\n"), piece=3)
+    hear(driver, "250 ok", "250 ok", reply)
+    driver.client.receive_eof()
+    driver.run()
+    assert told(driver) == [("s1", [verdict], [False])]
+    assert str(driver.reports[0].outcomes[0].reply) == reply
+
+
 def test_a_message_with_a_hole_that_is_taken_is_in_doubt() -> None:
     driver = ready(mail(body=b"1\r\n2\r\n"), piece=3)
     hear(driver, "250 ok", "250 ok", "452 full", "250 taken")
