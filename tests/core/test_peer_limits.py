@@ -408,6 +408,11 @@ def test_domains_that_earlier_groups_used_up_are_not_left_for_later_ones() -> No
     assert end.reason is DisconnectReason.QUIT
 
 
+def test_a_recipient_without_a_domain_uses_up_none() -> None:
+    reports, *_ = run("RCPTDOMAINMAX=1", mail("Postmaster", "1@b.example", "2@c.example"))
+    assert told(reports[0]) == [(D, 250), (D, 250), (L, LimitReached)]
+
+
 def test_a_domain_is_one_however_it_is_written() -> None:
     recipients = ("1@b\xfccher.example", "2@B\xdcCHER.example")
     to_a_labels = {"b\xfccher.example": "xn--bcher-kva.example", "B\xdcCHER.example": "xn--bcher-kva.example"}
