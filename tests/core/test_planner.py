@@ -186,6 +186,9 @@ DEMANDS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"hold_until": NOON}, "FUTURERELEASE 60 2030-01-31T12:00:00Z", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
     ({"hold_until": NOON}, "FUTURERELEASE", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
     ({"hold_until": NOON}, "FUTURERELEASE 60 whenever", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
+    # Moments of another shape or another zone are not compared.
+    ({"hold_until": NOON}, "FUTURERELEASE 60 2030-01-31T11Z", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
+    ({"hold_until": NOON}, "FUTURERELEASE 60 2030-01-31T11:00:00A", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
     ({"utf8_header": True}, "SMTPUTF8", "SMTPUTF8", "5.6.7"),
 ]
 
