@@ -110,9 +110,12 @@ def test_every_wish_and_every_fact(takes: bool, wish: Conversion | None, long_wi
         ((), True, BodyForm(long_lines=True)),
     ],
 )
-def test_binary_bodies(offer: tuple[str, ...], chunking: bool, form: BodyForm | None, wish: Conversion | None) -> None:
+@pytest.mark.parametrize("known", [None, False])
+def test_binary_bodies(
+    offer: tuple[str, ...], chunking: bool, form: BodyForm | None, wish: Conversion | None, known: bool | None
+) -> None:
     driver = opened(*offer, eight_bit=wish, chunking=chunking)
-    driver.give(mail(binary=True), None)
+    driver.give(mail(binary=True, eight_bit=known), None)
     line = driver.run()
     if form is None:
         assert line == b"MAIL FROM:<alice@a.example> BODY=BINARYMIME\r\n"
