@@ -119,6 +119,12 @@ def start_adder(spool: Path, seed: int, output: Path) -> subprocess.Popen[bytes]
         return subprocess.Popen([sys.executable, "-c", ADDER, str(spool), str(seed)], stdout=file)
 
 
+def wait_for_octets(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.stat().st_size and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
@@ -205,7 +211,9 @@ def test_an_addition_that_is_killed_leaves_nothing_half(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     for number in range(8):
         adder = start_adder(spool, number, output)
-        time.sleep(chance.uniform(0.3, 0.8))
+        # Interpreters take their time to start: it is killed while it adds, at any moment of that.
+        wait_for_octets(output / str(number))
+        time.sleep(chance.uniform(0.0, 0.5))
         kill(adder)
     accepted = acknowledged(output)
     with Spool(spool) as opened:

@@ -86,8 +86,8 @@ def test_each_mutant_is_the_module_with_one_change() -> None:
 )
 def test_what_becomes_of_a_mutant(module: str, number: int, test: str, fate: str) -> None:
     test_path = str(MUTATION.parent / "tests" / "core" / test)
-    command = [sys.executable, str(MUTATION / "run.py"), module, "--only", str(number), "--tests", test_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "mutation.run", module, "--only", str(number), "--tests", test_path]
+    done = subprocess.run(command, cwd=MUTATION.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     heading, counts = (line.split() for line in done.stdout.splitlines()[-2:])
     count = dict(zip(heading[2:], map(int, counts[2:]), strict=True))
