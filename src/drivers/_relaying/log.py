@@ -22,16 +22,11 @@ from smtpcore.relay import (
     Effect,
     Fact,
     Fate,
-    FixedHosts,
     Host,
-    Lmtp,
-    Mx,
     OpenSession,
     Reported,
     Route,
     SessionEnded,
-    SmartHost,
-    Unroutable,
     Way,
 )
 
@@ -75,7 +70,7 @@ class LoggedRoute:
         except Exception as error:
             _log.error("the route failed for the domain %s", domain or "(none)", exc_info=error)
             raise
-        if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
+        if not isinstance(way, Way):
             _log.error("the route gave %r for the domain %s, which is no way", way, domain or "(none)")
         return cast("Way", way)
 

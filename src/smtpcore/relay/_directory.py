@@ -75,7 +75,7 @@ class Directory:
         """
         with contextlib.suppress(Exception):
             way = cast("object", self._route.way(domain))
-            if isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
+            if isinstance(way, Way):
                 return way
         # The system is wrongly configured (RFC 3463 §3.4): what is put right later is delivered then.
         return Unroutable(printable(f"the route failed for the domain {domain or '(none)'}"), Verdict.LATER, "4.3.5")

@@ -206,8 +206,8 @@ def _with_fallback(way: Way, fallback: tuple[SmartHost, ...]) -> Way:
 
 
 def _check_way(way: object) -> None:
-    if not isinstance(way, (SmartHost, FixedHosts, Lmtp, Mx, Unroutable)):
-        raise LocalProtocolError("a way is a SmartHost, FixedHosts, Mx or Unroutable", way)
+    if not isinstance(way, Way):
+        raise LocalProtocolError("a way is a SmartHost, FixedHosts, Lmtp, Mx or Unroutable", way)
 
 
 def _hosts(hosts: Sequence[SmartHost]) -> tuple[SmartHost, ...]:
