@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from smtpcore import ConnectionLost, SessionError, TlsFailed
-from smtpcore.testing.conformance import CASES, Case, Need, cases_for
+from smtpcore.testing.conformance import CASES, Case, Need, Nonconformant, cases_for
 
 from .adapters import adapter_for
 from .scenarios import DRIVERS, Driver, call
@@ -88,6 +88,31 @@ def test_conformance(driver: Driver, case: Case) -> None:
     assert errors.words() == {words for name, words in WORDS.items() if re.fullmatch(name, case.name)}
     # A socket that nobody closed warns when it is collected, and a warning is an error here.
     gc.collect()
+
+
+class Forgetful:
+    """A session that does not know what became of its mail."""
+
+    last_report = None
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if adapter_for(driver).run_cancelled is not None])
+def test_a_driver_that_answers_no_mail_when_it_is_cancelled(driver: Driver) -> None:
+    adapter = adapter_for(driver)
+
+    async def connect(*args: Any, **options: Any) -> Forgetful:
+        return Forgetful(await call(adapter.connect, *args, **options))
+
+    (case,) = (case for case in CASES if case.name == "cancelled at DOT")
+    with pytest.raises(Nonconformant) as caught:
+        case(replace(adapter, connect=connect))
+    assert str(caught.value).partition("got:\n")[2].split()[:3] == ["open", "end", "aborted"]
 
 
 def test_only_what_a_driver_cannot_do_is_left_out() -> None:

@@ -156,13 +156,6 @@ def test_what_a_failure_says() -> None:
     assert str(caught.value).endswith("got:\n    open")
 
 
-def test_a_driver_that_answers_no_mail_when_it_is_cancelled() -> None:
-    text = TEXT.replace("            self.last_report = event", "            pass")
-    with pytest.raises(Nonconformant) as caught:
-        BY_NAME["cancelled at DOT"](adapter_for(text))
-    assert str(caught.value).partition("got:\n")[2].split()[:3] == ["open", "end", "aborted"]
-
-
 def test_an_async_driver_needs_something_to_run_it() -> None:
     class Nothing:
         def __await__(self) -> Iterator[None]:
