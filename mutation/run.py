@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the chance (default 1)")
     parser.add_argument("--only", type=int, action="append", metavar="NUMBER", help="only this one, its tests shown")
     parser.add_argument("--again", action="store_true", help="only those that survived the last time")
+    parser.add_argument("--untried", action="store_true", help="only those without a result; adds to the results")
     parser.add_argument("--tests", nargs="+", type=Path, default=[TESTS], metavar="PATH", help="only these")
     parser.add_argument("--quick", action="store_true", help="without the tests of more than half a second")
     options = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
     reasons, enumerated = explained(), enumerations(SOURCES)
     mutants = {module: mutants_of(path_of(module).read_text(), enumerated) for module in options.modules}
     chosen = {module: choice(mutants[module], module, options) for module in options.modules}
-    if not options.only:
+    if not (options.only or options.untried):
         for module in options.modules:
             results_of(module).unlink(missing_ok=True)
     counts = {module: dict.fromkeys(Fate, 0) for module in options.modules}
@@ -98,14 +99,23 @@ def explained() -> dict[tuple[str, str, str], str]:
 def choice(mutants: Sequence[Mutant], module: str, options: argparse.Namespace) -> list[Mutant]:
     numbers = list(range(len(mutants)))
     if options.only:
-        numbers = options.only
-    elif options.again:
-        lines = map(json.loads, results_of(module).read_text().splitlines())
-        wanted = {(line["line"], line["before"], line["after"]) for line in lines if line["fate"] != "killed"}
-        numbers = [mutant.number for mutant in mutants if mutant.change in wanted]
-    elif options.sample is not None and options.sample < len(mutants):
+        return [mutants[number] for number in options.only]
+    if options.again:
+        survivors = {change for change, fate in results(module) if fate is not Fate.KILLED}
+        numbers = [mutant.number for mutant in mutants if mutant.change in survivors]
+    elif options.untried:
+        tried = {change for change, _ in results(module)}
+        numbers = [mutant.number for mutant in mutants if mutant.change not in tried]
+    if options.sample is not None and options.sample < len(numbers):
         numbers = sorted(random.Random(options.seed).sample(numbers, options.sample))
     return [mutants[number] for number in numbers]
+
+
+def results(module: str) -> Iterator[tuple[tuple[str, str, str], Fate]]:
+    """What became of the mutants that were tried, by what was changed."""
+    if results_of(module).exists():
+        for line in map(json.loads, results_of(module).read_text().splitlines()):
+            yield (line["line"], line["before"], line["after"]), Fate(line["fate"])
 
 
 def note(module: str, mutant: Mutant, fate: Fate, killer: str | None) -> None:
@@ -262,7 +272,8 @@ class Collected:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 sys.setprofile(None)
                 ours = [(names[c.co_filename], c.co_qualname) for c in found if c.co_filename in names]
-                functions = sorted({f"{module}:{name.partition('.<locals>')[0]}" for module, name in ours})
+                # A function made within one that ran at the import stays as it is, whatever becomes of the outer one.
+                functions = sorted({f"{module}:{name}" for module, name in ours if ".<locals>" not in name})
                 words = {"seconds": time.perf_counter() - start, "entered": functions, "failed": session.testsfailed}
                 tell({"item": item.nodeid, "killer": None, **words})
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,10 +87,47 @@ def test_each_mutant_is_the_module_with_one_change() -> None:
     ],
 )
 def test_what_becomes_of_a_mutant(module: str, number: int, test: str, fate: str) -> None:
+    assert tried(module, number, test) == fate
+
+
+def test_a_function_that_runs_at_the_import_only_is_changed_before() -> None:
+    """Tests enter the functions that it made, and they stay as they are if it is changed later."""
+    text = (MUTATION.parent / "src" / "smtpcore" / "_planner.py").read_text()
+    mutants = runpy.run_path(str(MUTATION / "mutants.py"))["mutants_of"](text, {})
+    (number,) = [each.number for each in mutants if (each.function, each.after) == ("_option", "return None")]
+    assert tried("_planner", number, "test_planner.py") == "killed"
+
+
+def tried(module: str, number: int, test: str) -> str:
+    """What becomes of this mutant when the tests of this file are run."""
     test_path = str(MUTATION.parent / "tests" / "core" / test)
     command = [sys.executable, "-m", "mutation.run", module, "--only", str(number), "--tests", test_path]
     done = subprocess.run(command, cwd=MUTATION.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     heading, counts = (line.split() for line in done.stdout.splitlines()[-2:])
     count = dict(zip(heading[2:], map(int, counts[2:]), strict=True))
+    (fate,) = [fate for fate in ("killed", "explained", "survived") if count[fate]]
     assert count == {"tried": 1, "killed": 0, "explained": 0, "survived": 0} | {fate: 1}
+    return fate
+
+
+def test_which_mutants_are_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(MUTATION.parent))
+    tool = runpy.run_path(str(MUTATION / "run.py"))
+    monkeypatch.setitem(tool["choice"].__globals__, "RESULTS", tmp_path)
+    mutants = tool["mutants_of"]("A = 1\nB = 2\nC = 3\nD = 4\n", {})
+
+    def chosen(*, only: list[int] | None = None, **options: Any) -> list[str]:
+        usual = {"again": False, "untried": False, "sample": None, "seed": 1, "only": only}
+        return [mutant.source for mutant in tool["choice"](mutants, "_letters", Namespace(**usual | options))]
+
+    everything = ["A = 1", "B = 2", "C = 3", "D = 4"]
+    assert chosen() == chosen(untried=True) == chosen(sample=4) == everything
+    assert chosen(only=[2]) == ["C = 3"]
+    for mutant, fate in zip(mutants, tool["Fate"], strict=False):
+        tool["note"]("_letters", mutant, fate, None)
+    assert [chosen(again=True), chosen(untried=True)] == [["B = 2", "C = 3"], ["D = 4"]]
+    assert len(chosen(again=True, sample=1)) == 1
+    draws = {tuple(chosen(sample=2, seed=seed)) for seed in range(20)}
+    assert len(draws) > 1
+    assert all(sorted({*draw}) == list(draw) for draw in draws)
