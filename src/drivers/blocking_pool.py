@@ -50,7 +50,8 @@ from smtpcore.drivers._pooling import (
 )
 from smtpcore.drivers._session.bodies import Source
 from smtpcore.drivers._session.cut_short import answers_of, in_doubt
-from smtpcore.drivers._session.options import Options, make_envelope, rehearse_options
+from smtpcore.drivers._session.options import Options, check_envelope, make_envelope, rehearse_options
+from smtpcore.drivers._session.supply import check_pair, iterator_of
 from smtpcore.drivers.blocking import Session, connect
 from smtpcore.pool import (
     Answer,
@@ -419,6 +420,7 @@ class Pool:
 
     def _make_mail(self, envelope: Envelope, message: Source, batch: _Batch | None) -> _Mail:
         self._check_open()
+        check_envelope(envelope)
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
         repeatable = is_repeatable(message, self._limits.body_chunk)
@@ -441,14 +443,16 @@ class Pool:
         self._check_open()
         most = checked_window(window, self._settings)
         batch = _Batch()
-        source = iter(mails)
+        source = iterator_of(mails)
         failure: Exception | None = None
         complete = False
         try:
             while batch.mails or not complete:
                 while not complete and len(batch.mails) < most and not (batch.mails and batch.ready(in_order=in_order)):
                     try:
-                        self._add(batch, *next(source))
+                        pair = next(source)
+                        check_pair(pair)
+                        self._add(batch, *pair)
                     except StopIteration:
                         complete = True
                     except Exception as error:

@@ -50,7 +50,8 @@ from smtpcore.drivers._pooling import (
 )
 from smtpcore.drivers._session.bodies import AsyncSource
 from smtpcore.drivers._session.cut_short import CutShort, answers_of
-from smtpcore.drivers._session.options import Options, make_envelope, rehearse_options
+from smtpcore.drivers._session.options import Options, check_envelope, make_envelope, rehearse_options
+from smtpcore.drivers._session.supply import check_pair, iterator_of
 from smtpcore.pool import (
     Answer,
     CloseSession,
@@ -390,6 +391,7 @@ class Pool:
 
     def _ask(self, envelope: Envelope, message: AsyncSource, batch: _Batch | None) -> _Mail:
         self._check_open()
+        check_envelope(envelope)
         envelope.check_limits(self._limits)
         message = rewindable(message, self._limits.body_chunk)
         repeatable = is_repeatable(message, self._limits.body_chunk)
@@ -437,11 +439,13 @@ class Pool:
         try:
             with scope:
                 if isinstance(mails, AsyncIterable):
-                    async for envelope, message in mails:
-                        await self._add(batch, envelope, message)
+                    async for pair in mails:
+                        check_pair(pair)
+                        await self._add(batch, *pair)
                 else:
-                    for envelope, message in mails:
-                        await self._add(batch, envelope, message)
+                    for pair in iterator_of(mails):
+                        check_pair(pair)
+                        await self._add(batch, *pair)
                 batch.failure = None
         except Exception as error:
             batch.failure = error

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from smtpcore import (
     DEFAULT_LIMITS,
@@ -34,7 +34,8 @@ from smtpcore import (
     RecipientOptions,
     domain_of,
 )
-from smtpcore.drivers._session.options import a_labels
+from smtpcore.drivers._session.bodies import octets_of
+from smtpcore.drivers._session.options import a_labels, check_envelope
 from smtpcore.drivers._spool.bodies import Bodies
 from smtpcore.drivers._spool.due import Due
 from smtpcore.drivers._spool.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnusable, is_full, problem_of
@@ -187,9 +188,11 @@ class Spool:
     def prepare(self, envelope: Envelope, chunks: bytes | Iterable[bytes]) -> Prepared:
         """Read a body, whole or in pieces, and write it to its file if it is large; nothing is accepted yet.
 
-        Raises ``LocalProtocolError`` for an envelope beyond the limits or with a domain that has no A-labels,
-        :class:`SpoolFull` where there is no room, and whatever ``chunks`` raises.
+        Raises ``LocalProtocolError`` for an envelope beyond the limits or with a domain that has no A-labels, and for
+        what are no octets, :class:`SpoolFull` where there is no room, and whatever ``chunks`` raises.
         """
+        check_envelope(envelope)
+        pieces = _pieces_of(chunks)
         envelope.check_limits(DEFAULT_LIMITS)
         if envelope.extended:
             for domain in map(domain_of, (envelope.reverse_path, *envelope.recipients)):
@@ -197,7 +200,7 @@ class Spool:
                     a_labels(domain)
         intake = Intake(self._bodies.directory, binary=envelope.body.binary)
         try:
-            return Prepared(envelope, intake.read((chunks,) if isinstance(chunks, bytes) else chunks))
+            return Prepared(envelope, intake.read(pieces))
         except IntakeFailed as error:
             raise self._unusable(error) from error
 
@@ -205,18 +208,19 @@ class Spool:
         """Accept mails: when this returns they are safe. One transaction for all.
 
         ``now`` is the time of acceptance, as ``time.time()`` gives it. A relay notices what other objects add, not what
-        is added through its own: its ``submit`` is for that. Raises ``LocalProtocolError`` for a time that is none,
-        and :class:`SpoolFull` when there is no room, also where there is only the room that is kept for results.
+        is added through its own: its ``submit`` is for that. Raises ``LocalProtocolError`` for a time that is none
+        and for what was not prepared, and :class:`SpoolFull` when there is no room, also where there is only the room
+        that is kept for results.
         """
+        mails = _all_prepared(prepared)
         try:
             _check_time(now)
             with self._guard(), self._keeping_the_reserve(), transaction(self._database):
-                accepted = tuple(self._insert(mail.envelope, mail.body, now) for mail in prepared)
+                accepted = tuple(self._insert(mail.envelope, mail.body, now) for mail in mails)
         except BaseException:
-            for mail in prepared:
-                mail.body.discard()
+            _discard(mails)
             raise
-        for mail in prepared:
+        for mail in mails:
             mail.body.close()
         return accepted
 
@@ -488,6 +492,31 @@ class Spool:
         """How many mails are queued."""
         with self._guard():
             return int(self._database.execute("SELECT count(*) FROM mail").fetchone()[0])
+
+
+def _pieces_of(chunks: object) -> Iterable[bytes]:
+    """A body in pieces; each is looked at when it comes."""
+    if isinstance(chunks, (bytes, bytearray, memoryview)):
+        return (octets_of(cast("object", chunks)),)
+    if isinstance(chunks, str) or not isinstance(chunks, Iterable):
+        raise LocalProtocolError(f"a body is bytes, or an iterable of bytes, not a {type(chunks).__name__}")
+    return map(octets_of, cast("Iterable[object]", chunks))
+
+
+def _all_prepared(given: object) -> tuple[Prepared, ...]:
+    """What is to be added; where a part of it was not prepared, nothing of the rest is left behind."""
+    mails = tuple(cast("Iterable[object]", given)) if isinstance(given, Iterable) else (given,)
+    prepared = tuple(mail for mail in mails if isinstance(mail, Prepared))
+    others = {type(mail).__name__ for mail in mails if not isinstance(mail, Prepared)}
+    if others or isinstance(given, Prepared):
+        _discard(prepared)
+        raise LocalProtocolError(f"add takes a list of what prepare gave, not: {', '.join(sorted(others)) or 'one'}")
+    return prepared
+
+
+def _discard(mails: Sequence[Prepared]) -> None:
+    for mail in mails:
+        mail.body.discard()
 
 
 def _check_time(now: object) -> None:

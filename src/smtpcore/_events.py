@@ -252,8 +252,12 @@ class BodyFacts:
     utf8_found: bool = False
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 0:
-            raise LocalProtocolError("a body has 0 octets or more", self.size)
+        if self.size is not None:
+            # Not every caller has a type checker.
+            if not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise LocalProtocolError("size must be a whole number or None", self.size)
+            if self.size < 0:
+                raise LocalProtocolError("a body has 0 octets or more", self.size)
         if self.binary:
             object.__setattr__(self, "canonical", True)
 
@@ -293,6 +297,8 @@ class Envelope:
     def __post_init__(self) -> None:
         if isinstance(self.recipients, (str, bytes)):  # type: ignore[unreachable]  # callers without a type checker
             raise LocalProtocolError("recipients must be a sequence of mailboxes, not one", self.recipients)
+        if not isinstance(self.recipients, (tuple, list, Iterable)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError("recipients must be a sequence of mailboxes, each a str", self.recipients)
         object.__setattr__(self, "recipients", tuple(self.recipients))
         if not self.recipients:
             raise LocalProtocolError("a mail needs at least one recipient")

@@ -186,7 +186,8 @@ class RecipientOptions:
             self._check_original(self.original_recipient)
 
     def _check_kinds(self) -> None:
-        check_kind("notify", self.notify, Collection)
+        if isinstance(self.notify, (str, Notify)) or not isinstance(self.notify, Collection):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LocalProtocolError("notify must be a list of Notify, such as [Notify.NEVER]", self.notify)
         for kind in self.notify:
             check_kind("each of notify", kind, Notify)
         check_kind("address_type", self.address_type, str)

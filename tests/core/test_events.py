@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -168,9 +169,11 @@ def test_stages_are_in_order() -> None:
         ("a b", ("c@d.example",), "a b"),
         ("", ("c@d.example", "bad"), "bad"),
         ("", ("",), "local-part@domain"),
+        ("", 5, "^5: recipients must be a sequence of mailboxes, each a str"),
+        ("", None, "recipients must be a sequence of mailboxes"),
     ],
 )
-def test_an_envelope_that_may_not_be_sent_cannot_be_made(sender: str, recipients: tuple[str, ...], named: str) -> None:
+def test_an_envelope_that_may_not_be_sent_cannot_be_made(sender: str, recipients: Any, named: str) -> None:
     with pytest.raises(LocalProtocolError, match=named):
         Envelope(sender, recipients)
 
@@ -193,6 +196,8 @@ def test_an_envelope_is_held_to_limits() -> None:
         Envelope("", ("a@b.example",) * 3).check_limits(Limits(recipients=2))
     with pytest.raises(LocalProtocolError, match="0 octets"):
         BodyFacts(size=-1)
+    with pytest.raises(LocalProtocolError, match=r"^'5': size must be a whole number or None"):
+        BodyFacts(size="5")  # type: ignore[arg-type]
 
 
 def test_an_outcome_says_what_it_can() -> None:

@@ -374,8 +374,9 @@ def test_an_original_recipient_stays_in_utf8_where_the_mail_goes_with_smtputf8()
     [
         ({"notify": [Notify.NEVER, Notify.DELAY]}, "NEVER stands alone"),
         ({"notify": ["FAILURE"]}, "each of notify must be a Notify"),
-        ({"notify": "FAILURE"}, "each of notify must be a Notify"),
-        ({"notify": Notify.FAILURE}, "notify must be a Collection"),
+        ({"notify": "FAILURE"}, r"^'FAILURE': notify must be a list of Notify, such as"),
+        ({"notify": Notify.FAILURE}, "notify must be a list of Notify"),
+        ({"notify": 5}, "notify must be a list of Notify"),
         ({"original_recipient": 5}, "original_recipient must be a str"),
         ({"address_type": 5}, "address_type must be a str"),
         ({"original_recipient": ""}, "printable"),

@@ -306,6 +306,21 @@ async def send_many_with_one_that_may_not_go_out(stage: Stage) -> None:
     await stage.quit(session)
 
 
+async def send_many_of_what_are_no_mails(stage: Stage) -> None:
+    session = await stage.open()
+    for mails in (5, [Envelope("a@here.example", TO)], [*numbered(1), (b"Hello.", Envelope("a@here.example", TO))]):
+        try:
+            await stage.send_many(session, mails)  # type: ignore[arg-type]
+        except LocalProtocolError as error:
+            stage.note(f"raised {error}")
+    try:
+        await call(session.deliver, b"hunter2", b"Hello.")
+    except LocalProtocolError as error:
+        stage.note(f"raised {error}")
+    await stage.deliver(session, b"one more")
+    await stage.quit(session)
+
+
 async def send_many_and_stop(stage: Stage) -> None:
     session = await stage.open()
     await stage.send_many(session, numbered(5), stop_after=2)
@@ -367,6 +382,18 @@ for way, options in EACH_WAY:
         + "raised 3: a mail has at most 2 recipients (Limits.recipients)\n"
         + taken(3).split("\n", 4)[4]
         + "end quit clean",
+    )
+    scenario(
+        f"many mails that are none, {way}",
+        lambda line: line.serve(),
+        act=send_many_of_what_are_no_mails,
+        options=options,
+        story="open\n"
+        "raised the mails come from an iterable of pairs, not a int\n"
+        "raised each of the mails is a pair of an Envelope and its message, not: Envelope\n"
+        + taken(1)
+        + "raised each of the mails is a pair of an Envelope and its message, not: bytes, Envelope\n"
+        "raised an Envelope says where a mail goes, not a bytes\n" + taken(2).split("\n", 2)[2] + "end quit clean",
     )
     scenario(
         f"many mails, and nobody waits for the last, {way}",

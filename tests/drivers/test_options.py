@@ -11,6 +11,7 @@ import importlib.util
 import socket
 import ssl
 import threading
+from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from typing import Any
 
@@ -44,6 +45,7 @@ from smtpcore.drivers._session.options import (
     make_machine,
     settled,
 )
+from smtpcore.drivers._session.supply import iterator_of
 from smtpcore.drivers.memory import HostMemory
 from smtpcore.drivers.tls import client_context, default_context
 from smtpcore.sasl import Plain
@@ -336,3 +338,13 @@ def test_without_the_idna_package_such_domains_need_smtputf8(monkeypatch: pytest
         assert default_to_a_labels() is None
     finally:
         default_to_a_labels.cache_clear()
+
+
+def test_an_async_iterable_is_for_pools_on_event_loops() -> None:
+    async def mails() -> AsyncIterator[Any]:
+        yield Envelope("", ("a@b.example",)), b"Hello."
+
+    with pytest.raises(
+        LocalProtocolError, match="pairs, not a async_generator; an async one is for a pool on an event"
+    ):
+        iterator_of(mails())  # type: ignore[arg-type]

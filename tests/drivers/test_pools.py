@@ -965,6 +965,28 @@ def test_one_of_many_that_may_not_go_out(kind: Kind) -> None:
         run(kind, play)
 
 
+@pytest.mark.parametrize(
+    ("mails", "words"),
+    [
+        (5, "an iterable of pairs, not a int"),
+        ([envelope()], "a pair of an Envelope and its message, not: Envelope"),
+        ([(b"Hello.", envelope())], "a pair of an Envelope and its message, not: bytes, Envelope"),
+        ([(envelope(), b"Hello.", 5)], "a pair of an Envelope and its message, not: Envelope, bytes, int"),
+    ],
+)
+def test_what_are_no_mails(kind: Kind, mails: Any, words: str) -> None:
+    async def play() -> None:
+        async with kind.pool("127.0.0.1", host.port) as pool:
+            with pytest.raises(LocalProtocolError, match=words):
+                [report async for report in pool.send_many(mails)]
+            with pytest.raises(LocalProtocolError, match="an Envelope says where a mail goes, not a bytes"):
+                await pool.deliver(b"hunter2", b"Hello.")
+
+    with Host(serve) as host:
+        run(kind, play)
+    assert not host.lines
+
+
 def test_leaving_many_mails_early(kind: Kind) -> None:
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, sessions=2) as pool:

@@ -38,7 +38,7 @@ from smtpcore import (
     Transcript,
     Verdict,
 )
-from smtpcore.drivers.spool import Spool, SpoolError, SpoolLocked, SpoolUnusable
+from smtpcore.drivers.spool import Prepared, Spool, SpoolError, SpoolLocked, SpoolUnusable
 from smtpcore.relay import (
     Bounce,
     Claim,
@@ -210,6 +210,43 @@ def test_nothing_is_accepted_at_a_time_that_is_none(spool: Spool, now: Any) -> N
     with pytest.raises(LocalProtocolError, match="the time of acceptance must be a finite number of seconds"):
         spool.add([prepared], now)
     assert not len(spool)
+    assert not body_files(spool.directory)
+
+
+@pytest.mark.parametrize("body", ["text", 5, ["text"], [5], [b"x" * LARGE, "text"]])
+def test_a_body_is_octets(spool: Spool, body: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="bytes"):
+        spool.prepare(Envelope("", ("you@far.example",)), body)
+    assert not body_files(spool.directory)
+
+
+@pytest.mark.parametrize("body", [bytearray(b"x\r\n"), memoryview(b"x\r\n")])
+def test_octets_of_another_type_are_a_body_too(spool: Spool, body: Any) -> None:
+    (accepted,) = spool.add([spool.prepare(Envelope("", ("you@far.example",)), body)], NOW)
+    assert spool.open_body(accepted.mail.mail_id) == b"x\r\n"
+
+
+def test_what_is_no_envelope_is_told_and_not_shown(spool: Spool) -> None:
+    with pytest.raises(LocalProtocolError, match="an Envelope says where a mail goes, not a bytes") as caught:
+        spool.prepare(b"hunter2", b"x")  # type: ignore[arg-type]
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda prepared: prepared, "not: one"),
+        (lambda prepared: [prepared, b"x"], "not: bytes"),
+        (lambda prepared: None, "not: NoneType"),
+        (lambda prepared: "ab", "not: str"),
+    ],
+)
+def test_what_is_added_was_prepared(spool: Spool, make: Callable[[Prepared], Any], words: str) -> None:
+    prepared = spool.prepare(Envelope("", ("you@far.example",)), [b"x" * LARGE])
+    with pytest.raises(LocalProtocolError, match=f"add takes a list of what prepare gave, {words}"):
+        spool.add(make(prepared), NOW)
+    assert not len(spool)
+    prepared.body.discard()
     assert not body_files(spool.directory)
 
 

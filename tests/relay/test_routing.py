@@ -160,6 +160,7 @@ def test_a_way_over_a_list_of_hosts_is_gone() -> None:
         lambda: Mx(fallback=["hub.example"]),  # type: ignore[list-item]
         lambda: RoutingTable({}, HUB),  # type: ignore[arg-type]
         lambda: RoutingTable({"far.example": "hub.example"}),  # type: ignore[dict-item]
+        lambda: RoutingTable(["far.example"]),  # type: ignore[arg-type]
         lambda: SmartHost(25),  # type: ignore[arg-type]
         lambda: SmartHost("hub.example", "25"),  # type: ignore[arg-type]
         lambda: SmartHost("hub.example:25"),

@@ -32,6 +32,7 @@ __all__ = [
     "facts_of",
     "make_async_body",
     "make_body",
+    "octets_of",
     "utf8_in_header",
 ]
 
@@ -237,7 +238,7 @@ class IterableBody:
             _check_once(self._begun and not self.facts.repeatable)
             self._begun = True
             self._pieces = iter(self._source)
-        return next((piece for piece in map(_octets, self._pieces) if piece), b"")
+        return next((piece for piece in map(octets_of, self._pieces) if piece), b"")
 
     def read_range(self, offset: int) -> Block:
         return self.read(offset)
@@ -279,8 +280,8 @@ def _check_once(begun: bool) -> None:
         raise LocalProtocolError("the message can be read only once, and its envelope says that it is repeatable")
 
 
-def _octets(piece: object) -> bytes:
-    """A piece as it was given, for ``bytes(5)`` would be five NULs."""
+def octets_of(piece: object) -> bytes:
+    """A piece as it was given, for ``bytes(5)`` would be five NULs; raises ``LocalProtocolError`` for what is none."""
     if not isinstance(piece, (bytes, bytearray, memoryview)):
         raise LocalProtocolError("the pieces of a message must be bytes", piece)
     return bytes(cast("bytes", piece))
@@ -352,7 +353,7 @@ class AsyncBody:
             self._pieces = aiter(self._source)
         assert self._pieces is not None
         async for piece in self._pieces:
-            if octets := _octets(piece):
+            if octets := octets_of(piece):
                 return octets
         return b""
 

@@ -54,6 +54,7 @@ __all__ = [
     "Machine",
     "Options",
     "a_labels",
+    "check_envelope",
     "check_options",
     "connect_seconds",
     "credentials_for",
@@ -371,6 +372,12 @@ def explained(error: SessionError, options: Options, way: Way) -> SessionError |
     if heard or not isinstance(error, (PeerTimeout, ConnectionLost)):
         return None
     return TlsFailed(f"{error}; port 465 speaks TLS from the first octet: use TlsPolicy.IMPLICIT")
+
+
+def check_envelope(envelope: object) -> None:
+    """Raise ``LocalProtocolError`` for what is no envelope; it is not shown, for it may be a whole message."""
+    if not isinstance(envelope, Envelope):
+        raise LocalProtocolError(f"an Envelope says where a mail goes, not a {type(envelope).__name__}")
 
 
 def make_envelope(

@@ -170,6 +170,7 @@ class RoutingTable:
     _ways: dict[str, Way] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_kind("the rows of a routing table", self.rows, Mapping)
         fallback = _hosts(self.fallback)
         object.__setattr__(self, "fallback", fallback)
         for pattern, way in self.rows.items():
