@@ -138,7 +138,8 @@ def _deliver_by(options: MailOptions, *, notify_only: bool) -> str | None:
 
 def _too_soon(envelope: Envelope, offer: Offer) -> ExtensionRequired | None:
     wish = envelope.options.deliver_by
-    least = next(map(number_in, offer.parameters("DELIVERBY")), None)
+    # A list with commas, of which only the first member has a meaning yet (RFC 2852 §2).
+    least = next((number_in(listed.partition(",")[0]) for listed in offer.parameters("DELIVERBY")), None)
     if wish is None or least is None or wish.seconds >= least:
         return None
     return ExtensionRequired(f"delivery within {wish.seconds} seconds; the peer needs at least {least}", "5.4.7")

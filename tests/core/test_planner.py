@@ -182,6 +182,7 @@ DEMANDS: list[tuple[dict[str, Any], str, str, str]] = [
     # What is asked, what offers it, what is said, with which status it is refused where it is not offered.
     ({"deliver_by": DeliverBy(seconds=240)}, "DELIVERBY 240", "BY=240;R", "5.3.3"),
     ({"deliver_by": DeliverBy(seconds=1, trace=True)}, "DELIVERBY", "BY=1;RT", "5.3.3"),
+    ({"deliver_by": DeliverBy(seconds=1)}, "DELIVERBY ,later,240", "BY=1;R", "5.3.3"),
     ({"hold_for": 60}, "FUTURERELEASE 60 2030-01-01T00:00:00Z", "HOLDFOR=60", "5.3.3"),
     ({"hold_until": NOON}, "FUTURERELEASE 60 2030-01-31T12:00:00Z", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
     ({"hold_until": NOON}, "FUTURERELEASE", "HOLDUNTIL=2030-01-31T12:00:00Z", "5.3.3"),
@@ -213,6 +214,7 @@ def test_a_demand_is_said_where_it_is_offered_and_the_mail_refused_elsewhere(
     ("wish", "offer", "message"),
     [
         ({"deliver_by": DeliverBy(seconds=239)}, "DELIVERBY 240", "5.4.7 delivery within 239 seconds"),
+        ({"deliver_by": DeliverBy(seconds=239)}, "DELIVERBY 240,later", "5.4.7 delivery within 239 seconds"),
         ({"hold_for": 61}, "FUTURERELEASE 60 2030-01-01T00:00:00Z", "5.5.4 a mail held for 61 seconds"),
         (
             {"hold_until": NOON + timedelta(seconds=1)},

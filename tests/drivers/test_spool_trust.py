@@ -99,14 +99,19 @@ def meddle(directory: Path, statement: str) -> None:
         ("""UPDATE job SET recipients = '[["a@b.example", ""]]' WHERE mail_id = 2""", "one of its recipients"),
         ("""UPDATE job SET recipients = '[["a b@c", "", false]]' WHERE mail_id = 2""", "a recipient cannot be said"),
         ("UPDATE job SET recipients = x'00ff' WHERE mail_id = 2", "list of recipients"),
+        ("UPDATE job SET recipients = CAST(x'5bff' AS TEXT) WHERE mail_id = 2", "list of recipients"),
+        (f"UPDATE job SET recipients = '{'[' * 200_000}' WHERE mail_id = 2", "no JSON"),
         ("UPDATE job SET due_at = 'tomorrow' WHERE mail_id = 2", "due time"),
         ("UPDATE job SET attempts = 'many' WHERE mail_id = 2", "number of attempts"),
         ("UPDATE job SET attempts = -50 WHERE mail_id = 2", "number of attempts"),
         ("UPDATE job SET due_at = 9e999 WHERE mail_id = 2", "due time"),
         ("UPDATE mail SET accepted_at = -9e999 WHERE mail_id = 2", "time of acceptance"),
         ("UPDATE job SET domain = x'00' WHERE mail_id = 2", "domain"),
+        ("UPDATE job SET domain = CAST(x'66ff' AS TEXT) WHERE mail_id = 2", "its domain is b'f\\xff'"),
         ("UPDATE mail SET reverse_path = 'a b' WHERE mail_id = 2", "reverse-path"),
         ("UPDATE mail SET reverse_path = x'ff' WHERE mail_id = 2", "reverse-path"),
+        ("UPDATE mail SET reverse_path = CAST(x'ff' AS TEXT) WHERE mail_id = 2", "reverse-path"),
+        (f"UPDATE mail SET options = '{'[' * 200_000}' WHERE mail_id = 2", "no JSON"),
         ("UPDATE mail SET size = 'big' WHERE mail_id = 2", "size"),
         ("UPDATE mail SET size = -1 WHERE mail_id = 2", "size"),
         ("UPDATE mail SET size = 6 WHERE mail_id = 2", "its body has 7 octets; 6 were accepted"),
@@ -115,6 +120,7 @@ def meddle(directory: Path, statement: str) -> None:
         ("UPDATE mail SET eight_bit = 'maybe' WHERE mail_id = 2", "eight_bit"),
         ("UPDATE mail SET body_file = '../../secret' WHERE mail_id = 2", "its body is said to be in"),
         ("UPDATE mail SET body_file = 'absent.eml' WHERE mail_id = 2", "cannot be read: No such file"),
+        ("UPDATE mail SET body_file = '..' WHERE mail_id = 2", "its body is said to be in"),
         ("DELETE FROM mail WHERE mail_id = 2", "there is no such mail"),
         ("UPDATE job SET mail_id = x'02' WHERE mail_id = 2", ""),
     ],
@@ -193,6 +199,51 @@ def test_a_large_body_of_another_size_is_set_aside(spool: Spool, directory: Path
     spool.lock()
     assert [job.mail_id for job in jobs(spool)] == [2]
     assert "100000 octets; 200002 were accepted" in str(entries(spool)[1].problem)
+
+
+@pytest.mark.parametrize(
+    "name", ["'../../precious'", "''", "'..'", "x'ff'", "CAST(x'ff' AS TEXT)", "5", "'a' || char(0)"]
+)
+def test_nothing_but_a_file_of_the_spool_is_read_or_removed_as_a_body(
+    spool: Spool, directory: Path, tmp_path: Path, name: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"hello\r\n")
+    add(spool)
+    add(spool)
+    meddle(directory, f"UPDATE mail SET body_file = {name} WHERE mail_id = 1")
+    body = spool.open_body(1)
+    assert not isinstance(body, bytes)
+    with body, pytest.raises(FileNotFoundError, match="the body is gone from the spool"):
+        body.read(1)
+    spool.command(Action.REMOVE, [1])
+    assert list(entries(spool)) == [2]
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("octets", ["NULL", "'text'", "7"])
+def test_a_body_that_is_no_octets_is_gone(spool: Spool, directory: Path, octets: str) -> None:
+    add(spool)
+    meddle(directory, f"UPDATE mail SET body = {octets}")
+    body = spool.open_body(1)
+    assert not isinstance(body, bytes)
+    with body, pytest.raises(FileNotFoundError):
+        body.read(1)
+
+
+def test_a_wish_for_mails_of_which_a_domain_cannot_be_read_names_the_others(spool: Spool, directory: Path) -> None:
+    mails = [add(spool, f"you@{name}.example") for name in ("far", "wide")]
+    meddle(directory, "UPDATE job SET domain = CAST(x'ff' AS TEXT) WHERE mail_id = 1")
+    spool.lock()
+    with Spool(directory) as other:
+        other.command(Action.RETRY, mails)
+    assert spool.commands() == (Commanded(Action.RETRY, tuple(mails), ("wide.example",)),)
+
+
+def test_a_reason_that_cannot_be_read_is_shown_as_it_is(spool: Spool, directory: Path) -> None:
+    add(spool)
+    meddle(directory, "UPDATE mail SET problem = CAST(x'ff' AS TEXT)")
+    assert entries(spool)[1].problem == "b'\\xff'"
 
 
 def test_an_operator_sees_what_can_be_read(spool: Spool, directory: Path) -> None:

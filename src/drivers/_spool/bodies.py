@@ -13,11 +13,16 @@ import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeGuard, cast
 
 from smtpcore.drivers._spool.errors import SpoolError
 
-__all__ = ["Bodies"]
+__all__ = ["Bodies", "is_body_name"]
+
+
+def is_body_name(name: object) -> TypeGuard[str]:
+    """Whether a file within the folder of the bodies can have that name; a row that was damaged may hold any."""
+    return isinstance(name, str) and name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 class Bodies:
@@ -36,20 +41,23 @@ class Bodies:
         if len(rows) < len(ids):
             missing = set(ids) - {row[0] for row in rows}
             raise SpoolError(self._spool, f"there is no mail {min(missing)}")
-        return {
-            mail_id: bytes(body) if name is None else self._open(self.directory / name) for mail_id, body, name in rows
-        }
+        return {mail_id: self._body(body, name) for mail_id, body, name in rows}
 
-    def _open(self, path: Path) -> BinaryIO:
+    def _body(self, octets: object, name: object) -> bytes | BinaryIO:
+        if name is None and isinstance(octets, bytes):
+            return octets
+        # One mail whose body somebody removed must not keep the others: its delivery fails, and says why.
+        if not is_body_name(name):
+            return cast("BinaryIO", _LostBody(self._spool))
+        path = self.directory / name
         try:
             return path.open("rb")
         except FileNotFoundError:
-            # One mail whose body somebody removed must not keep the others: its delivery fails, and says why.
             return cast("BinaryIO", _LostBody(path))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files whose mails are forgotten."""
-        for name in names:
+        """Remove files whose mails are forgotten, and no others, whatever rows that are damaged call theirs."""
+        for name in filter(is_body_name, names):
             (self.directory / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:

@@ -182,8 +182,6 @@ class Due:
 
     def _set_aside_by_domain(self, owner: int) -> None:
         """Set aside what is for no domain that could be one."""
-        rows = self._database.execute(
-            "SELECT mail_id, domain FROM job WHERE typeof(domain) <> 'text' AND owner >= 0 AND owner <> ?",
-            (owner,),
-        )
-        self._set_aside({mail_id: f"its domain is {domain!r}" for mail_id, domain in rows.fetchall()}, owner)
+        rows = self._database.execute("SELECT mail_id, domain FROM job WHERE owner >= 0 AND owner <> ?", (owner,))
+        damaged = [(mail_id, domain) for mail_id, domain in rows if not isinstance(domain, str)]
+        self._set_aside({mail_id: f"its domain is {domain!r}" for mail_id, domain in damaged}, owner)

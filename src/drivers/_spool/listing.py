@@ -67,4 +67,5 @@ def entry_of(row: Sequence[Any], current: int) -> QueueEntry:
     except Damaged as damage:
         problem = problem or (NO_MAIL if mail_row[0] is None else str(damage))
         mail, job = readable(mail_row, job_row)
-    return QueueEntry(mail, job, current > 0 and owner in (current, REMOVED), bool(held), problem)
+    words = problem if problem is None or isinstance(problem, str) else repr(problem)
+    return QueueEntry(mail, job, current > 0 and owner in (current, REMOVED), bool(held), words)

@@ -53,10 +53,9 @@ def wishes_after(database: sqlite3.Connection, command_id: int) -> list[tuple[in
 def commanded(database: sqlite3.Connection, action: Action, mail_ids: Sequence[int]) -> Commanded:
     """A wish as the relay's fact."""
     domains = database.execute(
-        "SELECT DISTINCT domain FROM job WHERE mail_id IN (SELECT value FROM json_each(?)) AND typeof(domain) = 'text'",
-        (json.dumps(mail_ids),),
+        "SELECT DISTINCT domain FROM job WHERE mail_id IN (SELECT value FROM json_each(?))", (json.dumps(mail_ids),)
     )
-    return Commanded(action, tuple(mail_ids), tuple(domain for (domain,) in domains))
+    return Commanded(action, tuple(mail_ids), tuple(domain for (domain,) in domains if isinstance(domain, str)))
 
 
 def operate(

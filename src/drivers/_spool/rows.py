@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from smtpcore import LocalProtocolError, MailOptions, check_forward_path, check_reverse_path
+from smtpcore.drivers._spool.bodies import is_body_name
 from smtpcore.drivers._spool.errors import Damaged
 from smtpcore.drivers._spool.wishes import (
     mail_options_as_json,
@@ -101,7 +102,7 @@ def check_body(octets: object, name: object, size: int, bodies: Path) -> None:
         if octets != size:
             raise Damaged(f"its body has {octets} octets; {size} were accepted")
         return
-    if not isinstance(name, str) or "/" in name or "\0" in name:
+    if not is_body_name(name):
         raise Damaged(f"its body is said to be in {name!r}")
     try:
         found = (bodies / name).stat().st_size
@@ -129,7 +130,7 @@ def job_of(row: Sequence[Any]) -> Job:
 def _json(what: str, text: Any) -> Any:
     try:
         return json.loads(_is(str, what, text))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Damaged(f"its {what} is no JSON") from None
 
 

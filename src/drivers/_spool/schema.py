@@ -98,6 +98,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         database = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        database.text_factory = _text
         try:
             _check_owner(database, directory)
             database.execute("PRAGMA journal_mode = WAL")
@@ -107,6 +108,14 @@ def open_database(directory: Path) -> sqlite3.Connection:
             database.close()
             raise
     return database
+
+
+def _text(octets: bytes) -> str | bytes:
+    """A text of a row; octets that are none stay such, or one damaged row would hide all that are read with it."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets
 
 
 def _check_owner(database: sqlite3.Connection, directory: Path) -> None:
