@@ -71,9 +71,17 @@ GOOD = {
 }
 OFFERED = "PIPELINING", "CHUNKING", "STARTTLS", "AUTH PLAIN", "XCLIENT NAME", "XFORWARD NAME", "SIZE 100"
 #: What the peer may announce that it takes (RFC 9422).
-ANNOUNCED = ({}, {}, {"RCPTMAX": 2}, {"MAILMAX": 2, "RCPTMAX": 3}, {"RCPTDOMAINMAX": 1}, {"RCPTMAX": 1})
+ANNOUNCED: tuple[dict[str, int], ...] = (
+    {},
+    {},
+    {"RCPTMAX": 2},
+    {"MAILMAX": 2, "RCPTMAX": 3},
+    {"RCPTDOMAINMAX": 1},
+    {"RCPTMAX": 1},
+)
 
-#: What an envelope is, but for its reverse-path, which names the mail.
+#: What an envelope is, but for its reverse-path, which names the mail; and whether a client is named that it came from.
+Wish = tuple[tuple[str, ...], bool, BodyFacts]
 wishes = st.builds(
     lambda count, forwarded, size, **facts: (RECIPIENTS[:count], forwarded, BodyFacts(size=size, **facts)),
     st.integers(1, 4),
@@ -100,8 +108,18 @@ class Adversary(RuleBasedStateMachine):
         mails=st.lists(wishes, max_size=4),
     )
     def begin(
-        self, protocol, policy, credentials, pipelining, chunking, eight_bit, long_lines, xclient, announced, mails
-    ):
+        self,
+        protocol: Protocol,
+        policy: TlsPolicy,
+        credentials: bool,
+        pipelining: Pipelining,
+        chunking: bool,
+        eight_bit: Conversion | None,
+        long_lines: Conversion,
+        xclient: XClient | None,
+        announced: dict[str, int],
+        mails: list[Wish],
+    ) -> None:
         wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
         self.client = Client(
             "client.example",
@@ -157,7 +175,7 @@ class Adversary(RuleBasedStateMachine):
                 return
         raise AssertionError("the client never came to rest")
 
-    def ask(self, wish) -> None:
+    def ask(self, wish: Wish) -> None:
         recipients, forwarded, body = wish
         sender = f"s{len(self.asked)}"
         options = MailOptions(forwarded=XForward(name=f"{sender}.example") if forwarded else None)
@@ -187,7 +205,7 @@ class Adversary(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over() and not self.closed)
     @rule(times=st.integers(1, 6))
-    def answer_well(self, times):
+    def answer_well(self, times: int) -> None:
         for _ in range(times):
             in_flight = self.client.snapshot().connection.in_flight
             if not in_flight or self.over() or self.body_by_data:
@@ -197,12 +215,12 @@ class Adversary(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over() and not self.closed)
     @rule(code=st.sampled_from([250, 450, 451, 452, 550, 552, 530, 334, 354, 235, 220]), lines=st.integers(1, 2))
-    def say(self, code, lines):
+    def say(self, code: int, lines: int) -> None:
         self.hear(b"%d-more\r\n" % code * (lines - 1) + b"%d text\r\n" % code)
 
     @precondition(lambda self: not self.over() and not self.closed)
     @rule(codes=st.lists(st.sampled_from([250, 450, 452, 550, 354]), min_size=2, max_size=5))
-    def say_many(self, codes):
+    def say_many(self, codes: list[int]) -> None:
         self.hear(b"".join(b"%d text\r\n" % code for code in codes))
 
     @precondition(lambda self: not self.over() and not self.closed)
@@ -211,12 +229,12 @@ class Adversary(RuleBasedStateMachine):
             [b"2", b"250", b"-more\r\n", b" ok\r\n", b"421 bye\r\n", b"42", b"\r\n", b"\n", b"garbage\r\n", b"x" * 200]
         )
     )
-    def mutter(self, octets):
+    def mutter(self, octets: bytes) -> None:
         self.hear(octets)
 
     @precondition(lambda self: not self.over() and not self.closed)
     @rule()
-    def close(self):
+    def close(self) -> None:
         self.closed = True
         self.client.receive_eof()
         self.turn()
@@ -225,14 +243,14 @@ class Adversary(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over() and isinstance(self.event, (Timeout, NeedBody)))
     @rule()
-    def be_silent(self):
+    def be_silent(self) -> None:
         self.client.receive_timeout()
         self.turn()
         assert self.over()
 
     @precondition(lambda self: not self.over())
     @rule()
-    def break_the_way_out(self):
+    def break_the_way_out(self) -> None:
         again = self.broken
         self.broken = True
         self.client.send_failed("broken pipe")
@@ -241,7 +259,7 @@ class Adversary(RuleBasedStateMachine):
 
     @precondition(lambda self: isinstance(self.event, BeginTls) and not self.over())
     @rule(works=st.booleans())
-    def shake_hands(self, works):
+    def shake_hands(self, works: bool) -> None:
         if works:
             self.client.tls_started(INFO)
         else:
@@ -257,7 +275,7 @@ class Adversary(RuleBasedStateMachine):
         ends=st.booleans(),
         breaks=st.booleans(),
     )
-    def feed(self, chunks, ends, breaks):
+    def feed(self, chunks: list[bytes], ends: bool, breaks: bool) -> None:
         for chunk in chunks:
             self.client.send_body(chunk)
             self.turn()
@@ -277,11 +295,12 @@ class Adversary(RuleBasedStateMachine):
 
     @precondition(lambda self: isinstance(self.event, (NeedFacts, NeedConversion)) and not self.over())
     @rule(answer=st.sampled_from([BodyFacts(eight_bit=False, long_lines=False)] * 3 + [None, OSError(), CANNOT]))
-    def tell_of_the_body(self, answer):
+    def tell_of_the_body(self, answer: BodyFacts | Exception | None) -> None:
         if isinstance(answer, Exception):
             self.client.body_failed(answer)
         elif answer is None:
             # What is known already: of a body that needs to be converted that is never enough.
+            assert isinstance(self.event, (NeedFacts, NeedConversion))
             known = self.event.mail.envelope.body
             if isinstance(self.event, NeedFacts):
                 self.client.body_facts(known)
@@ -297,7 +316,7 @@ class Adversary(RuleBasedStateMachine):
         assert not self.over()
 
     @rule(wish=wishes)
-    def want_more(self, wish):
+    def want_more(self, wish: Wish) -> None:
         try:
             self.ask(wish)
         except LocalProtocolError:
@@ -306,7 +325,7 @@ class Adversary(RuleBasedStateMachine):
         self.turn()
 
     @rule(word=st.sampled_from(["NOOP", "HELP", "X-ASK"]))
-    def want_a_command(self, word):
+    def want_a_command(self, word: str) -> None:
         try:
             self.commands.append(self.client.command(f"{word} {len(self.commands)}"))
         except LocalProtocolError:
@@ -315,12 +334,12 @@ class Adversary(RuleBasedStateMachine):
         self.turn()
 
     @rule()
-    def quit(self):
+    def quit(self) -> None:
         self.client.quit()
         self.turn()
 
     @rule(really=st.integers(0, 5))
-    def abort(self, really):
+    def abort(self, really: int) -> None:
         if really == 0:
             self.client.abort()
             self.turn()
@@ -329,7 +348,7 @@ class Adversary(RuleBasedStateMachine):
     # --- what is always true ---
 
     @invariant()
-    def the_account_is_right(self):
+    def the_account_is_right(self) -> None:
         if not hasattr(self, "client"):
             return
         account = self.client.snapshot().connection
@@ -344,7 +363,7 @@ class Adversary(RuleBasedStateMachine):
             if isinstance(self.event, Idle):
                 assert len(self.reports) == len(self.asked)
 
-    def teardown(self):
+    def teardown(self) -> None:
         if not hasattr(self, "client"):
             return
         if not self.over():

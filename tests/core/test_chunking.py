@@ -6,6 +6,9 @@ RCPT mean, which is the same with DATA (``test_client_mail.py``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +31,7 @@ from smtpcore import (
     Pipelining,
     RemoteProtocolError,
     SendBody,
+    SendLine,
     Stage,
     Timeout,
     TlsPolicy,
@@ -42,15 +46,21 @@ D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
 OFFERED = "250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
 
 
-def mail(number: int = 1, *recipients: str, body: bytes = b"hello\r\n", **facts) -> tuple[Envelope, bytes]:
+def mail(number: int = 1, *recipients: str, body: bytes = b"hello\r\n", **facts: Any) -> tuple[Envelope, bytes]:
     known = {"size": len(body), "repeatable": True} | facts
     paths = recipients or (f"r{number}@b.example",)
     return Envelope(f"s{number}@a.example", paths, body=BodyFacts(**known)), body
 
 
-def ready(*mails, offered: str = OFFERED, piece: int = 65_536, **options) -> PureDriver:
+class Greeted(PureDriver):
+    """A driver whose session is open, and what its client said to the EHLO reply."""
+
+    said: bytes = b""
+
+
+def ready(*mails: tuple[Envelope, bytes], offered: str = OFFERED, piece: int = 65_536, **options: Any) -> Greeted:
     """A driver whose session is open; the mails are given as they are asked for."""
-    driver = PureDriver(Client("client.example", tls=TlsPolicy.SECURED, **options), mails, piece=piece)
+    driver = Greeted(Client("client.example", tls=TlsPolicy.SECURED, **options), mails, piece=piece)
     driver.run()
     driver.hear(b"220 hi\r\n")
     driver.said = driver.hear(offered.encode())
@@ -95,7 +105,7 @@ def test_a_small_mail_leaves_in_one_write() -> None:
     [("250-mx\r\n250 PIPELINING\r\n", {}), (OFFERED, {"chunking": False})],
     ids=["not offered", "not wanted"],
 )
-def test_without_chunking_it_is_data(offered: str, options: dict) -> None:
+def test_without_chunking_it_is_data(offered: str, options: dict[str, Any]) -> None:
     assert ready(mail(), offered=offered, **options).said == start(1) + b"DATA\r\n"
 
 
@@ -371,7 +381,9 @@ def test_a_last_chunk_that_never_left_leaves_no_doubt() -> None:
     hear(driver, "250 ok")
     client.send_body(b"hello\r\n")
     client.send_body(b"")
-    assert client.next_event().data == b"BDAT 7 LAST\r\n"
+    order = client.next_event()
+    assert isinstance(order, SendLine)
+    assert order.data == b"BDAT 7 LAST\r\n"
     client.send_failed("broken pipe")
     client.receive_eof()
     driver.run()
@@ -401,7 +413,12 @@ def test_a_source_that_breaks_costs_its_own_mail_only() -> None:
 def test_no_body_is_taken_when_none_is_due() -> None:
     driver = ready(mail(size=None))
     client = driver.client
-    for call in (lambda: client.send_body(b"x"), lambda: client.send_body(b""), lambda: client.body_failed("x")):
+    calls: list[Callable[[], object]] = [
+        lambda: client.send_body(b"x"),
+        lambda: client.send_body(b""),
+        lambda: client.body_failed("x"),
+    ]
+    for call in calls:
         with pytest.raises(LocalProtocolError, match="no body is due"):
             call()
 
@@ -450,7 +467,7 @@ def test_a_cr_that_ends_one_mail_is_no_matter_to_the_next(offered: str) -> None:
 # --- many mails in flight -------------------------------------------------------------------------------------------
 
 
-def across(*mails, **options) -> PureDriver:
+def across(*mails: tuple[Envelope, bytes], **options: Any) -> Greeted:
     return ready(*mails, pipelining=Pipelining.ACROSS, **options)
 
 
@@ -589,7 +606,9 @@ REPLY = st.sampled_from([None, None, None, None, "450 not now", "550 never", "45
     split=st.integers(1, 40),
     pipelining=st.sampled_from(Pipelining),
 )
-def test_outcomes_and_octets_are_those_of_data(bodies, replies, known, piece, split, pipelining) -> None:
+def test_outcomes_and_octets_are_those_of_data(
+    bodies: list[bytes], replies: list[Any], known: bool, piece: int, split: int, pipelining: Pipelining
+) -> None:
     """Each mail has two recipients, and the peer says the same of each, however the octets travel."""
 
     def results(chunking: bool) -> tuple[object, object]:

@@ -5,6 +5,9 @@ What lives here: the end in every place, and the law of answers there. What does
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from smtpcore import (
@@ -39,10 +42,10 @@ from smtpcore.testing import PureDriver, ScriptedServer, converse
 A, B = "ann@b.example", "bob@b.example"
 D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
 EHLO = b"250-mx\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"
-MAIL = Envelope("alice@a.example", [A, B])
+MAIL = Envelope("alice@a.example", (A, B))
 
 #: Every place where a session waits for its peer: options, and what it has heard until then.
-PLACES: dict[str, tuple[dict, list[bytes]]] = {
+PLACES: dict[str, tuple[dict[str, Any], list[bytes]]] = {
     "greeting": ({}, []),
     "EHLO": ({}, [b"220 hi\r\n"]),
     "HELO": ({}, [b"220 hi\r\n", b"500 what\r\n"]),
@@ -116,7 +119,7 @@ def check_two_later(driver: PureDriver, place: str, *, in_doubt: bool) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_421_ends_the_session_and_its_words_are_kept(place):
+def test_421_ends_the_session_and_its_words_are_kept(place: str) -> None:
     driver = at(place)
     assert driver.hear(b"421-4.3.2 closing\r\n421 down\r\n") == b""
     end = check_end(driver, DisconnectReason.REFUSED, ServiceRefused)
@@ -132,7 +135,7 @@ def test_421_ends_the_session_and_its_words_are_kept(place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_end_of_the_stream_ends_the_session(place):
+def test_the_end_of_the_stream_ends_the_session(place: str) -> None:
     driver = at(place)
     driver.client.receive_eof()
     assert driver.run() == b""
@@ -141,7 +144,7 @@ def test_the_end_of_the_stream_ends_the_session(place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_line_that_the_end_of_the_stream_cut_off_is_no_reply(place):
+def test_a_line_that_the_end_of_the_stream_cut_off_is_no_reply(place: str) -> None:
     driver = at(place)
     driver.client.receive_data(b"250 o")
     driver.client.receive_eof()
@@ -151,7 +154,7 @@ def test_a_line_that_the_end_of_the_stream_cut_off_is_no_reply(place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_silence_ends_the_session(place):
+def test_silence_ends_the_session(place: str) -> None:
     driver = at(place)
     driver.client.receive_timeout()
     assert driver.run() == b""
@@ -162,7 +165,7 @@ def test_silence_ends_the_session(place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_garbage_ends_the_session(place):
+def test_garbage_ends_the_session(place: str) -> None:
     driver = at(place)
     assert driver.hear(b"HTTP/1.1 400 Bad Request\r\n") == b""
     check_end(driver, DisconnectReason.PROTOCOL, RemoteProtocolError)
@@ -173,7 +176,7 @@ def test_garbage_ends_the_session(place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_abort_answers_everything_without_another_word(place):
+def test_abort_answers_everything_without_another_word(place: str) -> None:
     driver = at(place)
     driver.client.abort()
     assert driver.run() == b""
@@ -186,7 +189,7 @@ def test_abort_answers_everything_without_another_word(place):
         driver.client.send_body(b"x")
 
 
-def test_what_was_ordered_and_not_taken_is_forgotten_at_the_end():
+def test_what_was_ordered_and_not_taken_is_forgotten_at_the_end() -> None:
     client = Client("client.example", tls=TlsPolicy.NEVER)
     driver = PureDriver(client)
     driver.run()
@@ -200,7 +203,7 @@ def test_what_was_ordered_and_not_taken_is_forgotten_at_the_end():
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_after_a_failed_write_the_last_words_of_the_peer_are_the_outcome(place):
+def test_after_a_failed_write_the_last_words_of_the_peer_are_the_outcome(place: str) -> None:
     driver = at(place)
     driver.client.send_failed(BrokenPipeError("broken pipe"))
     assert driver.run() == b""
@@ -215,7 +218,7 @@ def test_after_a_failed_write_the_last_words_of_the_peer_are_the_outcome(place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("how", ["timeout", "eof", "second failure"])
-def test_after_a_failed_write_silence_is_a_lost_connection(place, how):
+def test_after_a_failed_write_silence_is_a_lost_connection(place: str, how: str) -> None:
     driver = at(place)
     driver.client.send_failed("broken pipe")
     driver.run()
@@ -233,7 +236,7 @@ def test_after_a_failed_write_silence_is_a_lost_connection(place, how):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("words", [b"250 ok\r\n", b"354 go\r\n", b"550 no\r\n", b"334 \r\n", b"220 go\r\n", EHLO])
-def test_after_a_failed_write_nothing_is_ordered_to_be_written(place, words):
+def test_after_a_failed_write_nothing_is_ordered_to_be_written(place: str, words: bytes) -> None:
     driver = at(place)
     driver.client.send_failed("broken pipe")
     assert driver.hear(words) == b""
@@ -246,7 +249,7 @@ def test_after_a_failed_write_nothing_is_ordered_to_be_written(place, words):
 
 
 @pytest.mark.parametrize("place", ["greeting", "MAIL", "end of data"])
-def test_after_a_failed_write_it_is_said_what_is_waited_for(place):
+def test_after_a_failed_write_it_is_said_what_is_waited_for(place: str) -> None:
     driver = at(place)
     waited = driver.last
     assert isinstance(waited, Timeout)
@@ -256,7 +259,7 @@ def test_after_a_failed_write_it_is_said_what_is_waited_for(place):
     assert driver.client.snapshot().current is (None if place == "greeting" else driver.mails[0])
 
 
-def test_the_lone_dot_is_not_said_after_a_failed_write():
+def test_the_lone_dot_is_not_said_after_a_failed_write() -> None:
     driver = at("RCPT")
     driver.hear(b"550 no\r\n450 no\r\n")
     driver.client.send_failed("broken pipe")
@@ -266,7 +269,7 @@ def test_the_lone_dot_is_not_said_after_a_failed_write():
     assert [o.verdict for o in driver.reports[0].outcomes] == [N, L]
 
 
-def test_a_verdict_after_a_failed_write_counts():
+def test_a_verdict_after_a_failed_write_counts() -> None:
     driver = at("end of data")
     driver.client.send_failed("connection reset")
     driver.hear(b"250 taken\r\n")
@@ -278,7 +281,7 @@ def test_a_verdict_after_a_failed_write_counts():
     assert [o.verdict for o in second.outcomes] == [L, L]
 
 
-def test_an_early_refusal_after_a_failed_write_counts():
+def test_an_early_refusal_after_a_failed_write_counts() -> None:
     driver = at("body")
     driver.client.send_failed("connection reset")
     driver.hear(b"552 too big\r\n")
@@ -286,17 +289,21 @@ def test_an_early_refusal_after_a_failed_write_counts():
     assert [o.verdict for o in driver.reports[0].outcomes] == [N, N]
 
 
-def test_no_body_is_due_after_a_failed_write():
+def test_no_body_is_due_after_a_failed_write() -> None:
     driver = at("body")
     driver.client.send_failed("connection reset")
-    for call in (lambda: driver.client.send_body(b"x"), lambda: driver.client.body_failed("broken")):
+    calls: list[Callable[[], object]] = [
+        lambda: driver.client.send_body(b"x"),
+        lambda: driver.client.body_failed("broken"),
+    ]
+    for call in calls:
         with pytest.raises(LocalProtocolError):
             call()
     assert driver.run() == b""
     assert isinstance(driver.last, Timeout)
 
 
-def test_an_end_of_data_that_never_left_is_not_in_doubt():
+def test_an_end_of_data_that_never_left_is_not_in_doubt() -> None:
     driver = at("body")
     driver.client.send_body(b"")
     driver.client.send_failed("connection reset")
@@ -306,7 +313,7 @@ def test_an_end_of_data_that_never_left_is_not_in_doubt():
     assert not any(isinstance(e, SendLine) and e.data == b".\r\n" for e in driver.events)
 
 
-def test_an_acceptance_of_an_end_of_data_that_never_left_delivers_nothing():
+def test_an_acceptance_of_an_end_of_data_that_never_left_delivers_nothing() -> None:
     driver = at("body")
     driver.client.send_body(b"")
     driver.client.send_failed("connection reset")
@@ -315,7 +322,7 @@ def test_an_acceptance_of_an_end_of_data_that_never_left_delivers_nothing():
     assert isinstance(driver.reports[0], MailRefused)
 
 
-def test_a_refusal_of_an_end_of_data_that_never_left_counts():
+def test_a_refusal_of_an_end_of_data_that_never_left_counts() -> None:
     driver = at("body")
     driver.client.send_body(b"")
     driver.client.send_failed("connection reset")
@@ -323,7 +330,7 @@ def test_a_refusal_of_an_end_of_data_that_never_left_counts():
     assert [o.verdict for o in driver.reports[0].outcomes] == [N, N]
 
 
-def test_an_end_of_data_aborted_before_it_left_is_not_in_doubt():
+def test_an_end_of_data_aborted_before_it_left_is_not_in_doubt() -> None:
     driver = at("body")
     driver.client.send_body(b"")
     driver.client.abort()
@@ -332,7 +339,7 @@ def test_an_end_of_data_aborted_before_it_left_is_not_in_doubt():
 
 
 @pytest.mark.parametrize("error", [OSError("disk on fire"), "disk on fire"])
-def test_a_broken_body_closes_the_connection_without_the_final_dot(error):
+def test_a_broken_body_closes_the_connection_without_the_final_dot(error: str | OSError) -> None:
     driver = at("body")
     driver.client.send_body(b"half a mes")
     driver.run()
@@ -351,7 +358,7 @@ def test_a_broken_body_closes_the_connection_without_the_final_dot(error):
 
 
 @pytest.mark.parametrize("end", ["eof", "timeout", "abort", "421", "garbage"])
-def test_a_recipient_that_was_refused_stays_refused_however_the_session_ends(end):
+def test_a_recipient_that_was_refused_stays_refused_however_the_session_ends(end: str) -> None:
     driver = at("RCPT")
     driver.hear(b"550 unknown\r\n250 ok\r\n")
     if end == "eof":
@@ -367,7 +374,7 @@ def test_a_recipient_that_was_refused_stays_refused_however_the_session_ends(end
 
 
 @pytest.mark.parametrize("end", ["eof", "timeout", "abort"])
-def test_only_those_accepted_are_in_doubt(end):
+def test_only_those_accepted_are_in_doubt(end: str) -> None:
     driver = at("RCPT")
     driver.hear(b"550 unknown\r\n250 ok\r\n354 go\r\n")
     if end == "eof":
@@ -381,7 +388,7 @@ def test_only_those_accepted_are_in_doubt(end):
     assert "in doubt" in str(driver.reports[0].outcomes[1])
 
 
-def test_those_put_off_keep_their_reply_when_the_session_ends():
+def test_those_put_off_keep_their_reply_when_the_session_ends() -> None:
     driver = at("RCPT")
     driver.hear(b"250 ok\r\n452 too many\r\n354 go\r\n")
     driver.client.receive_eof()
@@ -389,7 +396,7 @@ def test_those_put_off_keep_their_reply_when_the_session_ends():
     assert [(o.verdict, o.code, o.in_doubt) for o in driver.reports[0].outcomes] == [(L, None, True), (L, 452, False)]
 
 
-def test_the_lone_dot_leaves_nobody_in_doubt():
+def test_the_lone_dot_leaves_nobody_in_doubt() -> None:
     driver = at("RCPT")
     assert driver.hear(b"550 no\r\n550 no\r\n354 go\r\n") == b".\r\n"
     driver.client.receive_eof()
@@ -400,7 +407,7 @@ def test_the_lone_dot_leaves_nobody_in_doubt():
 # --- QUIT -----------------------------------------------------------------------------------------------------------
 
 
-def test_quit_ends_an_idle_session():
+def test_quit_ends_an_idle_session() -> None:
     driver = idle()
     driver.client.quit()
     assert driver.run() == b"QUIT\r\n"
@@ -410,7 +417,7 @@ def test_quit_ends_an_idle_session():
 
 
 @pytest.mark.parametrize("fate", ["221 bye", "250 ok", "421 bye", "550 no", "eof"])
-def test_any_answer_to_quit_is_a_clean_end(fate):
+def test_any_answer_to_quit_is_a_clean_end(fate: str) -> None:
     driver = idle()
     driver.client.quit()
     driver.run()
@@ -423,7 +430,7 @@ def test_any_answer_to_quit_is_a_clean_end(fate):
 
 
 @pytest.mark.parametrize("fate", ["silence", "failed write", "garbage", "354", "abort"])
-def test_quit_that_is_not_answered_changes_nothing_but_cleanness(fate):
+def test_quit_that_is_not_answered_changes_nothing_but_cleanness(fate: str) -> None:
     driver = idle()
     driver.client.quit()
     driver.run()
@@ -439,7 +446,7 @@ def test_quit_that_is_not_answered_changes_nothing_but_cleanness(fate):
     assert driver.last == Disconnect(DisconnectReason.QUIT, None, clean=False)
 
 
-def test_quit_before_the_greeting_waits_for_it_and_says_nothing_else():
+def test_quit_before_the_greeting_waits_for_it_and_says_nothing_else() -> None:
     driver = PureDriver(Client("client.example"))
     driver.client.quit()
     assert driver.run() == b""
@@ -448,7 +455,7 @@ def test_quit_before_the_greeting_waits_for_it_and_says_nothing_else():
     assert driver.last == Disconnect(DisconnectReason.QUIT, None, clean=True)
 
 
-def test_quit_while_mails_wait_sends_them_first():
+def test_quit_while_mails_wait_sends_them_first() -> None:
     driver = PureDriver(Client("client.example"))
     server = ScriptedServer()
     driver.give(MAIL, b"one\n")
@@ -466,7 +473,7 @@ def test_quit_while_mails_wait_sends_them_first():
     assert driver.last.clean
 
 
-def test_quit_in_the_middle_of_a_mail_waits_for_its_verdict():
+def test_quit_in_the_middle_of_a_mail_waits_for_its_verdict() -> None:
     driver = at("body")
     driver.client.quit()
     assert driver.run() == b""
@@ -479,7 +486,7 @@ def test_quit_in_the_middle_of_a_mail_waits_for_its_verdict():
     assert driver.last == Disconnect(DisconnectReason.QUIT, None, clean=True)
 
 
-def test_quit_while_starttls_is_answered_takes_its_turn():
+def test_quit_while_starttls_is_answered_takes_its_turn() -> None:
     driver = PureDriver(Client("client.example"))
     driver.run()
     driver.hear(b"220 hi\r\n")
@@ -492,7 +499,7 @@ def test_quit_while_starttls_is_answered_takes_its_turn():
     assert isinstance(driver.last, Disconnect)
 
 
-def test_quit_after_the_end_changes_nothing():
+def test_quit_after_the_end_changes_nothing() -> None:
     driver = at("MAIL")
     driver.client.abort()
     driver.run()
@@ -500,7 +507,7 @@ def test_quit_after_the_end_changes_nothing():
     assert driver.client.next_event() is driver.last
 
 
-def test_facts_after_the_end_change_nothing():
+def test_facts_after_the_end_change_nothing() -> None:
     driver = at("MAIL")
     driver.client.abort()
     driver.run()
@@ -520,7 +527,7 @@ def test_facts_after_the_end_change_nothing():
         lambda driver: (driver.client.receive_timeout(), driver.run()),
     ],
 )
-def test_the_polite_end_keeps_its_reason(ending):
+def test_the_polite_end_keeps_its_reason(ending: Callable[[PureDriver], object]) -> None:
     driver = PureDriver(Client("client.example", tls=TlsPolicy.REQUIRED))
     driver.run()
     driver.hear(b"220 hi\r\n")
@@ -531,7 +538,7 @@ def test_the_polite_end_keeps_its_reason(ending):
     assert driver.last.error is not None
 
 
-def test_mail_is_not_taken_while_quit_is_answered():
+def test_mail_is_not_taken_while_quit_is_answered() -> None:
     driver = PureDriver(Client("client.example", tls=TlsPolicy.REQUIRED))
     driver.run()
     driver.hear(b"220 hi\r\n")
@@ -543,7 +550,7 @@ def test_mail_is_not_taken_while_quit_is_answered():
 # --- parked sessions ------------------------------------------------------------------------------------------------
 
 
-def test_a_421_that_came_while_parked_is_heard_before_mail_is_said():
+def test_a_421_that_came_while_parked_is_heard_before_mail_is_said() -> None:
     driver = idle()
     driver.client.receive_data(b"421 4.4.2 idle too long\r\n")
     driver.give(MAIL, b"")
@@ -556,7 +563,7 @@ def test_a_421_that_came_while_parked_is_heard_before_mail_is_said():
     assert [o.code for o in report.outcomes] == [421, 421]
 
 
-def test_a_421_that_comes_in_pieces_to_a_parked_session_is_waited_for():
+def test_a_421_that_comes_in_pieces_to_a_parked_session_is_waited_for() -> None:
     driver = idle()
     driver.give(MAIL, b"")
     for piece in (b"4", b"21-", b"bye\r\n421 now"):
@@ -567,7 +574,7 @@ def test_a_421_that_comes_in_pieces_to_a_parked_session_is_waited_for():
     assert [o.code for o in driver.reports[0].outcomes] == [421, 421]
 
 
-def test_neither_rset_nor_mail_is_said_while_a_line_arrives():
+def test_neither_rset_nor_mail_is_said_while_a_line_arrives() -> None:
     driver = idle()
     driver.give(MAIL, b"")
     driver.run()
@@ -582,9 +589,9 @@ def test_neither_rset_nor_mail_is_said_while_a_line_arrives():
 
 
 @pytest.mark.parametrize("octets", [b"4", b"421 bye\r\n"])
-def test_a_421_behind_the_verdict_takes_no_recipient_away_that_was_delivered(octets):
+def test_a_421_behind_the_verdict_takes_no_recipient_away_that_was_delivered(octets: bytes) -> None:
     driver = PureDriver(Client("client.example", tls=TlsPolicy.NEVER))
-    driver.give(Envelope("", [A, B], body=BodyFacts(repeatable=True)), b"x")
+    driver.give(Envelope("", (A, B), body=BodyFacts(repeatable=True)), b"x")
     driver.run()
     driver.hear(b"220 hi\r\n")
     driver.hear(EHLO)
@@ -599,7 +606,7 @@ def test_a_421_behind_the_verdict_takes_no_recipient_away_that_was_delivered(oct
     assert [o.verdict for o in report.outcomes] == [D, L]
 
 
-def test_an_unfinished_line_to_a_parked_session_has_a_deadline():
+def test_an_unfinished_line_to_a_parked_session_has_a_deadline() -> None:
     driver = idle()
     driver.hear(b"421 by")
     assert driver.last == Timeout(None, 300.0)
@@ -609,7 +616,7 @@ def test_an_unfinished_line_to_a_parked_session_has_a_deadline():
     assert isinstance(driver.last.error, PeerTimeout)
 
 
-def test_a_peer_that_closed_while_parked_costs_the_next_mail_no_attempt():
+def test_a_peer_that_closed_while_parked_costs_the_next_mail_no_attempt() -> None:
     driver = idle()
     driver.client.receive_eof()
     with pytest.raises(LocalProtocolError):
@@ -622,14 +629,14 @@ def test_a_peer_that_closed_while_parked_costs_the_next_mail_no_attempt():
 
 
 @pytest.mark.parametrize("octets", [b"2", b"250 ok\r\n", b"4210 no\r\n", b"422 no\r\n", b"\r\n"])
-def test_anything_else_that_nobody_asked_for_is_a_violation(octets):
+def test_anything_else_that_nobody_asked_for_is_a_violation(octets: bytes) -> None:
     driver = idle()
     driver.hear(octets)
     assert isinstance(driver.last, Disconnect)
     assert driver.last.reason is DisconnectReason.PROTOCOL
 
 
-def test_a_timeout_that_is_due_while_parked_ends_the_session():
+def test_a_timeout_that_is_due_while_parked_ends_the_session() -> None:
     driver = idle()
     driver.client.receive_timeout()
     driver.run()
@@ -637,7 +644,7 @@ def test_a_timeout_that_is_due_while_parked_ends_the_session():
     assert driver.last.reason is DisconnectReason.TIMEOUT
 
 
-def test_a_failed_write_while_parked_waits_for_last_words():
+def test_a_failed_write_while_parked_waits_for_last_words() -> None:
     driver = idle()
     driver.client.send_failed("reset")
     driver.run()
@@ -650,7 +657,7 @@ def test_a_failed_write_while_parked_waits_for_last_words():
 # --- deadlines ------------------------------------------------------------------------------------------------------
 
 
-def test_a_peer_that_drips_wins_no_time():
+def test_a_peer_that_drips_wins_no_time() -> None:
     driver = at("MAIL")
     running = driver.last
     for octet in b"250-o":
@@ -664,7 +671,7 @@ def test_a_peer_that_drips_wins_no_time():
     assert driver.last == Timeout(Verb.RCPT, 300.0)
 
 
-def test_the_same_wait_for_the_next_command_is_another_deadline():
+def test_the_same_wait_for_the_next_command_is_another_deadline() -> None:
     driver = at("RCPT")
     running = driver.last
     driver.hear(b"250 ok\r\n")
@@ -672,7 +679,7 @@ def test_the_same_wait_for_the_next_command_is_another_deadline():
     assert driver.last is not running
 
 
-def test_transcripts_come_with_every_end():
+def test_transcripts_come_with_every_end() -> None:
     events = converse(Client("client.example"), ScriptedServer({".": "421 bye"}), [(MAIL, b"x\n")])
     end = events[-1]
     assert isinstance(end, Disconnect)
@@ -683,8 +690,8 @@ def test_transcripts_come_with_every_end():
     assert report.transcript == end.error.transcript
 
 
-def test_a_repeatable_body_changes_nothing_about_the_end():
-    mail = Envelope("alice@a.example", [A, B], body=BodyFacts(repeatable=True))
+def test_a_repeatable_body_changes_nothing_about_the_end() -> None:
+    mail = Envelope("alice@a.example", (A, B), body=BodyFacts(repeatable=True))
     events = converse(Client("client.example"), ScriptedServer({"RCPT": ["250 ok", "452 no"], ".": b""}), [(mail, b"")])
     (report,) = (e for e in events if isinstance(e, MailRefused))
     assert [(o.verdict, o.in_doubt) for o in report.outcomes] == [(L, True), (L, False)]

@@ -5,6 +5,9 @@ What lives here: mails in sessions that are open. What does not: how they opened
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from smtpcore import (
@@ -40,11 +43,11 @@ D, L, N = Verdict.DELIVERED, Verdict.LATER, Verdict.NEVER
 REPEATABLE = BodyFacts(repeatable=True)
 
 
-def envelope(*recipients: str, sender: str = "alice@a.example", **facts) -> Envelope:
+def envelope(*recipients: str, sender: str = "alice@a.example", **facts: Any) -> Envelope:
     return Envelope(sender, recipients or (A,), body=BodyFacts(**facts))
 
 
-def ready(*extensions: str, **options) -> PureDriver:
+def ready(*extensions: str, **options: Any) -> PureDriver:
     """A driver in an open session."""
     driver = PureDriver(Client("client.example", tls=TlsPolicy.SECURED, **options))
     driver.run()
@@ -71,7 +74,7 @@ def verdicts(driver: PureDriver, mail: int = 0) -> list[Verdict]:
 # --- a transaction --------------------------------------------------------------------------------------------------
 
 
-def test_one_command_at_a_time_without_pipelining():
+def test_one_command_at_a_time_without_pipelining() -> None:
     driver = ready()
     assert give(driver, envelope(A, B)) == ["MAIL FROM:<alice@a.example>"]
     assert driver.last == Timeout(Verb.MAIL, 300.0)
@@ -92,7 +95,7 @@ def test_one_command_at_a_time_without_pipelining():
     assert isinstance(driver.last, Idle)
 
 
-def test_with_pipelining_everything_before_the_body_leaves_at_once():
+def test_with_pipelining_everything_before_the_body_leaves_at_once() -> None:
     driver = ready("PIPELINING")
     assert give(driver, envelope(A, B)) == [
         "MAIL FROM:<alice@a.example>",
@@ -103,18 +106,18 @@ def test_with_pipelining_everything_before_the_body_leaves_at_once():
     assert driver.last == Timeout(Verb.MAIL, 300.0)
 
 
-def test_pipelining_can_be_forbidden():
+def test_pipelining_can_be_forbidden() -> None:
     driver = ready("PIPELINING", pipelining=Pipelining.NONE)
     assert give(driver, envelope(A, B)) == ["MAIL FROM:<alice@a.example>"]
 
 
-def test_the_null_reverse_path_and_postmaster():
+def test_the_null_reverse_path_and_postmaster() -> None:
     driver = ready("PIPELINING")
-    assert give(driver, Envelope("", ["Postmaster"])) == ["MAIL FROM:<>", "RCPT TO:<Postmaster>", "DATA"]
+    assert give(driver, Envelope("", ("Postmaster",))) == ["MAIL FROM:<>", "RCPT TO:<Postmaster>", "DATA"]
 
 
 @pytest.mark.parametrize("extensions", [(), ("PIPELINING",)])
-def test_each_recipient_has_its_own_outcome_in_the_order_of_the_envelope(extensions):
+def test_each_recipient_has_its_own_outcome_in_the_order_of_the_envelope(extensions: tuple[str, ...]) -> None:
     server = ScriptedServer(
         {f"RCPT TO:<{A}>": "550 5.1.1 unknown", f"RCPT TO:<{C}>": "450 4.2.1 greylisted", ".": "250 taken"},
         extensions=extensions,
@@ -155,7 +158,9 @@ def test_each_recipient_has_its_own_outcome_in_the_order_of_the_envelope(extensi
         ({"MAIL": "299 good", "RCPT": "252 good"}, D, Stage.BODY_ENDED),
     ],
 )
-def test_the_first_digit_decides(answers, expected, stage, extensions):
+def test_the_first_digit_decides(
+    answers: dict[str, str], expected: Verdict, stage: Stage, extensions: tuple[str, ...]
+) -> None:
     server = ScriptedServer(answers, extensions=extensions)
     events = converse(Client("client.example"), server, [(envelope(A, B), b"hello\n")])
     (report,) = (e for e in events if isinstance(e, (MailSent, MailRefused)))
@@ -179,7 +184,7 @@ def test_the_first_digit_decides(answers, expected, stage, extensions):
         (["250 ok", "250 ok", "354 go"], "354 go"),
     ],
 )
-def test_a_good_code_of_another_command_is_a_violation(before, reply):
+def test_a_good_code_of_another_command_is_a_violation(before: list[str], reply: str) -> None:
     driver = ready()
     give(driver, envelope(A))
     for good in before:
@@ -194,7 +199,7 @@ def test_a_good_code_of_another_command_is_a_violation(before, reply):
     assert outcome.in_doubt is (before[-1:] == ["354 go"])
 
 
-def test_a_violation_is_no_reply_that_decided_anything():
+def test_a_violation_is_no_reply_that_decided_anything() -> None:
     driver = ready()
     give(driver, envelope(A))
     hear(driver, "250 ok")
@@ -209,7 +214,7 @@ def test_a_violation_is_no_reply_that_decided_anything():
 # --- several mails --------------------------------------------------------------------------------------------------
 
 
-def test_mails_are_pulled_one_after_the_other_and_never_overlap():
+def test_mails_are_pulled_one_after_the_other_and_never_overlap() -> None:
     server = ScriptedServer()
     mails = [(envelope(A, sender=f"s{n}@a.example"), b"%d\r\n" % n) for n in range(4)]
     events = converse(Client("client.example"), server, mails)
@@ -220,7 +225,7 @@ def test_mails_are_pulled_one_after_the_other_and_never_overlap():
     assert sum(isinstance(e, NeedMail) for e in events) == len(mails) + 1
 
 
-def test_no_mail_leads_to_idle_until_the_next_send():
+def test_no_mail_leads_to_idle_until_the_next_send() -> None:
     driver = ready()
     assert isinstance(driver.client.next_event(), Idle)
     assert isinstance(driver.client.next_event(), Idle)
@@ -240,7 +245,9 @@ def test_no_mail_leads_to_idle_until_the_next_send():
         ({}, 0),
     ],
 )
-def test_rset_only_where_a_transaction_was_left_open(answers, resets, extensions):
+def test_rset_only_where_a_transaction_was_left_open(
+    answers: dict[str, list[str]], resets: int | None, extensions: tuple[str, ...]
+) -> None:
     server = ScriptedServer(answers, extensions=extensions)
     mails = [(envelope(A), b"one\n"), (envelope(B), b"two\n")]
     events = converse(Client("client.example"), server, mails)
@@ -251,7 +258,7 @@ def test_rset_only_where_a_transaction_was_left_open(answers, resets, extensions
     assert [type(e) for e in events if isinstance(e, (MailSent, MailRefused))][-1] is MailSent
 
 
-def test_rset_leads_the_pipelined_group_of_the_next_mail():
+def test_rset_leads_the_pipelined_group_of_the_next_mail() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A))
     hear(driver, "250 ok", "550 no", "554 no")
@@ -259,7 +266,7 @@ def test_rset_leads_the_pipelined_group_of_the_next_mail():
     assert driver.last == Timeout(Verb.RSET, 300.0)
 
 
-def test_rset_is_not_said_when_no_mail_follows():
+def test_rset_is_not_said_when_no_mail_follows() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A))
     hear(driver, "250 ok", "550 no", "554 no")
@@ -269,7 +276,7 @@ def test_rset_is_not_said_when_no_mail_follows():
 
 @pytest.mark.parametrize("extensions", [(), ("PIPELINING",)])
 @pytest.mark.parametrize("reply", ["502 no", "451 no"])
-def test_a_refused_rset_ends_the_session_and_answers_every_mail(extensions, reply):
+def test_a_refused_rset_ends_the_session_and_answers_every_mail(extensions: tuple[str, ...], reply: str) -> None:
     driver = ready(*extensions)
     for recipient in (A, B, C):
         driver.give(envelope(recipient), b"")
@@ -296,7 +303,7 @@ def test_a_refused_rset_ends_the_session_and_answers_every_mail(extensions, repl
 
 @pytest.mark.parametrize("verdict", ["250 ok", "554 no recipients", "451 hm"])
 @pytest.mark.parametrize("replies", [("250 ok", "550 no", "450 no"), ("550 no", "250 odd", "503 no")])
-def test_a_body_that_nobody_is_to_get_is_ended_at_once(replies, verdict):
+def test_a_body_that_nobody_is_to_get_is_ended_at_once(replies: tuple[str, ...], verdict: str) -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A, B))
     assert hear(driver, *replies, "354 go") == ["."]
@@ -312,7 +319,7 @@ def test_a_body_that_nobody_is_to_get_is_ended_at_once(replies, verdict):
 
 
 @pytest.mark.parametrize(("reply", "verdict"), [("552 too big", N), ("451 disk full", L)])
-def test_an_early_refusal_stops_the_body_and_closes_without_dot_or_quit(reply, verdict):
+def test_an_early_refusal_stops_the_body_and_closes_without_dot_or_quit(reply: str, verdict: Verdict) -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A, B), None)
     driver.give(envelope(C), b"")
@@ -331,7 +338,7 @@ def test_an_early_refusal_stops_the_body_and_closes_without_dot_or_quit(reply, v
     assert driver.reports[1].stage is Stage.NOT_STARTED
 
 
-def test_an_early_acceptance_is_a_violation_and_delivers_nothing():
+def test_an_early_acceptance_is_a_violation_and_delivers_nothing() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A), None)
     hear(driver, "250 ok", "250 ok", "354 go")
@@ -346,7 +353,7 @@ def test_an_early_acceptance_is_a_violation_and_delivers_nothing():
 # --- further transactions -------------------------------------------------------------------------------------------
 
 
-def _hundred_at_a_time(n: int, code: int):
+def _hundred_at_a_time(n: int, code: int) -> Callable[[str], str | None]:
     """Answers of a server that takes ``n`` recipients in a transaction."""
     taken = 0
 
@@ -364,7 +371,7 @@ def _hundred_at_a_time(n: int, code: int):
 
 @pytest.mark.parametrize("code", [452, 552])
 @pytest.mark.parametrize("extensions", [(), ("PIPELINING",)])
-def test_recipients_put_off_as_too_many_go_in_further_transactions(code, extensions):
+def test_recipients_put_off_as_too_many_go_in_further_transactions(code: int, extensions: tuple[str, ...]) -> None:
     server = ScriptedServer(_hundred_at_a_time(2, code), extensions=extensions)
     recipients = [f"r{n}@b.example" for n in range(5)]
     events = converse(Client("client.example"), server, [(envelope(*recipients, repeatable=True), b"hello\n")])
@@ -377,7 +384,7 @@ def test_recipients_put_off_as_too_many_go_in_further_transactions(code, extensi
 
 
 @pytest.mark.parametrize("code", [452, 552])
-def test_without_a_repeatable_body_those_put_off_are_to_be_tried_later(code):
+def test_without_a_repeatable_body_those_put_off_are_to_be_tried_later(code: int) -> None:
     server = ScriptedServer(_hundred_at_a_time(1, code))
     events = converse(Client("client.example"), server, [(envelope(A, B), b"hello\n")])
     (report,) = (e for e in events if isinstance(e, MailSent))
@@ -385,14 +392,14 @@ def test_without_a_repeatable_body_those_put_off_are_to_be_tried_later(code):
     assert len(server.mails) == 1
 
 
-def test_no_further_transaction_when_the_first_brought_nothing_over():
+def test_no_further_transaction_when_the_first_brought_nothing_over() -> None:
     server = ScriptedServer({"RCPT": ["250 ok", "452 too many"], ".": "451 later"})
     events = converse(Client("client.example"), server, [(envelope(A, B, repeatable=True), b"hello\n")])
     (report,) = (e for e in events if isinstance(e, MailRefused))
     assert [(o.verdict, o.code) for o in report.outcomes] == [(L, 451), (L, 452)]
 
 
-def test_what_earlier_transactions_brought_stands_when_a_further_one_fails():
+def test_what_earlier_transactions_brought_stands_when_a_further_one_fails() -> None:
     server = ScriptedServer({"RCPT": ["250 ok", "452 too many", "452 more"], "MAIL": [None, "550 enough"]})
     events = converse(Client("client.example"), server, [(envelope(A, B, C, repeatable=True), b"hello\n")])
     (report,) = (e for e in events if isinstance(e, MailSent))
@@ -400,7 +407,7 @@ def test_what_earlier_transactions_brought_stands_when_a_further_one_fails():
     assert report.stage is Stage.BODY_ENDED
 
 
-def test_a_further_transaction_that_is_cut_off_leaves_the_rest_for_later():
+def test_a_further_transaction_that_is_cut_off_leaves_the_rest_for_later() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A, B, C, repeatable=True))
     hear(driver, "250 ok", "250 ok", "452 many", "452 many", "354 go")
@@ -424,7 +431,9 @@ def test_a_further_transaction_that_is_cut_off_leaves_the_rest_for_later():
         ({"eight_bit": True}, (), "5.6.3"),
     ],
 )
-def test_a_mail_that_the_peer_cannot_take_is_refused_before_mail_is_said(facts, extensions, enhanced):
+def test_a_mail_that_the_peer_cannot_take_is_refused_before_mail_is_said(
+    facts: dict[str, Any], extensions: tuple[str, ...], enhanced: str
+) -> None:
     driver = ready(*extensions)
     driver.give(envelope(A, B, **facts), b"")
     assert give(driver, envelope(C))[0].startswith("MAIL FROM")
@@ -449,7 +458,9 @@ def test_a_mail_that_the_peer_cannot_take_is_refused_before_mail_is_said(facts, 
         ({}, (), ""),
     ],
 )
-def test_mail_declares_what_is_known_of_the_body(facts, extensions, parameters):
+def test_mail_declares_what_is_known_of_the_body(
+    facts: dict[str, Any], extensions: tuple[str, ...], parameters: str
+) -> None:
     driver = ready(*extensions)
     assert give(driver, envelope(A, **facts)) == [f"MAIL FROM:<alice@a.example>{parameters}"]
 
@@ -457,7 +468,7 @@ def test_mail_declares_what_is_known_of_the_body(facts, extensions, parameters):
 # --- bodies ---------------------------------------------------------------------------------------------------------
 
 
-def body_on_the_wire(body: bytes, piece: int = 65_536, **options) -> bytes:
+def body_on_the_wire(body: bytes, piece: int = 65_536, **options: Any) -> bytes:
     server = ScriptedServer(extensions=("PIPELINING", "8BITMIME"))
     facts = options.pop("facts", {})
     converse(Client("client.example", **options), server, [(envelope(A, **facts), body)], piece=piece)
@@ -482,11 +493,11 @@ def body_on_the_wire(body: bytes, piece: int = 65_536, **options) -> bytes:
         (b"\xff\x00.\n", b"\xff\x00.\r\n"),
     ],
 )
-def test_bodies_arrive_whole_with_every_line_end_as_crlf(body, content, piece):
+def test_bodies_arrive_whole_with_every_line_end_as_crlf(body: bytes, content: bytes, piece: int) -> None:
     assert body_on_the_wire(body, piece) == content
 
 
-def test_need_body_counts_the_octets_handed_in():
+def test_need_body_counts_the_octets_handed_in() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A), None)
     hear(driver, "250 ok", "250 ok", "354 go")
@@ -502,7 +513,7 @@ def test_need_body_counts_the_octets_handed_in():
     assert offsets == [0, 2, 3, 5]
 
 
-def test_octets_of_a_body_have_the_deadline_of_a_data_block():
+def test_octets_of_a_body_have_the_deadline_of_a_data_block() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A))
     hear(driver, "250 ok", "250 ok", "354 go")
@@ -510,7 +521,7 @@ def test_octets_of_a_body_have_the_deadline_of_a_data_block():
     assert block == SendBody(b"hello\r\n", 180.0)
 
 
-def test_a_canonical_body_passes_through_as_the_very_same_object():
+def test_a_canonical_body_passes_through_as_the_very_same_object() -> None:
     driver = ready("PIPELINING")
     body = b"hello\r\nworld\r\n"
     give(driver, envelope(A, canonical=True), body)
@@ -520,13 +531,13 @@ def test_a_canonical_body_passes_through_as_the_very_same_object():
     assert block.data is body
 
 
-def test_an_empty_canonical_body_is_a_lone_dot():
+def test_an_empty_canonical_body_is_a_lone_dot() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A, canonical=True), b"")
     assert hear(driver, "250 ok", "250 ok", "354 go") == ["."]
 
 
-def test_line_ends_that_stand_alone_can_be_refused_and_nothing_has_changed_then():
+def test_line_ends_that_stand_alone_can_be_refused_and_nothing_has_changed_then() -> None:
     driver = ready("PIPELINING", line_ends=LineEnds.REFUSE)
     give(driver, envelope(A), None)
     hear(driver, "250 ok", "250 ok", "354 go")
@@ -544,10 +555,14 @@ def test_line_ends_that_stand_alone_can_be_refused_and_nothing_has_changed_then(
     assert driver.run() == b"good\r\nmore\r\n..\r\n.\r\n"
 
 
-def test_a_body_that_is_not_due_is_refused():
+def test_a_body_that_is_not_due_is_refused() -> None:
     driver = ready("PIPELINING")
     for _ in range(2):
-        for call in (lambda: driver.client.send_body(b"x"), lambda: driver.client.body_failed("broken")):
+        calls: list[Callable[[], object]] = [
+            lambda: driver.client.send_body(b"x"),
+            lambda: driver.client.body_failed("broken"),
+        ]
+        for call in calls:
             before = driver.client.snapshot()
             with pytest.raises(LocalProtocolError):
                 call()
@@ -558,7 +573,7 @@ def test_a_body_that_is_not_due_is_refused():
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_window_bounds_commands_in_flight_and_is_refilled_at_half():
+def test_the_window_bounds_commands_in_flight_and_is_refilled_at_half() -> None:
     driver = ready("PIPELINING", limits=Limits(commands_in_flight=4))
     recipients = [f"r{n}@b.example" for n in range(7)]
     assert len(give(driver, envelope(*recipients))) == 4
@@ -569,7 +584,7 @@ def test_the_window_bounds_commands_in_flight_and_is_refilled_at_half():
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 1024])
-def test_thousands_of_recipients_with_any_window(window):
+def test_thousands_of_recipients_with_any_window(window: int) -> None:
     server = ScriptedServer({"RCPT TO:<r7@b.example>": "550 no"})
     recipients = [f"r{n}@b.example" for n in range(3000)]
     client = Client("client.example", limits=Limits(commands_in_flight=window))
@@ -580,14 +595,14 @@ def test_thousands_of_recipients_with_any_window(window):
     assert len(server.mails[0].recipients) == 2999
 
 
-def test_a_refused_mail_stops_the_recipients_that_are_not_said_yet():
+def test_a_refused_mail_stops_the_recipients_that_are_not_said_yet() -> None:
     driver = ready("PIPELINING", limits=Limits(commands_in_flight=2))
     give(driver, envelope(A, B, C))
     assert hear(driver, "550 no", "503 no") == []
     assert verdicts(driver) == [N, N, N]
 
 
-def test_a_refused_mail_stops_them_though_the_window_opens_while_others_are_in_flight():
+def test_a_refused_mail_stops_them_though_the_window_opens_while_others_are_in_flight() -> None:
     driver = ready("PIPELINING", limits=Limits(commands_in_flight=4))
     give(driver, envelope(A, B, C, A, B))
     assert hear(driver, "550 no", "503 no") == []
@@ -605,7 +620,7 @@ def test_a_refused_mail_stops_them_though_the_window_opens_while_others_are_in_f
         (envelope("bobby.long@b.example", sender=""), Limits(command_line=31)),
     ],
 )
-def test_an_envelope_beyond_the_limits_is_refused_and_nothing_has_changed_then(mail, limits):
+def test_an_envelope_beyond_the_limits_is_refused_and_nothing_has_changed_then(mail: Envelope, limits: Limits) -> None:
     driver = ready(limits=limits)
     before = driver.client.snapshot()
     with pytest.raises(LocalProtocolError):
@@ -619,7 +634,7 @@ def test_an_envelope_beyond_the_limits_is_refused_and_nothing_has_changed_then(m
 
 @pytest.mark.parametrize("heard", [1, 2, 3])
 @pytest.mark.parametrize("rest", ["1 bye\r\n", "eof", "x\r\n"])
-def test_a_line_that_begins_behind_a_reply_ends_no_transaction(heard, rest):
+def test_a_line_that_begins_behind_a_reply_ends_no_transaction(heard: int, rest: str) -> None:
     driver = ready()
     give(driver, envelope(A, B))
     for _ in range(heard - 1):
@@ -638,7 +653,7 @@ def test_a_line_that_begins_behind_a_reply_ends_no_transaction(heard, rest):
     assert not any(outcome.in_doubt for outcome in driver.reports[0].outcomes)
 
 
-def test_a_line_that_begins_behind_a_verdict_ends_no_further_transaction():
+def test_a_line_that_begins_behind_a_verdict_ends_no_further_transaction() -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A, B, repeatable=True))
     hear(driver, "250 ok", "250 ok", "452 many", "354 go")
@@ -649,7 +664,7 @@ def test_a_line_that_begins_behind_a_verdict_ends_no_further_transaction():
 
 
 @pytest.mark.parametrize("reply", ["552 5.3.4 too big", "452 4.3.1 no room"])
-def test_an_early_verdict_is_about_its_own_mail_only(reply):
+def test_an_early_verdict_is_about_its_own_mail_only(reply: str) -> None:
     driver = ready("PIPELINING")
     give(driver, envelope(A), None)
     driver.give(envelope(B, sender="other@a.example"), b"hello\r\n")

@@ -10,7 +10,8 @@ import base64
 import json
 import pickle
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -49,10 +50,12 @@ def decoded(line: bytes) -> bytes:
     return base64.b64decode(line.split()[-1]) if line.strip() else b""
 
 
-def before_auth(*mechanisms: Mechanism, offered: str, nonce=lambda: "our-nonce", **options) -> tuple[PureDriver, bytes]:
+def before_auth(
+    *mechanisms: Mechanism, offered: str, nonce: Callable[[], str] | None = lambda: "our-nonce", **options: Any
+) -> tuple[PureDriver, bytes]:
     """A driver that heard the EHLO reply, and what its client said to it."""
-    options = {"tls": TlsPolicy.SECURED, "credentials": mechanisms, "nonce": nonce} | options
-    driver = PureDriver(Client("client.example", **options))
+    wishes: dict[str, Any] = {"tls": TlsPolicy.SECURED, "credentials": mechanisms, "nonce": nonce} | options
+    driver = PureDriver(Client("client.example", **wishes))
     driver.run()
     driver.hear(b"220 hi\r\n")
     return driver, driver.hear(f"250-mx\r\n250 AUTH {offered}\r\n".encode())
@@ -99,7 +102,7 @@ def test_the_proof_of_the_server_may_stand_in_either_place(where: str) -> None:
 )
 def test_a_success_without_proof_is_none(success: str) -> None:
     driver, _ = at_proof(ScramServer("sha256", PASSWORD.encode()))
-    driver.give(Envelope("a@a.example", ["b@b.example"]), b"")
+    driver.give(Envelope("a@a.example", ("b@b.example",)), b"")
     assert driver.hear(f"{success}\r\n".encode()) == b"QUIT\r\n"
     error = error_of(driver)
     assert isinstance(error, AuthExchangeFailed)
@@ -378,7 +381,7 @@ def test_ntlm_by_a_library() -> None:
         def __init__(self, user: str, password: str) -> None:
             self._user, self._password = user, password
 
-        def _new_context(self):
+        def _new_context(self) -> Any:
             return spnego.client(self._user, self._password, hostname="localhost", service="smtp", protocol="ntlm")
 
         def start(self) -> bytes | None:

@@ -131,7 +131,7 @@ def test_every_error_is_public() -> None:
 @pytest.mark.parametrize("travel", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
 def test_errors_survive_a_journey(travel: Callable[[Exception], Exception]) -> None:
     """As they make it between processes, and as ``concurrent.futures`` raises them again."""
-    mail = Mail(Envelope("", ["a@b.example"]))
+    mail = Mail(Envelope("", ("a@b.example",)))
     reply = Reply(550, ("no",))
     refused = MailRefused(mail, (Outcome("a@b.example", Verdict.NEVER, reply),), Stage.STARTED, Transcript())
     known: dict[type[SmtpError], SmtpError] = {

@@ -35,7 +35,7 @@ FILE = object()
 def due(offered: str = CHUNKING, *, facts: BodyFacts | None = None, **options: Any) -> PureDriver:
     """A driver that is asked for a body."""
     facts = facts or BodyFacts(size=300, repeatable=True, canonical=True)
-    mail = (Envelope("a@a.example", ["b@b.example"], body=facts), None)
+    mail = (Envelope("a@a.example", ("b@b.example",), body=facts), None)
     driver = PureDriver(Client("client.example", tls=TlsPolicy.SECURED, **options), [mail])
     driver.run()
     driver.hear(b"220 hi\r\n")
@@ -132,7 +132,7 @@ def test_a_body_that_needs_its_lines_looked_at_takes_none() -> None:
 
 def test_where_tls_must_encrypt_none_is_taken() -> None:
     facts = BodyFacts(size=300, repeatable=True, canonical=True)
-    mail = (Envelope("a@a.example", ["b@b.example"], body=facts), None)
+    mail = (Envelope("a@a.example", ("b@b.example",), body=facts), None)
     driver = PureDriver(Client("client.example", tls=TlsPolicy.IMPLICIT), [mail])
     driver.run()
     driver.client.tls_started(TlsInfo(version="TLSv1.3", cipher="x", verified=True))
@@ -172,7 +172,7 @@ def test_across_mails_they_leave_together() -> None:
     driver.hear(CHUNKING.encode())
     written = b""
     for number in range(2):
-        driver.give(Envelope("a@a.example", ["b@b.example"], body=facts), None)
+        driver.give(Envelope("a@a.example", ("b@b.example",), body=facts), None)
         written += driver.run()
         driver.client.send_body(FileRange(FILE, number, 300))
         driver.client.send_body(b"")

@@ -87,7 +87,7 @@ def test_what_is_told_is_what_the_server_took(dialogue: dict[str, Any]) -> None:
         (
             Envelope(
                 f"m{number}@a.example",
-                [f"r{n}@{'cd'[n % 2]}.example" for n in range(recipients)],
+                tuple(f"r{n}@{'cd'[n % 2]}.example" for n in range(recipients)),
                 body=BodyFacts(size=len(BODY) if sized else None, eight_bit=False, repeatable=repeatable),
             ),
             BODY,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from smtpcore import (
     Limits,
     LineEnds,
     LocalProtocolError,
+    Mail,
     MailRefused,
     MailSent,
     NeedBody,
@@ -50,7 +53,7 @@ quick = settings(deadline=None, max_examples=examples(150), suppress_health_chec
 
 # --- generated conversations ----------------------------------------------------------------------------------------
 
-RECIPIENTS = [f"r{n}@b.example" for n in range(5)]
+RECIPIENTS = tuple(f"r{n}@b.example" for n in range(5))
 SMALL = Limits(commands_in_flight=4, reply_lines=8, reply_line=200, auth_steps=3)
 #: With room for a whole mail. A window that fills is opened by replies, so what is said then depends on when they come.
 WIDE = replace(SMALL, commands_in_flight=1024)
@@ -68,8 +71,11 @@ envelopes = st.builds(
 )
 mails = st.lists(st.tuples(envelopes, bodies), max_size=3)
 
+Wanted = list[tuple[Envelope, bytes]]
+Answers = dict[str, list[str | bytes | None]]
+
 #: Answers of a server that makes sense, mostly.
-REPLIES = {
+REPLIES: dict[str, list[str | bytes | None]] = {
     "connect": [None, None, None, "554 no", "421 no"],
     "EHLO": [None, None, None, "500 what", "450 hm", "250-mx\n250 PIPELINING", "421 bye"],
     "HELO": [None, "250 ok", "550 no"],
@@ -108,12 +114,12 @@ policies = st.sampled_from(list(TlsPolicy))
 splits = st.one_of(st.just(1), st.lists(st.integers(1, 20), max_size=40))
 
 
-def make(policy: TlsPolicy, credentials: bool, **options) -> Client:
+def make(policy: TlsPolicy, credentials: bool, **options: Any) -> Client:
     wanted = [Plain("user", "hunter2")] if credentials and policy is not TlsPolicy.NEVER else []
     return Client("client.example", tls=policy, credentials=wanted, **options)
 
 
-def server(answers, offered=("PIPELINING", "8BITMIME", "SIZE", "CHUNKING")) -> ScriptedServer:
+def server(answers: Answers, offered: Sequence[str] = ("PIPELINING", "8BITMIME", "SIZE", "CHUNKING")) -> ScriptedServer:
     return ScriptedServer(answers, extensions=offered, users={"user": "hunter2"})
 
 
@@ -122,7 +128,7 @@ def without_waiting(events: list[Event]) -> list[str]:
     return [repr(event) for event in events if not isinstance(event, Timeout)]
 
 
-def check_answers(driver_mails, events: list[Event]) -> None:
+def check_answers(driver_mails: Iterable[Mail], events: list[Event]) -> None:
     """The law of answers: one report for each mail, one outcome for each recipient, all before the end."""
     reports = [e for e in events if isinstance(e, (MailSent, MailRefused))]
     assert sorted(map(id, driver_mails)) == sorted(id(report.mail) for report in reports)
@@ -138,7 +144,14 @@ def check_answers(driver_mails, events: list[Event]) -> None:
 
 @quick
 @given(sane_answers, extensions, mails, policies, st.booleans(), splits)
-def test_any_split_of_the_input_gives_the_same_events(answers, offered, wanted, policy, credentials, split):
+def test_any_split_of_the_input_gives_the_same_events(
+    answers: Answers,
+    offered: Sequence[str],
+    wanted: Wanted,
+    policy: TlsPolicy,
+    credentials: bool,
+    split: int | list[int],
+) -> None:
     whole_server, split_server = server(answers, offered), server(answers, offered)
     whole = converse(make(policy, credentials, limits=WIDE), whole_server, wanted)
     pieces = converse(make(policy, credentials, limits=WIDE), split_server, wanted, split=split)
@@ -149,14 +162,18 @@ def test_any_split_of_the_input_gives_the_same_events(answers, offered, wanted, 
 
 @quick
 @given(mad_answers, mails, splits)
-def test_any_split_of_nonsense_gives_the_same_outcomes(answers, wanted, split):
-    def outcomes(events):
+def test_any_split_of_nonsense_gives_the_same_outcomes(
+    answers: Answers, wanted: Wanted, split: int | list[int]
+) -> None:
+    def outcomes(events: list[Event]) -> tuple[object, ...]:
         found = [
             [(o.recipient, o.verdict, o.code, o.in_doubt) for o in e.outcomes]
             for e in events
             if isinstance(e, (MailSent, MailRefused))
         ]
-        return found, events[-1].reason, type(events[-1].error)
+        end = events[-1]
+        assert isinstance(end, Disconnect)
+        return found, end.reason, type(end.error)
 
     whole = converse(make(TlsPolicy.NEVER, False, limits=WIDE), server(answers), wanted)
     pieces = converse(make(TlsPolicy.NEVER, False, limits=WIDE), server(answers), wanted, split=split)
@@ -199,7 +216,9 @@ noise = st.lists(
     True,
     True,
 )
-def test_arbitrary_octets_never_raise_and_the_end_is_the_end(octets, policy, credentials, closes):
+def test_arbitrary_octets_never_raise_and_the_end_is_the_end(
+    octets: list[bytes], policy: TlsPolicy, credentials: bool, closes: bool
+) -> None:
     client = make(policy, credentials, limits=SMALL)
     driver = PureDriver(client, [(Envelope("", RECIPIENTS), b"one\n"), (Envelope("", RECIPIENTS[:1]), b"two\n")])
     driver.run()
@@ -227,12 +246,12 @@ def test_arbitrary_octets_never_raise_and_the_end_is_the_end(octets, policy, cre
 
 @quick
 @given(sane_answers, mails, st.integers(0, 60), st.data())
-def test_a_refused_call_changes_nothing(answers, wanted, steps, data):
+def test_a_refused_call_changes_nothing(answers: Answers, wanted: Wanted, steps: int, data: st.DataObject) -> None:
     client = make(
         TlsPolicy.OPPORTUNISTIC, False, limits=Limits(recipients=3, commands_in_flight=4), line_ends=LineEnds.REFUSE
     )
     peer = server(answers, ("PIPELINING", "STARTTLS"))
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: client.send(Envelope("", RECIPIENTS)),
         lambda: client.send_body(b"bare\rcr"),
         lambda: client.send_body(b"\n"),
@@ -277,7 +296,9 @@ def test_a_refused_call_changes_nothing(answers, wanted, steps, data):
 @given(
     st.one_of(sane_answers, mad_answers), extensions, mails, policies, st.booleans(), st.sampled_from([1, 2, 7, 65536])
 )
-def test_the_law_of_answers_and_the_account_of_replies(answers, offered, wanted, policy, credentials, piece):
+def test_the_law_of_answers_and_the_account_of_replies(
+    answers: Answers, offered: Sequence[str], wanted: Wanted, policy: TlsPolicy, credentials: bool, piece: int
+) -> None:
     client = make(policy, credentials, limits=SMALL)
     peer = server(answers, offered)
     events = converse(client, peer, wanted, piece=piece)
@@ -295,7 +316,7 @@ def test_the_law_of_answers_and_the_account_of_replies(answers, offered, wanted,
 
 @quick
 @given(noise)
-def test_replies_and_commands_in_flight_are_the_commands_said(octets):
+def test_replies_and_commands_in_flight_are_the_commands_said(octets: list[bytes]) -> None:
     client = make(TlsPolicy.NEVER, False, limits=SMALL)
     driver = PureDriver(client, [(Envelope("", RECIPIENTS), b"x\n")] * 3)
     driver.run()
@@ -333,7 +354,7 @@ def content_on_arrival(body: bytes) -> bytes:
 
 @settings(quick, max_examples=examples(300))
 @given(bodies, st.integers(1, 9))
-def test_the_body_arrives_whole_however_it_is_cut(body, piece):
+def test_the_body_arrives_whole_however_it_is_cut(body: bytes, piece: int) -> None:
     peer = server({})
     converse(make(TlsPolicy.NEVER, False), peer, [(Envelope("", RECIPIENTS), body)], piece=piece)
     (mail,) = peer.mails
@@ -353,8 +374,8 @@ per_line = st.fixed_dictionaries(
 
 @quick
 @given(per_line, mails, st.sampled_from([1, 2, 1024]))
-def test_same_outcomes_with_and_without_pipelining(answers, wanted, window):
-    def run(pipelining):
+def test_same_outcomes_with_and_without_pipelining(answers: Answers, wanted: Wanted, window: int) -> None:
+    def run(pipelining: Pipelining) -> tuple[object, ...]:
         peer = server(answers, ("PIPELINING",))
         client = make(TlsPolicy.NEVER, False, pipelining=pipelining, limits=Limits(commands_in_flight=window))
         events = converse(client, peer, wanted)
@@ -370,10 +391,12 @@ def test_same_outcomes_with_and_without_pipelining(answers, wanted, window):
 
 @quick
 @given(sane_answers, st.integers(1, 6), st.integers(1, 40), splits)
-def test_commands_in_flight_and_orders_are_bounded(answers, window, count, split):
+def test_commands_in_flight_and_orders_are_bounded(
+    answers: Answers, window: int, count: int, split: int | list[int]
+) -> None:
     client = make(TlsPolicy.NEVER, False, limits=Limits(commands_in_flight=window, reply_line=100, reply_lines=8))
     peer = server(answers)
-    recipients = [f"r{n}@b.example" for n in range(count)]
+    recipients = tuple(f"r{n}@b.example" for n in range(count))
     todo = [Envelope("", recipients)] * 2
     sizes = iter(split if isinstance(split, list) else [])
     to_client = peer.connected()
@@ -402,7 +425,7 @@ def test_commands_in_flight_and_orders_are_bounded(answers, window, count, split
 
 @quick
 @given(st.sampled_from([b"x", b"2", b"250-", b"250-x\r\n", b"421-x\r\n", b"220 " + b"x" * 30]), st.integers(0, 4))
-def test_what_is_unread_is_bounded_whatever_comes_without_end(octets, heard):
+def test_what_is_unread_is_bounded_whatever_comes_without_end(octets: bytes, heard: int) -> None:
     limits = Limits(reply_line=100, reply_lines=8)
     driver = PureDriver(make(TlsPolicy.NEVER, False, limits=limits), [(Envelope("", RECIPIENTS), b"x")])
     driver.run()
@@ -421,7 +444,7 @@ def test_what_is_unread_is_bounded_whatever_comes_without_end(octets, heard):
 @given(
     st.binary(min_size=1, max_size=40), st.booleans(), st.sampled_from([TlsPolicy.OPPORTUNISTIC, TlsPolicy.REQUIRED])
 )
-def test_nothing_crosses_the_border_of_starttls(injected, together, policy):
+def test_nothing_crosses_the_border_of_starttls(injected: bytes, together: bool, policy: TlsPolicy) -> None:
     driver = PureDriver(make(policy, policy is TlsPolicy.REQUIRED), [(Envelope("", RECIPIENTS), b"")])
     driver.run()
     driver.hear(b"220 hi\r\n")
@@ -468,7 +491,7 @@ echoes = st.lists(
 
 @quick
 @given(echoes)
-def test_no_secret_is_shown_even_if_the_peer_echoes_it(replies):
+def test_no_secret_is_shown_even_if_the_peer_echoes_it(replies: list[str]) -> None:
     client = make(TlsPolicy.SECURED, True)
     driver = PureDriver(client, [(Envelope("", RECIPIENTS), b"")])
     driver.run()
@@ -483,7 +506,7 @@ def test_no_secret_is_shown_even_if_the_peer_echoes_it(replies):
     shown += [e.shown for e in driver.events if isinstance(e, SendLine)]
     for report in driver.reports:
         shown += [str(report.transcript), *map(str, report.outcomes), *(o.text for o in report.outcomes)]
-    error = driver.last.error
+    error: BaseException | None = driver.last.error
     while error is not None:
         shown += [str(error), repr(error), repr(error.args), str(getattr(error, "transcript", "")), repr(vars(error))]
         error = error.__cause__ or error.__context__

@@ -50,7 +50,7 @@ def test_limits_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         DEFAULT_LIMITS.path = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
-        Limits(512)  # type: ignore[misc]
+        Limits(512)  # type: ignore[call-arg]
 
 
 def test_no_default_is_narrower_than_the_rfc() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -37,14 +38,20 @@ A, B, C = "a@b.example", "b@b.example", "c@b.example"
 CODES = {D: "250 taken", L: "452 quota", N: "550 no such"}
 
 
-def mail(*recipients: str, number: int = 1, **facts) -> tuple[Envelope, bytes]:
+def mail(*recipients: str, number: int = 1, **facts: Any) -> tuple[Envelope, bytes]:
     known = {"size": 7, "repeatable": True} | facts
     return Envelope(f"s{number}@a.example", recipients, body=BodyFacts(**known)), b"hello\r\n"
 
 
-def ready(*mails, offered: str = "PIPELINING", **options) -> PureDriver:
+class Greeted(PureDriver):
+    """A driver whose session is open, and what its client said to the EHLO reply."""
+
+    said: bytes = b""
+
+
+def ready(*mails: tuple[Envelope, bytes], offered: str = "PIPELINING", **options: Any) -> Greeted:
     options = {"tls": TlsPolicy.SECURED, **options}
-    driver = PureDriver(Client("client.example", protocol=Protocol.LMTP, **options), mails)
+    driver = Greeted(Client("client.example", protocol=Protocol.LMTP, **options), mails)
     driver.run()
     assert driver.hear(b"220 hi\r\n") == b"LHLO client.example\r\n"
     *others, last = ["mx", *offered.split()]

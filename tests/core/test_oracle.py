@@ -124,7 +124,7 @@ def play(replies: tuple[str, ...], count: int, way: Way, protocol: Protocol) -> 
     driver.hear(b"220 hi\r\n")
     driver.hear(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n")
     size = None if way is Way.CHUNKS_BEHIND_RECIPIENTS else len(BODY)
-    driver.give(Envelope("", [f"r{n}@b.example" for n in range(count)], body=BodyFacts(size=size)), BODY)
+    driver.give(Envelope("", tuple(f"r{n}@b.example" for n in range(count)), body=BodyFacts(size=size)), BODY)
     driver.run()
     for reply in replies:
         hear(driver, reply)
@@ -155,7 +155,7 @@ def dialogues(
 @pytest.mark.parametrize("protocol", Protocol, ids=lambda protocol: protocol.value)
 @pytest.mark.parametrize("way", Way, ids=lambda way: way.value)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_dialogue_has_the_outcomes_of_the_oracle(count, way, protocol):
+def test_every_dialogue_has_the_outcomes_of_the_oracle(count: int, way: Way, protocol: Protocol) -> None:
     played = 0
     for replies, driver in dialogues(count, way, protocol):
         if not isinstance(driver.last, Disconnect):

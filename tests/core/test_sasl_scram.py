@@ -11,6 +11,7 @@ import copy
 import pickle
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +42,7 @@ def nonces(*values: str) -> Callable[[], str]:
     return iter(values).__next__
 
 
-def begun(mechanism: Scram, nonce: str = "our-nonce", **circumstances) -> bytes:
+def begun(mechanism: Scram, nonce: str = "our-nonce", **circumstances: Any) -> bytes:
     """The first message of the client."""
     assert mechanism.prepare(Circumstances(nonce=lambda: nonce, **circumstances))
     first = mechanism.start()
@@ -49,7 +50,7 @@ def begun(mechanism: Scram, nonce: str = "our-nonce", **circumstances) -> bytes:
     return first
 
 
-def exchange(mechanism: Scram, server: ScramServer, **circumstances) -> bytes:
+def exchange(mechanism: Scram, server: ScramServer, **circumstances: Any) -> bytes:
     """Play the whole exchange; returns what the server said last, which the client has heard and answered."""
     final = server.final(mechanism.answer(server.first(begun(mechanism, **circumstances))))
     assert mechanism.answer(final) == b""
@@ -104,7 +105,15 @@ def test_the_examples_of_the_rfcs(kind: type[Scram], nonce: str, dialogue: list[
 @pytest.mark.parametrize(("kind", "hash_name"), BARE)
 @settings(max_examples=examples(20), deadline=None)
 @given(user=WORD, password=WORD, authorization=WORD, salt=st.binary(min_size=1, max_size=30), n=st.integers(1, 40))
-def test_both_sides_agree_about_the_password(kind, hash_name, user, password, authorization, salt, n) -> None:
+def test_both_sides_agree_about_the_password(
+    kind: type[ScramSha1] | type[ScramSha256] | type[ScramSha512],
+    hash_name: str,
+    user: str,
+    password: str,
+    authorization: str,
+    salt: bytes,
+    n: int,
+) -> None:
     server = ScramServer(hash_name, password.encode(), salt=salt, iterations=n)
     mechanism = kind(user, password, authorization, fewest_iterations=1)
     assert exchange(mechanism, server).startswith(b"v=")
@@ -363,7 +372,7 @@ def test_saslprep(given: str, prepared: str) -> None:
 )
 @pytest.mark.parametrize("which", ["user", "password", "authorization"])
 def test_words_that_saslprep_does_not_allow(word: str, which: str) -> None:
-    words = {"user": "hunter2", "password": "hunter2", which: word}
+    words: dict[str, Any] = {"user": "hunter2", "password": "hunter2", which: word}
     with pytest.raises(LocalProtocolError, match=f"{which} of SCRAM-SHA-256 has") as caught:
         ScramSha256(**words)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))

@@ -26,7 +26,7 @@ from smtpcore import (
 from smtpcore.sasl import Plain
 from smtpcore.testing import PureDriver, ReceivedMail, ScriptedServer, converse
 
-MAIL = Envelope("alice@a.example", ["bob@b.example", "cid@b.example"])
+MAIL = Envelope("alice@a.example", ("bob@b.example", "cid@b.example"))
 CREDENTIALS = base64.b64encode(b"\0user\0hunter2")
 
 
@@ -37,7 +37,7 @@ def talk(server: ScriptedServer, *lines: bytes) -> list[bytes]:
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_server_takes_mail():
+def test_a_plain_server_takes_mail() -> None:
     server = ScriptedServer(extensions=["SIZE 10", "X"])
     assert server.connected() == b"220 server.example ready\r\n"
     assert server.receive_data(b"EHLO c\r\n") == b"250-server.example\r\n250-SIZE 10\r\n250 X\r\n"
@@ -53,7 +53,7 @@ def test_a_plain_server_takes_mail():
     assert not server.complaints
 
 
-def test_a_plain_server_minds_the_order_of_commands():
+def test_a_plain_server_minds_the_order_of_commands() -> None:
     server = ScriptedServer()
     said = talk(
         server, b"RCPT TO:<a@b>", b"DATA", b"MAIL FROM:<>", b"DATA", b"RSET", b"DATA", b"NOOP", b"XYZ", b"HELO c"
@@ -61,21 +61,21 @@ def test_a_plain_server_minds_the_order_of_commands():
     assert [reply[:3] for reply in said] == [b"503", b"503", b"250", b"554", b"250", b"503", b"250", b"500", b"250"]
 
 
-def test_a_chunk_for_nobody_is_refused_and_its_octets_are_counted():
+def test_a_chunk_for_nobody_is_refused_and_its_octets_are_counted() -> None:
     server = ScriptedServer(extensions=["CHUNKING"])
     assert talk(server, b"MAIL FROM:<>") == [b"250 2.0.0 ok\r\n"]
     assert server.receive_data(b"BDAT 6 LAST\r\nNOOP\r\n") == b"554 5.5.1 no valid recipients\r\n"
     assert not server.mails
 
 
-def test_octets_may_come_in_any_pieces():
+def test_octets_may_come_in_any_pieces() -> None:
     whole, pieces = ScriptedServer(), ScriptedServer()
     octets = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n"
     assert whole.receive_data(octets) == b"".join(pieces.receive_data(octets[i : i + 1]) for i in range(len(octets)))
     assert whole.mails == pieces.mails == [ReceivedMail("", ("a@b",), b"")]
 
 
-def test_answers_of_a_table_go_by_line_then_by_verb():
+def test_answers_of_a_table_go_by_line_then_by_verb() -> None:
     server = ScriptedServer({"rcpt": "450 later", "RCPT TO:<a@b>": ["550 no", None, "250-one\n250 two"], "NOOP": b""})
     talk(server, b"MAIL FROM:<>")
     said = talk(server, *[b"RCPT TO:<a@b>"] * 4, b"RCPT TO:<c@d>", b"NOOP")
@@ -91,10 +91,10 @@ def test_answers_of_a_table_go_by_line_then_by_verb():
     assert server.mails[0].recipients == ("a@b",) * 3
 
 
-def test_answers_of_a_function_go_by_line():
+def test_answers_of_a_function_go_by_line() -> None:
     seen = []
 
-    def answer(line):
+    def answer(line: str) -> str | None:
         seen.append(line)
         return "554 no" if line == "." else None
 
@@ -105,14 +105,14 @@ def test_answers_of_a_function_go_by_line():
     assert server.mails == []
 
 
-def test_421_closes_the_session():
+def test_421_closes_the_session() -> None:
     server = ScriptedServer({"NOOP": "421 bye"})
     assert talk(server, b"NOOP", b"NOOP") == [b"421 bye\r\n", b""]
     assert server.closed
     assert server.complaints == ["octets after the end of the session"]
 
 
-def test_a_client_that_does_not_wait_is_complained_of():
+def test_a_client_that_does_not_wait_is_complained_of() -> None:
     server = ScriptedServer(extensions=[])
     server.receive_data(b"EHLO c\r\nMAIL FROM:<>\r\n")
     assert "did not wait" in server.complaints[0]
@@ -124,7 +124,7 @@ def test_a_client_that_does_not_wait_is_complained_of():
     assert server.complaints == ["octets behind STARTTLS"]
 
 
-def test_starttls_is_offered_until_tls_began():
+def test_starttls_is_offered_until_tls_began() -> None:
     server = ScriptedServer(extensions=["STARTTLS"])
     assert b"STARTTLS" in server.receive_data(b"EHLO c\r\n")
     server.receive_data(b"STARTTLS\r\n")
@@ -146,7 +146,7 @@ def test_starttls_is_offered_until_tls_began():
         ([b"AUTH LOGIN"], b"500", None),
     ],
 )
-def test_auth_plain(lines, code, user):
+def test_auth_plain(lines: list[bytes], code: bytes, user: str | None) -> None:
     server = ScriptedServer(users={"user": "hunter2"})
     assert b"250 AUTH PLAIN\r\n" in server.receive_data(b"EHLO c\r\n")
     assert talk(server, *lines)[-1][:3] == code
@@ -156,7 +156,7 @@ def test_auth_plain(lines, code, user):
 # --- the driver -----------------------------------------------------------------------------------------------------
 
 
-def test_the_driver_stops_where_the_contract_lets_it_wait():
+def test_the_driver_stops_where_the_contract_lets_it_wait() -> None:
     driver = PureDriver(Client("client.example"), [(MAIL, b"hello\n")], piece=2)
     assert driver.run() == b""
     assert isinstance(driver.last, Timeout)
@@ -172,7 +172,7 @@ def test_the_driver_stops_where_the_contract_lets_it_wait():
     assert [report.mail for report in driver.reports] == driver.mails
 
 
-def test_the_driver_leaves_a_body_that_is_none_to_the_test():
+def test_the_driver_leaves_a_body_that_is_none_to_the_test() -> None:
     driver = PureDriver(Client("client.example"), [(MAIL, None)])
     driver.run()
     for reply in (b"220 hi\r\n", b"250-mx\r\n250 PIPELINING\r\n", b"250 ok\r\n" * 3 + b"354 go\r\n"):
@@ -184,7 +184,7 @@ def test_the_driver_leaves_a_body_that_is_none_to_the_test():
 
 
 @pytest.mark.parametrize("split", [(), 1, [1, 2, 3, 400]])
-def test_a_conversation_ends_with_quit(split):
+def test_a_conversation_ends_with_quit(split: int | list[int] | tuple[int, ...]) -> None:
     server = ScriptedServer()
     events = converse(Client("client.example"), server, [(MAIL, b"one\n"), (MAIL, b"two\n")], split=split)
     assert [mail.content for mail in server.mails] == [b"one\r\n", b"two\r\n"]
@@ -193,14 +193,14 @@ def test_a_conversation_ends_with_quit(split):
     assert server.commands[-1] == "QUIT"
 
 
-def test_pieces_that_are_used_up_leave_the_rest_whole():
+def test_pieces_that_are_used_up_leave_the_rest_whole() -> None:
     events = converse(Client("client.example"), ScriptedServer(), split=[1])
     assert isinstance(events[0], Timeout)
     assert isinstance(events[-1], Disconnect)
 
 
 @pytest.mark.parametrize("policy", [TlsPolicy.IMPLICIT, TlsPolicy.REQUIRED])
-def test_tls_begins_on_both_sides(policy):
+def test_tls_begins_on_both_sides(policy: TlsPolicy) -> None:
     server = ScriptedServer(extensions=["STARTTLS"], users={"user": "hunter2"})
     client = Client("client.example", tls=policy, credentials=[Plain("user", "hunter2")])
     converse(client, server, [(MAIL, b"one\n")])
@@ -210,7 +210,7 @@ def test_tls_begins_on_both_sides(policy):
     assert server.commands.count("STARTTLS") == (policy is TlsPolicy.REQUIRED)
 
 
-def test_a_silent_server_lets_the_deadline_expire_and_a_closed_one_is_heard_to_close():
+def test_a_silent_server_lets_the_deadline_expire_and_a_closed_one_is_heard_to_close() -> None:
     silent = converse(Client("client.example"), ScriptedServer({"MAIL": b""}), [(MAIL, b"")])
     assert isinstance(silent[-1], Disconnect)
     assert isinstance(silent[-1].error, PeerTimeout)

@@ -28,6 +28,8 @@ from smtpcore import (
     Pipelining,
     Protocol,
     RemoteProtocolError,
+    SendBody,
+    SendLine,
     ServiceRefused,
     Stage,
     Timeout,
@@ -171,7 +173,7 @@ def ehlo(*extensions: str) -> bytes:
 
 
 def written(driver: PureDriver) -> list[bytes]:
-    return [event.data for event in driver.events if hasattr(event, "data")]
+    return [event.data for event in driver.events if isinstance(event, (SendLine, SendBody))]
 
 
 def test_xclient_begins_the_session_anew() -> None:
@@ -247,7 +249,11 @@ def test_a_peer_that_no_longer_offers_it_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Client("here.example", xclient="spike"), lambda: MailOptions(forwarded=SPIKE)]
+    "make",
+    [
+        lambda: Client("here.example", xclient="spike"),  # type: ignore[arg-type]
+        lambda: MailOptions(forwarded=SPIKE),  # type: ignore[arg-type]
+    ],
 )
 def test_what_is_no_value_of_its_kind_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(LocalProtocolError, match=r"must be a X(Client|Forward)"):
