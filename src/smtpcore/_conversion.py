@@ -155,7 +155,7 @@ class _Header:
     span: _Span
     #: Where the values of the fields are that matter here.
     values: Mapping[str, _Span]
-    #: From where to where the value of Content-Transfer-Encoding stands, or would, if it is missing.
+    #: From where to where Content-Transfer-Encoding stands, or would, if it is missing.
     place_of_encoding: tuple[int, int]
     #: The transfer encoding, without comments and in lower case.
     encoding: str
@@ -273,12 +273,15 @@ class _Conversion:
         octets, end = span.octets, span.start
         stop = min(span.end, span.start + _HEADER)
         values: dict[str, _Span] = {}
+        place_of_encoding: tuple[int, int] | None = None
         while field := _FIELD.match(octets, end, stop):
             name = field[1].decode("ascii").lower()
             if name in _FIELDS:
                 if name in values and name in (_TYPE, _ENCODING):
                     raise self._failed(place, f"its header has {name} more than once")
                 values[name] = _Span(octets, *field.span(2))
+                if name == _ENCODING:
+                    place_of_encoding = field.span()
             end = field.end()
         whole = span.until(min(end + 2, span.end))
         if octets[end : whole.end] not in (b"\r\n", b""):
@@ -293,7 +296,7 @@ class _Conversion:
         return _Header(
             whole,
             values,
-            (values[_ENCODING].start, values[_ENCODING].end + 2) if _ENCODING in values else (end, end),
+            place_of_encoding or (end, end),
             "7bit" if encoding is None else encoding.decode("ascii", "backslashreplace").strip().lower(),
             content_type or b"",
             default_type if content_type is None else self._kind(content_type, place),
@@ -324,7 +327,8 @@ class _Conversion:
         """Write a header with another transfer encoding; returns where that stands."""
         start, end = header.place_of_encoding
         self._keep(header.span.until(start))
-        self._made.write(b" " if _ENCODING in header.values else b"Content-Transfer-Encoding: ")
+        # Written anew as a whole: many a reader does not know a field with white space before its colon.
+        self._made.write(b"Content-Transfer-Encoding: ")
         label = self._made.tell()
         self._made.write(encoding + b"\r\n")
         self._keep(header.span.behind(end))

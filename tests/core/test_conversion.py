@@ -118,7 +118,7 @@ def test_what_is_no_text_becomes_base64() -> None:
     message = mime(b"Content-Type: image/png", b"content-transfer-encoding:binary", b"") + OCTETS
     converted = convert(message, STRICT)
     assert converted == mime(
-        b"Content-Type: image/png", b"content-transfer-encoding: base64", b"", base64.b64encode(OCTETS)
+        b"Content-Type: image/png", b"Content-Transfer-Encoding: base64", b"", base64.b64encode(OCTETS)
     ).removesuffix(b"\r\n")
     assert content(converted) == OCTETS
 
@@ -141,10 +141,11 @@ def test_a_missing_transfer_encoding_is_added_at_the_end_of_the_header() -> None
 
 
 def test_a_transfer_encoding_is_replaced_with_its_comments_and_folds() -> None:
-    message = mime(b"Content-Transfer-Encoding\t:\r\n (as it\r\n  came) 8Bit", b"X: y", b"", CAFE)
-    assert convert(message, SEVEN_BIT) == mime(
-        b"Content-Transfer-Encoding\t: quoted-printable", b"X: y", b"", b"Zwei Caf=C3=A9s, bitte."
-    )
+    message = mime(b"content-transfer-encoding\t:\r\n (as it\r\n  came) 8Bit", b"X: y", b"", CAFE)
+    converted = convert(message, SEVEN_BIT)
+    assert converted == mime(b"Content-Transfer-Encoding: quoted-printable", b"X: y", b"", b"Zwei Caf=C3=A9s, bitte.")
+    # The reader of the standard library is one that knows no field with white space before its colon.
+    assert content(converted) == CAFE + b"\r\n"
 
 
 def test_encoded_text_with_long_lines_is_encoded_again() -> None:

@@ -75,6 +75,30 @@ def test_octets_may_come_in_any_pieces() -> None:
     assert whole.mails == pieces.mails == [ReceivedMail("", ("a@b",), b"")]
 
 
+def test_a_large_mail_is_heard_without_going_over_it_line_by_line_again() -> None:
+    body = (b"x" * 70 + b"\r\n") * 100_000
+    for extensions in (list[str](), ["CHUNKING"]):
+        server = ScriptedServer(extensions=extensions)
+        converse(Client("c.example"), server, [(MAIL, body)], piece=len(body))
+        assert [len(mail.content) for mail in server.mails] == [len(body)]
+        assert server.mails[0].content == body
+
+
+@pytest.mark.parametrize(
+    ("argument", "path"),
+    [
+        (b"<a@b> ENVID=x>y", "a@b"),
+        (b'<"a>b \\"<"@b.example> SIZE=1', '"a>b \\"<"@b.example'),
+        (b"<> BODY=8BITMIME", ""),
+        (b"nothing", ""),
+    ],
+)
+def test_a_path_is_what_is_in_its_brackets(argument: bytes, path: str) -> None:
+    server = ScriptedServer(extensions=["DSN"])
+    talk(server, b"MAIL FROM:" + argument, b"RCPT TO:<c@d>", b"DATA", b".")
+    assert server.mails == [ReceivedMail(path, ("c@d",), b"")]
+
+
 def test_answers_of_a_table_go_by_line_then_by_verb() -> None:
     server = ScriptedServer({"rcpt": "450 later", "RCPT TO:<a@b>": ["550 no", None, "250-one\n250 two"], "NOOP": b""})
     talk(server, b"MAIL FROM:<>")

@@ -217,6 +217,17 @@ def test_the_sender_is_warned_of_a_delay_once() -> None:
     assert again.order(Save).job.recipients[0].warned
 
 
+@pytest.mark.parametrize("code", [452, 530, 552])
+def test_a_warning_calls_a_delay_no_permanent_failure(code: int) -> None:
+    bench = Bench()
+    bench.accept("you@far.example", age=4 * HOUR)
+    work = bench.effect(OpenSession)
+    put_off = Outcome("you@far.example", Verdict.LATER, Reply(code, (f"{code // 100}.2.2 not now",)))
+    bench.tell(Reported(work.session_id, work.delivery.delivery_id, report(work.delivery, (put_off,), Stage.STARTED)))
+    (failure,) = bench.order(DelayWarning).failures
+    assert (failure.status, failure.diagnostic) == ("4.2.2", f"{code} {code // 100}.2.2 not now")
+
+
 # --- what was not begun costs nothing, and dead hosts -----------------------------------------------------------------
 
 

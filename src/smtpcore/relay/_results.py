@@ -240,10 +240,12 @@ class _Collector:
         )
 
     def _failure(self, recipient: PendingRecipient, outcome: Outcome, status: str | None) -> Failure:
-        general = "5.0.0" if outcome.verdict is Verdict.NEVER else "4.0.0"
+        # A refusal of the session, or of further recipients, is none of the mail: it says 5, and the mail is put off.
+        kind = "5" if outcome.verdict is Verdict.NEVER else "4"
+        known = outcome.enhanced or self._status or "0.0.0"
         return Failure(
             recipient=outcome.recipient,
-            status=status or outcome.enhanced or self._status or general,
+            status=status or f"{kind}{known[1:]}",
             diagnostic=None if outcome.reply is None else str(outcome.reply),
             reason=_words(outcome),
             remote_host=self._remote_host,

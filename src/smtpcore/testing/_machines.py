@@ -7,6 +7,7 @@ judgement: the tests that use these say what must be true.
 from __future__ import annotations
 
 import base64
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ Answers: TypeAlias = Mapping[str, Answer | Sequence[Answer | None]] | Callable[[
 #: No answer but the usual ones.
 AS_USUAL: Final[Answers] = {}
 
+#: A path in its brackets, in which a quoted string may hold a bracket.
+_PATH: Final = re.compile(r'<((?:[^">]|"(?:[^"\\]|\\.)*")*)>')
 _TLS: Final = TlsInfo("TLSv1.3", "TLS_TEST", verified=True)
 
 
@@ -153,7 +156,10 @@ class ScriptedServer:
         self._extensions = tuple(extensions)
         self._users = users or {}
         self._pipelining = any(e.upper() == "PIPELINING" for e in extensions)
-        self._unread = b""
+        self._unread = bytearray()
+        #: Up to where they are read, and where no line end was found yet.
+        self._at = 0
+        self._searched = 0
         self._reverse_path: str | None = None
         self._recipients: list[str] = []
         self._content: list[bytes] | None = None
@@ -196,13 +202,15 @@ class ScriptedServer:
         commands = 0
         while not self.closed and not self.tls_due:
             if self._chunk is not None:
-                if len(self._unread) < self._chunk[1]:
+                if len(self._unread) < self._at + self._chunk[1]:
                     break
                 replies.append(self._hear_chunk(*self._chunk))
                 continue
-            if b"\r\n" not in self._unread:
+            end = self._unread.find(b"\r\n", max(self._at, self._searched - 1))
+            if end < 0:
+                self._searched = len(self._unread)
                 break
-            line, self._unread = self._unread.split(b"\r\n", 1)
+            line, self._at = bytes(self._unread[self._at : end]), end + 2
             if self._content is not None:
                 replies.append(self._hear_content(self._content, line))
                 continue
@@ -210,9 +218,11 @@ class ScriptedServer:
             if commands > 1 and not self._pipelining:
                 self.complaints.append(f"a command that did not wait for a reply: {line!r}")
             replies.append(self._hear_command(line.decode("utf-8", "backslashreplace")))
+        del self._unread[: self._at]
+        self._searched, self._at = max(0, self._searched - self._at), 0
         if self.tls_due and self._unread:
             self.complaints.append("octets behind STARTTLS")
-            self._unread = b""
+            self._unread.clear()
         return b"".join(replies)
 
     # --- one line --------------------------------------------------------------------------------------------------
@@ -295,7 +305,8 @@ class ScriptedServer:
     def _hear_chunk(self, line: str, size: int, last: bool) -> bytes:
         """A chunk with all its octets (RFC 3030 §2); they are counted whether the chunk is taken or not."""
         self._chunk = None
-        data, self._unread = self._unread[:size], self._unread[size:]
+        data = bytes(self._unread[self._at : self._at + size])
+        self._at += size
         if self._failed or self._reverse_path is None:
             usual = "503 5.5.1 RSET first" if self._failed else "503 5.5.1 MAIL first"
         elif not self._recipients:
@@ -358,7 +369,8 @@ def _wire(answer: str) -> bytes:
 
 
 def _path(argument: str) -> str:
-    return argument.partition("<")[2].rpartition(">")[0]
+    found = _PATH.search(argument)
+    return "" if found is None else found[1]
 
 
 def _plain(response: str) -> tuple[str, str]:
