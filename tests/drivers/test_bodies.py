@@ -14,12 +14,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from smtpcore import BodyFacts, DataEncoder, LocalProtocolError
 from smtpcore.drivers._session.bodies import make_async_body, make_body
+
+T = TypeVar("T")
 
 
 def read(body: Any) -> list[bytes]:
@@ -30,7 +32,7 @@ def read(body: Any) -> list[bytes]:
     return pieces
 
 
-async def in_thread(read: Callable[[int], bytes], offset: int) -> bytes:
+async def in_thread(read: Callable[[int], T], offset: int, /) -> T:
     return await asyncio.to_thread(read, offset)
 
 
@@ -242,9 +244,10 @@ def test_what_blocks_is_read_in_a_thread() -> None:
     ],
 )
 def test_what_is_no_message(source: Any, words: str) -> None:
-    for make in (make_body, lambda source, piece: make_async_body(source, piece, in_thread)):
-        with pytest.raises(LocalProtocolError, match=words):
-            make(source, 4)
+    with pytest.raises(LocalProtocolError, match=words):
+        make_body(source, 4)
+    with pytest.raises(LocalProtocolError, match=words):
+        make_async_body(source, 4, in_thread)
 
 
 def test_a_wrapped_text_file() -> None:

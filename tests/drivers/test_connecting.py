@@ -201,7 +201,7 @@ def test_the_password_shows_nowhere(driver: Driver, echo: str) -> None:
                 tls_context=trusting_context(),
                 trace=shown.append,
             )
-        error = caught.value
+        error: Any = caught.value
         assert isinstance(error, AuthDeclined) or echo.startswith("334")
         shown.extend([str(error), repr(error), str(error.transcript), repr(error.transcript), repr(error.reply)])
         shown.append(repr(mechanism))

@@ -6,6 +6,7 @@ message is converted, and when, which are the core's.
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import tempfile
@@ -235,7 +236,7 @@ MUCH = HEADER + b"7bit\r\n\r\n" + b"plain\r\n" * 100
 
 def test_what_is_too_much_to_be_kept_goes_as_it_is(driver: Driver, once: Callable[[bytes], Any]) -> None:
     for octets in (MUCH, MUCH + CAFE.encode()):
-        line, report = deliver(driver, lambda octets=octets: once(octets), limits=FEW)
+        line, report = deliver(driver, functools.partial(once, octets), limits=FEW)
         assert isinstance(report, MailSent)
         assert line.bodies == [octets + DOT]
         assert line.commands[1] == b"MAIL FROM:<a@here.example>"
@@ -386,7 +387,7 @@ def test_octets_above_127_by_setting(driver: Driver, policy: Conversion, expecte
 @pytest.mark.parametrize("source", [lambda: LONG, lambda: a_path(LONG)], ids=["bytes", "a path"])
 @pytest.mark.parametrize("policy", [*Conversion, None])
 def test_long_lines_by_setting(driver: Driver, policy: Conversion | None, source: Callable[[], Any]) -> None:
-    options = {} if policy is None else {"long_lines": policy}
+    options: dict[str, Any] = {} if policy is None else {"long_lines": policy}
     line, report = deliver(driver, source, "8BITMIME", **options)
     if policy is Conversion.REFUSE:
         assert error_of(report).enhanced == "5.6.0"

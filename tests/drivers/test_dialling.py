@@ -56,8 +56,10 @@ def test_no_address_is_lost_or_comes_twice(addresses: list[str]) -> None:
     assert sorted(order) == sorted(set(addresses))
     assert order[:1] == addresses[:1]
     # Within a family the system's order stands, and no family waits for more than one of the other.
-    for of_family in (lambda text: ":" in text, lambda text: ":" not in text):
-        assert [a for a in order if of_family(a)] == list(dict.fromkeys(a for a in addresses if of_family(a)))
+    for version_6 in (True, False):
+        assert [a for a in order if (":" in a) is version_6] == list(
+            dict.fromkeys(a for a in addresses if (":" in a) is version_6)
+        )
     if len({":" in address for address in order}) == 2:
         assert (":" in order[0]) != (":" in order[1])
 

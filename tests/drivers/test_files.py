@@ -46,7 +46,7 @@ HEAD = b"not a part of the message\r\n"
 
 def envelope(size: int = len(LARGE), **facts: Any) -> Envelope:
     known: dict[str, Any] = {"size": size, "eight_bit": False, "repeatable": True, "canonical": True} | facts
-    return Envelope("a@a.example", ["b@b.example"], body=BodyFacts(**known))
+    return Envelope("a@a.example", ("b@b.example",), body=BodyFacts(**known))
 
 
 def takes_chunks(line: Line) -> None:
@@ -182,7 +182,7 @@ def in_the_middle(path: Path) -> BinaryIO:
     return file
 
 
-def compressed(path: Path) -> BinaryIO:
+def compressed(path: Path) -> gzip.GzipFile:
     path.write_bytes(gzip.compress(LARGE, 1))
     return gzip.open(path)
 

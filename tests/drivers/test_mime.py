@@ -223,7 +223,7 @@ def test_a_header_that_was_put_together() -> None:
     """What stands in the message counts, not what it says once decoded."""
     name = Header("victim@x.example, Müller", "utf-8")
     name.append("<a@x.example>", "ascii")
-    message = MIMEText("x")
+    message: Any = MIMEText("x")
     message["To"] = name
     assert recipients_of(message) == ("a@x.example",)
 

@@ -286,7 +286,7 @@ def across(steps: HostMemory) -> Machine:
 
 def runs_ahead(client: Client) -> bool:
     """Whether another mail is asked for before the verdict on the first has come."""
-    client.send(Envelope("", ["a@b.example"], body=BodyFacts(eight_bit=False)))
+    client.send(Envelope("", ("a@b.example",), body=BodyFacts(eight_bit=False)))
     asked = False
     for heard in (b"220 hi\r\n", b"250-peer.example\r\n250 PIPELINING\r\n", b"250 ok\r\n250 ok\r\n354 go\r\n", b""):
         while not isinstance(event := client.next_event(), Timeout):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import importlib
 import io
 import socket
@@ -25,6 +26,7 @@ import pytest
 from smtpcore import (
     AuthDeclined,
     BodyError,
+    BodyFacts,
     BodyNotRepeatable,
     ConnectFailed,
     ConnectionLost,
@@ -474,7 +476,13 @@ def test_octets_in_memory_are_counted_once(kind: Kind, monkeypatch: pytest.Monke
     counted: list[int] = []
     bodies = importlib.import_module("smtpcore.drivers._session.bodies")
     count = bodies.facts_of
-    monkeypatch.setattr(bodies, "facts_of", lambda octets: (counted.append(len(octets)), count(octets))[1])
+
+    def counting(octets: bytes) -> BodyFacts:
+        counted.append(len(octets))
+        facts: BodyFacts = count(octets)
+        return facts
+
+    monkeypatch.setattr(bodies, "facts_of", counting)
 
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
@@ -1007,9 +1015,12 @@ def test_many_mails_out_of_an_async_input(kind: Kind) -> None:
         pytest.skip("blocking programs have none")
     seen = 0
 
+    def seen_so_far(number: int) -> bool:
+        return seen == number
+
     async def slow() -> AsyncIterator[Any]:
         for number, pair in enumerate(some_mails(5)):
-            await kind.until(lambda number=number: seen == number)
+            await kind.until(functools.partial(seen_so_far, number))
             yield pair
 
     async def play() -> None:

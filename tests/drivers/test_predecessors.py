@@ -34,7 +34,7 @@ from smtpcore import (
 )
 from smtpcore.pool import Retries
 
-from .peers import Line, Peer, server_context, trusting_context
+from .peers import Line, Peer, server_context, steps, trusting_context
 from .pool_stage import KINDS, QUICK, RECIPIENT, SENDER, Host, Kind, nothing_left
 from .scenarios import DRIVERS, OFFERS_TLS, Driver, call, no_handshake, within
 
@@ -113,7 +113,7 @@ def test_t22_a_connection_lost_in_the_body_is_told_twice_or_not_at_all(driver: D
         assert outcome.verdict is Verdict.LATER
         assert isinstance(outcome.error, ConnectionLost)
 
-    with Peer(lambda line: [line.serve("BODY"), line.octets(10_000), line.reset()]) as peer:
+    with Peer(steps(lambda line: line.serve("BODY"), lambda line: line.octets(10_000), Line.reset)) as peer:
         driver.run(play(peer.port))
     assert not unheard
 

@@ -96,7 +96,9 @@ def play(driver: Driver, script: Callable[[Line], object], **options: Any) -> tu
     ],
 )
 @pytest.mark.parametrize("behind", [False, True], ids=["in a challenge", "behind the success"])
-def test_scram(driver: Driver, offered: str, hash_name: str, flag: str, behind: bool, caplog: Any) -> None:
+def test_scram(
+    driver: Driver, offered: str, hash_name: str, flag: str, behind: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     context, der = certificate()
     server = ScramServer(hash_name, PASSWORD.encode(), binding=hashlib.sha256(der).digest())

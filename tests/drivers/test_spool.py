@@ -832,7 +832,7 @@ def test_a_second_spool_in_one_process_takes_no_lock_from_the_first(directory: P
         # Another process that finds no lock takes itself for the last, and removes the journal when it closes.
         script = f"from smtpcore.drivers.spool import Spool; Spool({str(directory)!r}).close()"
         subprocess.run([sys.executable, "-c", script], check=True)
-        first.add([first.prepare(Envelope("a@b.example", ["c@d.example"]), [b"hello"])], NOW)
+        first.add([first.prepare(Envelope("a@b.example", ("c@d.example",)), [b"hello"])], NOW)
         found = subprocess.run(
             [sys.executable, "-c", f"from smtpcore.drivers.spool import Spool; print(len(Spool({str(directory)!r})))"],
             check=True,

@@ -6,6 +6,7 @@ What lives here: the floor over a client in memory. What does not: where the lin
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_of_a_file_it_shows_how_many_octets_it_has() -> None:
     client, wire, shown = traced()
     hear(wire, "220 hello")
     hear(wire, "250-peer.example", "250-PIPELINING", "250 CHUNKING")
-    client.send(Envelope("", ["a@b.example"], body=BodyFacts(size=300, canonical=True)))
+    client.send(Envelope("", ("a@b.example",), body=BodyFacts(size=300, canonical=True)))
     assert isinstance(turn(wire), NeedBody)
     client.send_body(FileRange(object(), 0, 300))
     client.send_body(b"")
@@ -132,10 +133,11 @@ def test_what_a_peer_says_cannot_write_on_the_terminal() -> None:
 
 
 def test_the_ends() -> None:
-    for fact, line in (
+    ends: list[tuple[Callable[[Traced], None], str]] = [
         (lambda wire: wire.receive_eof(), "--- the peer closed"),
         (lambda wire: wire.receive_timeout(), "--- the deadline passed"),
-    ):
+    ]
+    for fact, line in ends:
         _, wire, shown = traced()
         fact(wire)
         assert isinstance(turn(wire), Disconnect)
