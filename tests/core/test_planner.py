@@ -493,8 +493,9 @@ def test_domains_alone_are_said_in_a_labels_if_somebody_can_write_them() -> None
     in_utf8 = said(envelope, "DSN", "SMTPUTF8")
     assert isinstance(in_utf8, list)
     assert in_utf8[0] == "MAIL FROM:<a@ä.example> SMTPUTF8"
-    # A header beyond ASCII needs the extension in any case.
-    assert mail_line(mail(recipient, utf8_header=True), "SMTPUTF8", to_a_labels=to_a_labels) == f"{PLAIN} SMTPUTF8"
+    # A header beyond ASCII needs the extension in any case, and the addresses stay as they are.
+    in_utf8 = said(mail(recipient, utf8_header=True), "SMTPUTF8", to_a_labels=to_a_labels)
+    assert in_utf8 == [f"{PLAIN} SMTPUTF8", f"RCPT TO:<{recipient}>"]
     assert refused(mail(recipient, utf8_header=True), to_a_labels=to_a_labels).startswith("5.6.7 ")
 
 
