@@ -227,19 +227,23 @@ class Transcript:
         return "\n".join(self.lines)
 
 
+#: SIZE has at most 20 digits (RFC 1870 §3).
+_BEYOND_SIZE: Final = 10**20
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyFacts:
     """What is known of a body before it is read; ``None`` means unknown.
 
-    ``size`` is in octets, with CRLF line ends and without dot-stuffing (RFC 1870 §3). ``eight_bit`` says whether octets
-    above 127 occur. ``repeatable`` says that the body can be read again from its beginning, as a further transaction
-    for the same mail needs it. ``canonical`` declares that every line end is CRLF already, that the last line has one,
-    and that no line begins with a dot: such a body passes through untouched. ``binary`` declares that it must pass so
-    though it need not have lines, which takes a peer that offers BINARYMIME (RFC 3030 §3). ``utf8_header`` declares
-    that the header holds characters beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2).
-    ``utf8_found`` says that somebody found UTF-8 in the header, and that no more than that is known: SMTPUTF8 is said
-    where it is offered, and the mail goes as it is elsewhere. ``long_lines`` says whether lines of more than 998 octets
-    occur, CRLF not counted (RFC 5321 §4.5.3.1.6).
+    ``size`` is in octets, with CRLF line ends and without dot-stuffing, and has at most 20 digits (RFC 1870 §3);
+    ``LocalProtocolError`` is raised for another one. ``eight_bit`` says whether octets above 127 occur. ``repeatable``
+    says that the body can be read again from its beginning, as a further transaction for the same mail needs it.
+    ``canonical`` declares that every line end is CRLF already, that the last line has one, and that no line begins with
+    a dot: such a body passes through untouched. ``binary`` declares that it must pass so though it need not have lines,
+    which takes a peer that offers BINARYMIME (RFC 3030 §3). ``utf8_header`` declares that the header holds characters
+    beyond ASCII, which takes one that offers SMTPUTF8 (RFC 6531 §3.2). ``utf8_found`` says that somebody found UTF-8 in
+    the header, and that no more than that is known: SMTPUTF8 is said where it is offered, and the mail goes as it is
+    elsewhere. ``long_lines`` says whether lines of more than 998 octets occur, CRLF not counted (RFC 5321 §4.5.3.1.6).
     """
 
     size: int | None = None
@@ -256,8 +260,8 @@ class BodyFacts:
             # Not every caller has a type checker.
             if not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise LocalProtocolError("size must be a whole number or None", self.size)
-            if self.size < 0:
-                raise LocalProtocolError("a body has 0 octets or more", self.size)
+            if not 0 <= self.size < _BEYOND_SIZE:
+                raise LocalProtocolError("a body has 0 octets or more, in 20 digits at most (RFC 1870 §3)", self.size)
         if self.binary:
             object.__setattr__(self, "canonical", True)
 

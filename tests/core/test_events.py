@@ -137,8 +137,8 @@ def test_an_envelope_keeps_what_it_was_made_of() -> None:
         dataclasses.replace(envelope, reverse_path="a b")
 
 
-@pytest.mark.parametrize("size", [0, 1, None])
-def test_a_body_may_be_empty_or_unknown(size: int | None) -> None:
+@pytest.mark.parametrize("size", [0, 1, 10**20 - 1, None])
+def test_a_body_may_be_empty_or_unknown_and_as_large_as_size_can_say(size: int | None) -> None:
     assert BodyFacts(size=size).size == size
 
 
@@ -194,10 +194,14 @@ def test_an_envelope_is_held_to_limits() -> None:
     Envelope("", ("a@b.example",) * 2).check_limits(Limits(recipients=2))
     with pytest.raises(LocalProtocolError, match=r"Limits\.recipients"):
         Envelope("", ("a@b.example",) * 3).check_limits(Limits(recipients=2))
-    with pytest.raises(LocalProtocolError, match="0 octets"):
-        BodyFacts(size=-1)
     with pytest.raises(LocalProtocolError, match=r"^'5': size must be a whole number or None"):
         BodyFacts(size="5")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [-1, 10**20])
+def test_a_size_is_a_number_that_can_be_said(size: int) -> None:
+    with pytest.raises(LocalProtocolError, match="0 octets or more, in 20 digits at most"):
+        BodyFacts(size=size)
 
 
 def test_an_outcome_says_what_it_can() -> None:

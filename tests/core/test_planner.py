@@ -145,6 +145,7 @@ def test_the_null_reverse_path_and_postmaster_are_said_as_they_are() -> None:
 def test_a_mail_whose_longest_line_would_be_too_long_is_refused_when_it_is_asked_for() -> None:
     wishes: list[tuple[Envelope, str]] = [
         (mail(size=5, eight_bit=None), f"{PLAIN} SIZE=5 BODY=8BITMIME"),
+        (mail(size=10**20 - 1, eight_bit=None), f"{PLAIN} SIZE={10**20 - 1} BODY=8BITMIME"),
         (mail(returned=Return.FULL, envelope_id="x" * 90), f"{PLAIN} RET=FULL ENVID={'x' * 90}"),
         (mail("b" * 100 + "@b.example"), f"RCPT TO:<{'b' * 100}@b.example>"),
         (
