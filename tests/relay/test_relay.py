@@ -228,6 +228,29 @@ def test_a_warning_calls_a_delay_no_permanent_failure(code: int) -> None:
     assert (failure.status, failure.diagnostic) == ("4.2.2", f"{code} {code // 100}.2.2 not now")
 
 
+@pytest.mark.parametrize("code", [450, 550])
+def test_of_a_wordy_refusal_no_more_is_kept_than_one_needs_to_know(code: int) -> None:
+    wordy = Reply(code, tuple("x" * 4000 for _ in range(500)))
+    bench = Bench()
+    bench.accept("one@far.example", "two@far.example", age=4 * HOUR)
+    bench.tell(reported(bench.effect(OpenSession), wordy))
+    told = [order.failures for order in bench.durable(Bounce)]
+    told += [order.failures for order in bench.durable(DelayWarning)]
+    saved = [recipient.last_words for order in bench.durable(Save) for recipient in order.job.recipients]
+    logged = [effect.words for effect in bench.effects(Fate)] + [effect.words for effect in bench.effects(Attempted)]
+    words = [*saved, *logged, *(text for (one, two) in told for text in (one.reason, one.diagnostic, two.reason))]
+    assert len(words) == (7 if code == 450 else 5)
+    assert set(words) == {f"{code} {'x' * 1996}..."}
+
+
+def test_of_a_destination_that_refuses_with_many_words_no_more_is_kept_than_one_needs_to_know() -> None:
+    bench = Bench()
+    bench.accept("one@far.example")
+    work = bench.effect(OpenSession)
+    bench.tell(SessionEnded(work.session_id, ServiceRefused("no " * 10_000)))
+    assert len(bench.order(Save).job.recipients[0].last_words) == 2003
+
+
 # --- what was not begun costs nothing, and dead hosts -----------------------------------------------------------------
 
 

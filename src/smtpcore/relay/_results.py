@@ -39,6 +39,8 @@ __all__ = ["Results", "Undelivered", "given_back", "results_of"]
 #: RFC 3463 §3.5: delivery time expired, that of the schedule, and that which the sender gave (RFC 2852 §4.1).
 _EXPIRED = "4.4.7"
 _LATE = "5.4.7"
+#: Characters of what was said that are stored, logged and reported: a peer may say megabytes for each recipient.
+_WORDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +245,12 @@ class _Collector:
         # A refusal of the session, or of further recipients, is none of the mail: it says 5, and the mail is put off.
         kind = "5" if outcome.verdict is Verdict.NEVER else "4"
         known = outcome.enhanced or self._status or "0.0.0"
+        words = _words(outcome)
         return Failure(
             recipient=outcome.recipient,
             status=status or f"{kind}{known[1:]}",
-            diagnostic=None if outcome.reply is None else str(outcome.reply),
-            reason=_words(outcome),
+            diagnostic=None if outcome.reply is None else words,
+            reason=words,
             remote_host=self._remote_host,
             options=recipient.options,
         )
@@ -278,4 +281,5 @@ def _turn(recipient: PendingRecipient, outcome: Outcome, anew: bool) -> _Turn:
 
 
 def _words(outcome: Outcome) -> str:
-    return str(outcome.reply if outcome.reply is not None else outcome.error)
+    words = str(outcome.reply if outcome.reply is not None else outcome.error)
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]}..."
