@@ -4,10 +4,12 @@ What lives here: a socket, a clock, and the pump that binds them to the core. Wh
 """
 
 import contextlib
+import secrets
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import gevent
 import gevent.socket
@@ -80,8 +82,10 @@ class Session:
     def run(self) -> None:
         """Do what the core says until it has nothing more to say; cut short, answer the mail and close."""
         try:
-            while not isinstance(event := self._wire.next_event(), (smtpcore.Idle, smtpcore.Disconnect)):
+            while not isinstance(event := self._wire.next_event(), smtpcore.Disconnect):
                 match event:
+                    case smtpcore.Idle() if self._flush():  # a peer that refused a chunk waits for its rest
+                        return
                     case smtpcore.SendLine() | smtpcore.SendBody():
                         self._to_write += event.data
                         self._write_seconds = event.seconds
@@ -95,7 +99,7 @@ class Session:
                         self._client.no_mail()
                     case _:
                         self._note(event)
-            if isinstance(event, smtpcore.Disconnect) and event.clean:
+            if event.clean:
                 self._flush()
             self._note(event)
         except BaseException:
@@ -156,8 +160,9 @@ def connect(
     limits: smtpcore.Limits = smtpcore.DEFAULT_LIMITS,
     tls: smtpcore.TlsPolicy = smtpcore.TlsPolicy.NEVER,
     tls_context: ssl.SSLContext | None = None,
+    **options: Any,
 ) -> Session:
-    client = smtpcore.Client("client.example", tls=tls, limits=limits)
+    client = smtpcore.Client("client.example", tls=tls, limits=limits, nonce=secrets.token_urlsafe, **options)
     try:
         sock = gevent.socket.create_connection((host, port), limits.deadlines.connect)
     except OSError as error:

@@ -43,22 +43,26 @@ def run_cancelled_in_trio(play: Coroutine[Any, Any, None], when: threading.Event
     trio.run(main)
 
 
+#: What every driver here can do.
+ALL: dict[str, Any] = {"files": True, "lmtp": True, "credentials": True, "xclient": True}
+
+
 def adapter_for(driver: Driver) -> Adapter:
     module = driver.module
     if driver.module_name == "blocking":
-        return Adapter(connect=module.connect, files=True)
+        return Adapter(connect=module.connect, **ALL)
     if driver.module_name == "asyncio":
         return Adapter(
             connect=module.connect,
             run=driver.run,
             run_cancelled=functools.partial(run_cancelled_in_asyncio, driver),
             wait=lambda event: asyncio.to_thread(event.wait, 10),
-            files=True,
+            **ALL,
         )
     return Adapter(
         connect=module.connect,
         run=driver.run,
         run_cancelled=run_cancelled_in_trio,
         wait=lambda event: trio.to_thread.run_sync(event.wait, 10),
-        files=True,
+        **ALL,
     )

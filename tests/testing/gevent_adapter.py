@@ -32,4 +32,6 @@ def adapter_for(text: str, **names: object) -> Adapter:
         wait(when)
         greenlet.kill()
 
-    return Adapter(connect=module.connect, run_cancelled=run_cancelled, wait=wait)
+    return Adapter(
+        connect=module.connect, run_cancelled=run_cancelled, wait=wait, lmtp=True, credentials=True, xclient=True
+    )

@@ -14,6 +14,7 @@ import pytest
 from smtpcore.testing import peer
 from smtpcore.testing.conformance import CASES, Adapter, Case, Need, Nonconformant, cases_for, run_blocking
 
+from . import blocking_adapter
 from .gevent_adapter import DOCS, TEXT, adapter_for
 
 ADAPTER = adapter_for(TEXT)
@@ -29,7 +30,7 @@ def test_the_docs_show_the_driver_that_is_tested() -> None:
     parts = re.findall(r"<!-- driver -->\n```python\n(.*?)```", walk, re.DOTALL)
     shown = [line for part in parts for line in part.splitlines() if line]
     assert shown == [line for line in TEXT.splitlines() if line]
-    assert len(shown) < 150
+    assert len(shown) < 155
 
 
 # --- broken drivers ------------------------------------------------------------------------------------------------
@@ -99,17 +100,117 @@ MUTANTS = {
     "it takes the end of the stream for silence": (
         "self._wire.receive_eof()",
         "self._wire.receive_timeout()",
-        ["a close at CONNECT", "a half-close at DOT"],
+        [
+            "a close at CONNECT",
+            "a half-close at DOT",
+            "a close at the last chunk",
+            "a close at the second verdict of LMTP",
+            "a close at a step of AUTH",
+        ],
     ),
     "it leaves the connection open after QUIT": (
         "            self._stream.socket.close()",
         "            KEPT.append(self._stream.socket)",
         ["a peer that is silent at QUIT"],
     ),
+    "it rests while a chunk is due": (
+        "case smtpcore.Idle() if self._flush():",
+        "case smtpcore.Idle():",
+        ["a chunk of a body in one piece that is refused"],
+    ),
+    "it rests though a refused chunk is not taken": (
+        "case smtpcore.Idle() if self._flush():",
+        "case smtpcore.Idle() if self._flush() or True:",
+        ["a refused chunk of which the peer reads no more"],
+    ),
+    "it raises what the socket says": (
+        "            self._wire.send_failed(error)",
+        "            raise",
+        ["a reset at DOT", "a reset in a body behind a refused chunk"],
+    ),
+    "it gives up where a chunk could be taken back": (
+        "self._client.body_failed(error)",
+        "self.close()",
+        ["a source of a body in chunks that breaks"],
+    ),
+    "it divides no message into chunks": (
+        "nonce=secrets.token_urlsafe, ",
+        "nonce=secrets.token_urlsafe, chunking=False, ",
+        [
+            "a good mail in chunks",
+            "many mails in chunks",
+            "large bodies in chunks",
+            "large bodies in chunks without PIPELINING",
+            "large bodies in chunks within TLS",
+            "a chunk of a body in memory that is refused",
+            "a chunk of a body in pieces that is refused",
+        ],
+    ),
+    "it has no nonces": (
+        "nonce=secrets.token_urlsafe, ",
+        "",
+        ["AUTH with a nonce, which both sides prove"],
+    ),
+    "it keeps its options to itself": (
+        "nonce=secrets.token_urlsafe, **options)",
+        "nonce=secrets.token_urlsafe)",
+        [
+            "verdicts of LMTP that come together",
+            "AUTH in two steps",
+            "AUTH refused behind its last step",
+            "XCLIENT",
+            "XCLIENT not offered",
+            "XCLIENT refused",
+            "421 instead of the greeting behind XCLIENT",
+        ],
+    ),
+    "its second wait for the same thing is the first one": (
+        "if timeout is not self._timeout:",
+        "if self._timeout is None or timeout.waiting_for is not self._timeout.waiting_for:",
+        ["verdicts of LMTP that come one by one"],
+    ),
+    "it waits for ever": (
+        "time.monotonic() + timeout.seconds",
+        "time.monotonic() + 1000.0",
+        [
+            "silence at the last chunk",
+            "silence at the second verdict of LMTP",
+            "silence within AUTH",
+            "silence instead of the greeting behind XCLIENT",
+        ],
+    ),
     "it raises what is no error of a session": (
         "raise session.end.error or",
         "raise LookupError or",
         ["a greeting that is garbage"],
+    ),
+}
+#: The same of the blocking driver, for what the driver of the docs does without.
+BLOCKING_MUTANTS = {
+    "it sends a file but for its last octet": (
+        "self._gathered.add_file(order.data)",
+        "self._gathered.add_file(order.data.first(order.data.octets - 1))",
+        ["a canonical file", "a canonical file in chunks"],
+    ),
+    "it sends files past TLS": (
+        "ranges = not body.in_memory and self._client.takes_file_ranges",
+        "ranges = not body.in_memory",
+        ["a canonical file within TLS"],
+    ),
+    "it drops what is left of a refused file": (
+        "elif isinstance(event, Idle) and (self._gathered or self._stream.unsent):",
+        "elif isinstance(event, Idle) and self._gathered.clear():",
+        ["a chunk of a canonical file that is refused"],
+    ),
+    "it does not read while it writes": (
+        "self._either.register(sock, select.POLLIN | select.POLLOUT)",
+        "self._either.register(sock, select.POLLOUT)",
+        ["552 in a canonical file, then the peer reads no more"],
+    ),
+    "it waits for ever when it writes": (
+        "self._write_deadline = self._stream.now() + self._write_seconds",
+        "self._write_deadline = self._stream.now() + 1000.0",
+        ["a peer that reads no more of a canonical file"],
     ),
 }
 BY_NAME = {case.name: case for case in CASES}
@@ -133,6 +234,18 @@ def test_a_broken_driver_fails(name: str) -> None:
             BY_NAME[case](adapter)
     for sock in kept:
         sock.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", BLOCKING_MUTANTS)
+def test_a_broken_blocking_driver_fails(name: str) -> None:
+    before, after, caught_by = BLOCKING_MUTANTS[name]
+    assert blocking_adapter.TEXT.count(before) == 1
+    adapter = blocking_adapter.adapter_for(blocking_adapter.TEXT.replace(before, after))
+    for case in caught_by:
+        with pytest.raises(Nonconformant, match=re.escape(case)):
+            BY_NAME[case](adapter)
+    BY_NAME["a good mail"](adapter)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -166,7 +279,7 @@ def test_an_async_driver_needs_something_to_run_it() -> None:
 
 
 def test_what_a_driver_cannot_do_is_left_out() -> None:
-    plain = Adapter(connect=lambda: None, tls=False)
+    plain = Adapter(connect=lambda: None, tls=False, chunking=False)
     needs = {need for case in CASES if case not in cases_for(plain) for need in case.needs}
     assert needs == set(Need)
     assert all(not case.needs for case in cases_for(plain))

@@ -22,14 +22,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from smtpcore.testing.conformance import _bodies, _cancellation, _mails, _replies, _tls
+from smtpcore.testing.conformance import _bodies, _cancellation, _chunks, _lmtp, _mails, _openings, _replies, _tls
 from smtpcore.testing.conformance._adapter import Adapter, Need, Nonconformant, Session, run_blocking
 from smtpcore.testing.conformance._stage import Case, Stage
 
 __all__ = ["CASES", "Adapter", "Case", "Need", "Nonconformant", "Session", "Stage", "cases_for", "run_blocking"]
 
 #: Every case.
-CASES: Final = (*_mails.CASES, *_replies.CASES, *_bodies.CASES, *_cancellation.CASES, *_tls.CASES)
+CASES: Final = (
+    *_mails.CASES,
+    *_replies.CASES,
+    *_bodies.CASES,
+    *_chunks.CASES,
+    *_cancellation.CASES,
+    *_tls.CASES,
+    *_openings.CASES,
+    *_lmtp.CASES,
+)
 
 
 def cases_for(adapter: Adapter) -> list[Case]:

@@ -56,8 +56,8 @@ class Adapter:
     """A driver, as the suite sees it.
 
     ``connect(host, port, *, limits)`` opens a session, or gives an awaitable of one; where ``tls``, it is also called
-    with ``tls`` (a :class:`~smtpcore.TlsPolicy`) and ``tls_context``. It raises the ``SessionError`` that kept the
-    session from opening.
+    with ``tls`` (a :class:`~smtpcore.TlsPolicy`) and ``tls_context``, and with what other fields below name, by the
+    names that :class:`~smtpcore.Client` has for it. It raises the ``SessionError`` that kept the session from opening.
     """
 
     connect: Callable[..., Any]
@@ -72,6 +72,14 @@ class Adapter:
     tls: bool = True
     #: Whether it takes a ``pathlib.Path`` for a message, as one that uses ``sendfile`` does.
     files: bool = False
+    #: Whether messages go in chunks where the peer offers it, as they do unless the core is told otherwise.
+    chunking: bool = True
+    #: Whether ``connect`` takes ``protocol`` (a :class:`~smtpcore.Protocol`), and so speaks LMTP.
+    lmtp: bool = False
+    #: Whether it takes ``credentials``, mechanisms of :mod:`smtpcore.sasl`, and gives the core the chance they need.
+    credentials: bool = False
+    #: Whether it takes ``xclient`` (a :class:`~smtpcore.XClient`).
+    xclient: bool = False
 
     def has(self, need: Need) -> bool:
         """Whether the driver can do what a case needs."""
@@ -79,6 +87,10 @@ class Adapter:
             Need.TLS: self.tls,
             Need.FILES: self.files,
             Need.CANCELLATION: self.run_cancelled is not None,
+            Need.CHUNKING: self.chunking,
+            Need.LMTP: self.lmtp,
+            Need.CREDENTIALS: self.credentials,
+            Need.XCLIENT: self.xclient,
         }
         return can[need]
 
@@ -89,6 +101,10 @@ class Need(enum.Enum):
     TLS = "tls"
     FILES = "files"
     CANCELLATION = "cancellation"
+    CHUNKING = "chunking"
+    LMTP = "lmtp"
+    CREDENTIALS = "credentials"
+    XCLIENT = "xclient"
 
 
 class Nonconformant(AssertionError):

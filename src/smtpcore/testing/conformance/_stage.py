@@ -11,7 +11,18 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeAlias
 
-from smtpcore import ConnectionLost, Deadlines, Envelope, Limits, MailSent, Report, SmtpError, TlsFailed, TlsPolicy
+from smtpcore import (
+    BodyFacts,
+    ConnectionLost,
+    Deadlines,
+    Envelope,
+    Limits,
+    MailSent,
+    Report,
+    SmtpError,
+    TlsFailed,
+    TlsPolicy,
+)
 from smtpcore.testing.certificates import trusting_context
 from smtpcore.testing.conformance._adapter import Adapter, Need, Nonconformant, call
 from smtpcore.testing.peer import PATIENCE, Peer, Script
@@ -49,18 +60,18 @@ class Stage:
             if session.end is None:
                 session.close()
 
-    async def deliver(self, session: Any, message: Any = b"Hello.\r\n") -> None:
-        """Send a mail and tell its report, which must be the one on this mail."""
-        envelope = Envelope("a@here.example", ("b@there.example",))
+    async def deliver(self, session: Any, message: Any = b"Hello.\r\n", *recipients: str, **facts: Any) -> None:
+        """Send a mail and tell its report, which must be the one on this mail; ``facts`` are known of its body."""
+        envelope = Envelope("a@here.example", recipients or ("b@there.example",), body=BodyFacts(**facts))
         report = await call(session.deliver, envelope, message)
         if report.mail.envelope is not envelope:
             self.note("the report is on another mail")
         self.tell(report)
 
-    def tell(self, report: Report) -> None:
-        """Write down a report."""
+    def tell(self, report: Report, *, how_far: bool = True) -> None:
+        """Write down a report; ``how_far`` says whether all drivers get as far with the mail."""
         kind = "sent" if isinstance(report, MailSent) else "refused"
-        self.note(f"{kind} {report.stage.name}")
+        self.note(f"{kind} {report.stage.name}" if how_far else kind)
         for outcome in report.outcomes:
             said = named(outcome.error) if outcome.reply is None else str(outcome.reply)
             doubt = " (in doubt)" if outcome.in_doubt else ""
@@ -107,6 +118,8 @@ class Case:
     deadlines: Mapping[str, float] = field(default_factory=dict[str, float])
     tls: TlsPolicy | None = None
     host: str = "127.0.0.1"
+    #: What else ``connect`` is called with.
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     #: What the driver must be able to do, or the case is not for it.
     needs: tuple[Need, ...] = ()
     #: Looks at what the peer heard; what it asserts is part of the case.
@@ -136,7 +149,7 @@ class Case:
         options: dict[str, Any] = {"limits": Limits(deadlines=Deadlines(**{**FAR_AWAY, **self.deadlines}))}
         if self.tls is not None:
             options |= {"tls": self.tls, "tls_context": trusting_context()}
-        return options
+        return {**options, **self.options}
 
     async def _play(self, stage: Stage) -> None:
         try:
