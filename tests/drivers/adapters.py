@@ -43,8 +43,9 @@ def run_cancelled_in_trio(play: Coroutine[Any, Any, None], when: threading.Event
     trio.run(main)
 
 
+CAN = ("files", "lmtp", "credentials", "xclient", "conversion", "across", "commands")
 #: What every driver here can do.
-ALL: dict[str, Any] = {"files": True, "lmtp": True, "credentials": True, "xclient": True}
+ALL: dict[str, Any] = dict.fromkeys(CAN, True)
 
 
 def adapter_for(driver: Driver) -> Adapter:

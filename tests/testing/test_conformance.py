@@ -212,6 +212,81 @@ BLOCKING_MUTANTS = {
         "self._write_deadline = self._stream.now() + 1000.0",
         ["a peer that reads no more of a canonical file"],
     ),
+    "it sends what it converted as it was": (
+        "self._bodies[need.mail] = body\n",
+        "pass\n",
+        [
+            "a message in memory is converted",
+            "a message in pieces is converted",
+            "a message that can be read only once is converted",
+            "a message of which all is known is converted",
+            "a message that fits and can be read only once arrives whole",
+            "long lines are converted",
+        ],
+    ),
+    "it says that everything has seven bits": (
+        "self._client.body_facts(facts)",
+        "self._client.body_facts(BodyFacts(eight_bit=False, long_lines=False))",
+        [
+            "a message in memory is converted",
+            "long lines are converted",
+            "octets above 127 are refused where they are to be",
+            "a message that is signed is not converted",
+        ],
+    ),
+    "it says that nothing has seven bits": (
+        "self._client.body_facts(facts)",
+        "self._client.body_facts(BodyFacts(eight_bit=True, long_lines=True))",
+        ["messages that fit are not converted"],
+    ),
+    "it says that everything is to be converted": (
+        "body, facts = fit_body(need, ",
+        "body, facts = fit_body(NeedConversion(need.mail, BodyForm()), ",
+        ["a message is not converted for a peer that takes it"],
+    ),
+    "it reads what it converted only once": (
+        "self._client.body_facts(facts)",
+        "self._client.body_facts(replace(facts, repeatable=False))",
+        ["a converted message is read again for the recipients that were put off"],
+    ),
+    "it gives the session up for a message that it cannot convert": (
+        "                self._client.body_failed(error)\n        if self._end is None:\n            # So",
+        "                self._client.abort()\n        if self._end is None:\n            # So",
+        [
+            "a message that is signed is not converted",
+            "a source breaks while it is looked at",
+            "a source breaks while it is converted",
+        ],
+    ),
+    "it does not hear what came while it read": (
+        "is heard before MAIL is said.\n            self._hear_what_came()",
+        "is not heard.\n            pass",
+        ["421 and a close while a message is looked at"],
+    ),
+    "it waits for every verdict": (
+        "return _connect(Way(host, port), options)",
+        "return _connect(Way(host, port), {**options, 'pipelining': Pipelining.WITHIN})",
+        [
+            "a mail is begun before the verdict on the last one",
+            "a peer that loses step across mails",
+            "a close at the mail behind a message",
+        ],
+    ),
+    "it reports the first of many mails again and again": (
+        "                    yield event\n",
+        "                    self.__dict__.setdefault('first', event)\n                    yield self.first\n",
+        ["many mails across"],
+    ),
+    "it returns nothing where a command was not answered": (
+        "if answer.reply is None:",
+        "if False:",
+        ["421 at a command", "a close at a command", "silence at a command"],
+    ),
+    "it returns good replies only": (
+        "        return answer.reply\n",
+        "        return answer.reply if answer.reply.positive else None\n",
+        ["commands between mails"],
+    ),
 }
 BY_NAME = {case.name: case for case in CASES}
 

@@ -22,7 +22,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from smtpcore.testing.conformance import _bodies, _cancellation, _chunks, _lmtp, _mails, _openings, _replies, _tls
+from smtpcore.testing.conformance import (
+    _bodies,
+    _cancellation,
+    _chunks,
+    _conversion,
+    _lmtp,
+    _mails,
+    _openings,
+    _replies,
+    _sessions,
+    _tls,
+)
 from smtpcore.testing.conformance._adapter import Adapter, Need, Nonconformant, Session, run_blocking
 from smtpcore.testing.conformance._stage import Case, Stage
 
@@ -38,6 +49,8 @@ CASES: Final = (
     *_tls.CASES,
     *_openings.CASES,
     *_lmtp.CASES,
+    *_conversion.CASES,
+    *_sessions.CASES,
 )
 
 

@@ -80,6 +80,15 @@ class Adapter:
     credentials: bool = False
     #: Whether it takes ``xclient`` (a :class:`~smtpcore.XClient`).
     xclient: bool = False
+    #: Whether it takes ``eight_bit`` and ``long_lines`` (:class:`~smtpcore.Conversion`), and so the driver answers
+    #: ``NeedFacts`` and ``NeedConversion``.
+    conversion: bool = False
+    #: Whether it takes ``pipelining`` (a :class:`~smtpcore.Pipelining`), and sessions have ``send_many(mails)``: of an
+    #: iterable of pairs as ``deliver`` takes them it gives the reports in turn, as an iterator or an async one.
+    across: bool = False
+    #: Whether sessions have ``command(line)``, which gives the :class:`~smtpcore.Reply`, or raises the ``SessionError``
+    #: that ended the session.
+    commands: bool = False
 
     def has(self, need: Need) -> bool:
         """Whether the driver can do what a case needs."""
@@ -91,6 +100,9 @@ class Adapter:
             Need.LMTP: self.lmtp,
             Need.CREDENTIALS: self.credentials,
             Need.XCLIENT: self.xclient,
+            Need.CONVERSION: self.conversion,
+            Need.ACROSS: self.across,
+            Need.COMMANDS: self.commands,
         }
         return can[need]
 
@@ -105,6 +117,9 @@ class Need(enum.Enum):
     LMTP = "lmtp"
     CREDENTIALS = "credentials"
     XCLIENT = "xclient"
+    CONVERSION = "conversion"
+    ACROSS = "across"
+    COMMANDS = "commands"
 
 
 class Nonconformant(AssertionError):

@@ -7,7 +7,7 @@ caller does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, TypeAlias
 
@@ -68,6 +68,17 @@ class Stage:
             self.note("the report is on another mail")
         self.tell(report)
 
+    async def send_many(self, session: Any, *messages: bytes) -> None:
+        """Send mails that the session asks for one by one, and tell their reports, which must come in their order."""
+        mails = [(Envelope("a@here.example", ("b@there.example",)), message) for message in messages]
+        reports = session.send_many(mails)
+        told = 0
+        async for report in reports if hasattr(reports, "__aiter__") else _each(reports):
+            if report.mail.envelope is not mails[told][0]:
+                self.note("the report is on another mail")
+            self.tell(report)
+            told += 1
+
     def tell(self, report: Report, *, how_far: bool = True) -> None:
         """Write down a report; ``how_far`` says whether all drivers get as far with the mail."""
         kind = "sent" if isinstance(report, MailSent) else "refused"
@@ -90,6 +101,11 @@ class Stage:
             return
         error = "" if end.error is None else f" {named(end.error)}"
         self.note(f"end {end.reason.value}{' clean' if end.clean else ''}{error}")
+
+
+async def _each(reports: Iterable[Report]) -> AsyncIterator[Report]:
+    for report in reports:
+        yield report
 
 
 def named(error: BaseException | None) -> str:
