@@ -392,7 +392,7 @@ class Client:
             self._violated(violation)
             return True
         if heard is None:
-            return False
+            return False  # The connection is silent from here on.
         if not isinstance(heard, Replied):
             # The orders were taken before, so this is the end of the stream.
             self._closed_by_peer()

@@ -153,6 +153,29 @@ def test_no_mail_is_asked_for_that_could_not_be_begun(limits: Limits, chunking: 
     assert sum(isinstance(event, NeedMail) for event in driver.events) == 2
 
 
+def test_a_mail_is_taken_ahead_by_who_has_none_and_may_yet_begin_one() -> None:
+    driver = ready(mail(1))
+    assert driver.client.takes_mail_ahead
+    driver.give(*mail(2))
+    assert not driver.client.takes_mail_ahead
+    assert hear(driver, *TAKEN) == ["hello", ".", *commands(2)]
+    assert driver.client.takes_mail_ahead
+    driver.client.no_mail()
+    assert not driver.client.takes_mail_ahead
+
+
+def test_no_mail_is_taken_ahead_at_the_end_of_a_session() -> None:
+    quitting, over = ready(mail(1)), ready(mail(1))
+    quitting.client.quit()
+    assert not quitting.client.takes_mail_ahead
+    over.client.abort()
+    assert not over.client.takes_mail_ahead
+    ending = ready(mail(1), mail(2), offered="PIPELINING\r\n250-LIMITS MAILMAX=1")
+    assert hear(ending, *TAKEN) == ["hello", "."]
+    assert hear(ending, "250 first") == ["QUIT"]
+    assert not ending.client.takes_mail_ahead
+
+
 def test_without_the_extension_nothing_runs_ahead() -> None:
     driver = ready(mail(1), mail(2), offered="HELP")
     assert driver.said == commands(1)[:1]

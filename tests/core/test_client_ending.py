@@ -234,6 +234,15 @@ def test_after_a_failed_write_silence_is_a_lost_connection(place: str, how: str)
     check_two_later(driver, place, in_doubt=place == "end of data")
 
 
+def test_a_failed_write_of_which_nothing_is_known_is_named() -> None:
+    driver = at("MAIL")
+    driver.client.send_failed()
+    driver.run()
+    driver.client.receive_eof()
+    driver.run()
+    assert "a write failed" in str(check_end(driver, DisconnectReason.LOST, ConnectionLost).error)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("words", [b"250 ok\r\n", b"354 go\r\n", b"550 no\r\n", b"334 \r\n", b"220 go\r\n", EHLO])
 def test_after_a_failed_write_nothing_is_ordered_to_be_written(place: str, words: bytes) -> None:

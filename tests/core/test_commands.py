@@ -267,6 +267,17 @@ def test_a_command_is_asked_for_before_the_session_is_open_and_before_its_end() 
     assert answers(driver)[0].reply == Reply(250, ("ok",))
 
 
+def test_no_command_is_taken_while_quit_is_answered() -> None:
+    driver = PureDriver(Client("client.example", tls=TlsPolicy.REQUIRED))
+    driver.run()
+    driver.hear(b"220 hi\r\n")
+    assert driver.hear(b"250 mx\r\n") == b"QUIT\r\n"
+    with pytest.raises(LocalProtocolError, match="takes no more commands"):
+        driver.client.command("NOOP")
+    driver.hear(b"221 bye\r\n")
+    assert not answers(driver)
+
+
 @pytest.mark.parametrize("said", [False, True])
 @pytest.mark.parametrize("end", ["eof", "421", "abort", "garbage", "timeout"])
 def test_commands_without_a_reply_are_answered_by_what_ended_the_session(said: bool, end: str) -> None:
