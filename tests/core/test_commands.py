@@ -22,6 +22,7 @@ from smtpcore import (
     LocalProtocolError,
     LostStep,
     MailSent,
+    NeedMail,
     PeerTimeout,
     Pipelining,
     Reply,
@@ -251,6 +252,20 @@ def test_a_command_waits_for_the_end_of_a_transaction() -> None:
     assert driver.hear(b"250 ok\r\n") == b"NOOP\r\n"
     driver.hear(b"250 ok\r\n")
     assert len(answers(driver)) == 1
+
+
+def test_no_mail_is_asked_for_behind_a_command_unless_it_may_run_ahead() -> None:
+    driver = opened("PIPELINING")
+    driver.give(ENVELOPE, b"x\r\n")
+    driver.run()
+    driver.hear(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    driver.client.command("HELP")
+    asked = driver.events.count(NeedMail())
+    assert driver.hear(b"250 ok\r\n") == b"HELP\r\n"
+    assert isinstance(driver.last, Timeout)
+    assert driver.events.count(NeedMail()) == asked
+    driver.hear(b"214 words\r\n")
+    assert driver.events.count(NeedMail()) == asked + 1
 
 
 def test_a_command_is_asked_for_before_the_session_is_open_and_before_its_end() -> None:
