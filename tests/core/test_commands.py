@@ -268,6 +268,20 @@ def test_no_mail_is_asked_for_behind_a_command_unless_it_may_run_ahead() -> None
     assert driver.events.count(NeedMail()) == asked + 1
 
 
+def test_while_a_command_holds_a_mail_up_no_other_is_asked_for() -> None:
+    driver = opened("PIPELINING", pipelining=Pipelining.ACROSS)
+    driver.give(ENVELOPE, b"x\r\n")
+    driver.run()
+    driver.client.command("NOOP")
+    driver.give(ENVELOPE, b"y\r\n")
+    asked = driver.events.count(NeedMail())
+    assert driver.hear(b"250 ok\r\n250 ok\r\n354 go\r\n") == b"x\r\n.\r\n"
+    assert isinstance(driver.last, Timeout)
+    assert driver.events.count(NeedMail()) == asked
+    assert driver.hear(b"250 ok\r\n") == b"NOOP\r\n"
+    assert driver.hear(b"250 ok\r\n").startswith(b"MAIL FROM:")
+
+
 def test_a_command_is_asked_for_before_the_session_is_open_and_before_its_end() -> None:
     driver = PureDriver(Client("client.example", tls=TlsPolicy.SECURED))
     driver.client.command("NOOP")

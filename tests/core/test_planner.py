@@ -132,6 +132,8 @@ def test_a_peer_that_speaks_helo_only_offers_nothing() -> None:
     driver.hear(b"250 hello\r\n")
     driver.give(mail(size=5, eight_bit=None, returned=Return.FULL), None)
     assert driver.run() == PLAIN.encode() + b"\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"RCPT TO:<bob@b.example>\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"DATA\r\n"
 
 
 def test_the_null_reverse_path_and_postmaster_are_said_as_they_are() -> None:
