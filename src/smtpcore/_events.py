@@ -373,8 +373,10 @@ class Stage(enum.IntEnum):
 class Outcome:
     """The answer for one recipient.
 
-    ``reply`` is the reply that decided; ``error`` says why there was none. ``in_doubt`` stands beside ``LATER`` when
-    the connection ended between the end of data and its reply: the peer may have the mail (RFC 1047).
+    ``reply`` is the reply that decided; ``error`` says why there was none. Of a reply for this recipient alone the
+    first 16 lines are kept, with ``...`` behind them, for a mail may have thousands of recipients. ``in_doubt`` stands
+    beside ``LATER`` when the connection ended between the end of data and its reply: the peer may have the mail
+    (RFC 1047).
     """
 
     recipient: str

@@ -36,6 +36,15 @@ __all__ = ["Transaction"]
 _DATA: Final = Command(Verb.DATA, b"DATA")
 
 
+#: Lines that are kept of a reply which is for one recipient: there may be thousands of them in one mail.
+_KEPT_LINES: Final = 16
+
+
+def _kept(reply: Reply) -> Reply:
+    """A reply for one of many recipients, as much of it as is kept for its outcome."""
+    return reply if len(reply.lines) <= _KEPT_LINES else Reply(reply.code, (*reply.lines[:_KEPT_LINES], "..."))
+
+
 def _host_fault(reply: Reply) -> bool:
     """Whether a refusal of MAIL is about this client and not about the mail: 530 and 53x (RFC 4954 §6)."""
     return 530 <= reply.code <= 539
@@ -338,9 +347,9 @@ class Transaction:
         if reply.code < 400:
             self._accepted.append(index)
         elif self._accepted and _too_many(reply):
-            self._put_off.append((index, reply))
+            self._put_off.append((index, _kept(reply)))
         else:
-            self._decide([index], reply)
+            self._decide([index], _kept(reply))
 
     def data_refused(self, reply: Reply) -> None:
         """The reply to DATA, where it is a refusal."""
@@ -355,6 +364,7 @@ class Transaction:
         if self.one_by_one:
             accepted = accepted[self._verdicts : self._verdicts + 1]
             self._verdicts += 1
+            reply = _kept(reply)
         self._decide(accepted, reply)
         if reply.positive and accepted:
             self._reply = reply

@@ -26,6 +26,7 @@ from smtpcore import (
     NeedBody,
     NeedMail,
     Pipelining,
+    Protocol,
     SendBody,
     SendLine,
     ServiceRefused,
@@ -114,6 +115,31 @@ def test_pipelining_can_be_forbidden() -> None:
 def test_the_null_reverse_path_and_postmaster() -> None:
     driver = ready("PIPELINING")
     assert give(driver, Envelope("", ("Postmaster",))) == ["MAIL FROM:<>", "RCPT TO:<Postmaster>", "DATA"]
+
+
+def test_of_a_long_reply_the_beginning_is_kept_for_one_recipient_and_the_whole_for_all() -> None:
+    def wordy(code: int) -> list[str]:
+        return [*(f"{code}-{line}" for line in range(99)), f"{code} 99"]
+
+    cut, whole = (*map(str, range(16)), "..."), tuple(map(str, range(100)))
+    driver = ready()
+    give(driver, envelope(A, B, C))
+    said = (["250 ok"], ["250 ok"], wordy(452), wordy(550), ["354 go on"], wordy(450))
+    for replies in said:
+        hear(driver, *replies)
+    outcomes = driver.reports[0].outcomes
+    assert [outcome.verdict for outcome in outcomes] == [L, L, N]
+    assert [(outcome.code, outcome.reply and outcome.reply.lines) for outcome in outcomes] == [
+        (450, whole),
+        (452, cut),
+        (550, cut),
+    ]
+    # It is so with LMTP, where the verdict on the message is one for each, too.
+    lmtp = PureDriver(Client("c.example", protocol=Protocol.LMTP), [(envelope(A, B), b"hello\r\n")])
+    lmtp.run()
+    for replies in (["220 hi"], ["250 mx"], ["250 ok"], ["250 ok"], ["250 ok"], ["354 go on"], wordy(250), wordy(550)):
+        hear(lmtp, *replies)
+    assert [outcome.reply and outcome.reply.lines for outcome in lmtp.reports[0].outcomes] == [cut, cut]
 
 
 @pytest.mark.parametrize("extensions", [(), ("PIPELINING",)])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpcore import MailOptions, RecipientOptions, Return
+from smtpcore import DeliverBy, MailOptions, RecipientOptions, Return
 from smtpcore.relay import (
     Bounce,
     Confirmation,
@@ -117,6 +117,13 @@ def test_every_failed_recipient_has_its_block_of_fields() -> None:
     assert blocks[1]["Diagnostic-Code"] == "smtp; 552 5.2.2 full"
     assert parsedate_to_datetime(blocks[0]["Last-Attempt-Date"]).timestamp() == NOW
     assert "Will-Retry-Until" not in blocks[0]
+
+
+def test_a_report_says_by_when_a_mail_was_wanted() -> None:
+    wanted = replace(mail(), options=MailOptions(deliver_by=DeliverBy(seconds=90)))
+    about = fields(compose_bounce(Bounce(wanted, (failure(),)), ORIGINAL, SETTINGS, NOW))[0]
+    assert parsedate_to_datetime(about["Deliver-By-Date"]).timestamp() == ACCEPTED + 90
+    assert "Deliver-By-Date" not in fields(bounce(failure()))[0]
 
 
 def test_a_peer_that_said_nothing_has_no_diagnostic_code() -> None:

@@ -7,6 +7,8 @@ not: this project's drivers (``tests/drivers/test_conformance.py``).
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -342,6 +344,27 @@ def test_what_a_failure_says() -> None:
     assert str(caught.value).startswith("a good mail: AttributeError: ")
     assert "expected:\n    open\n    sent BODY_ENDED\n" in str(caught.value)
     assert str(caught.value).endswith("got:\n    open")
+
+
+@pytest.mark.parametrize("options", [[], ["-O"]])
+def test_what_the_peer_heard_is_judged_also_where_python_leaves_out_assertions(options: list[str]) -> None:
+    program = """
+from types import SimpleNamespace
+from smtpcore.testing.conformance import CASES
+half = SimpleNamespace(bodies=[], heard=b"Hello.\\r\\n.\\r\\nQUIT", saw_close=False)
+for name in ("a good mail", "a source of a body that breaks", "cancelled at DOT"):
+    (case,) = (case for case in CASES if case.name == name)
+    try:
+        case.check(SimpleNamespace(lines=[half]))
+    except AssertionError as error:
+        print(error)
+"""
+    said = subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [
+        "the peer read other octets: [] of them",
+        "QUIT after half a message",
+        "the connection was left open",
+    ]
 
 
 def test_an_async_driver_needs_something_to_run_it() -> None:

@@ -23,6 +23,7 @@ from smtpcore._grammar import encode_utf8_address, printable
 from smtpcore._options import RecipientOptions, Return
 from smtpcore.relay._facts import Bounce, Confirmation, DelayWarning, Failure, StoredMail, Success
 from smtpcore.relay._settings import RelaySettings
+from smtpcore.relay._wishes import due_time
 
 __all__ = ["compose_bounce", "compose_confirmation", "compose_delay_warning"]
 
@@ -120,6 +121,9 @@ class _Report:
         mail, name = self._mail, self._settings.reporting_mta
         envelope_id = [] if mail.options.envelope_id is None else [f"Original-Envelope-Id: {mail.options.envelope_id}"]
         about_mail = [*envelope_id, f"Reporting-MTA: dns; {name}", f"Arrival-Date: {_date(mail.accepted_at)}"]
+        if (wanted_by := due_time(mail)) is not None:
+            # A field of RFC 2852.
+            about_mail.append(f"Deliver-By-Date: {_date(wanted_by)}")
         status = _blocks([about_mail, *recipients])
         kind = "message/delivery-status" if status.isascii() else "message/global-delivery-status"
         parts = [self._fitting("text/plain; charset=utf-8", _wrapped(text)), _part(kind, status), content]

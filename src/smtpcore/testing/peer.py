@@ -23,6 +23,12 @@ PATIENCE: Final = 5.0
 EXTENSIONS: Final = ("PIPELINING", "8BITMIME", "SIZE 100000000")
 
 
+def demand(fulfilled: bool, words: str) -> None:
+    """Raise ``AssertionError`` with these words unless it is so, also where Python leaves out ``assert``."""
+    if not fulfilled:
+        raise AssertionError(words)
+
+
 class Closed(Exception):
     """The client closed where the script expected it to go on."""
 
@@ -102,7 +108,7 @@ class Line:
     def expect(self, start: str) -> bytes:
         """The next line, which must begin so."""
         line = self.line()
-        assert line.upper().startswith(start.encode()), f"expected {start!r}, got {line!r}"
+        demand(line.upper().startswith(start.encode()), f"expected {start!r}, got {line!r}")
         return line
 
     def octets(self, count: int) -> bytes:
@@ -153,7 +159,7 @@ class Line:
 
     def stall(self) -> None:
         """Neither read nor write until the client has finished."""
-        assert self.gone(PATIENCE), "the client did not come to an end"
+        demand(self.gone(PATIENCE), "the client did not come to an end")
 
     def drip(self, octets: Iterable[int], interval: float) -> None:
         """One octet per interval for as long as the client listens."""
@@ -166,7 +172,7 @@ class Line:
     def read_slowly(self, mark: bytes, interval: float) -> None:
         """Read up to ``mark``, one read per interval."""
         while mark not in self._unread:
-            assert not self.gone(interval), "the client did not wait"
+            demand(not self.gone(interval), "the client did not wait")
             del self._unread[: -len(mark)]
             self._more()
         self._unread.clear()

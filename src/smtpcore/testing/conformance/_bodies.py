@@ -24,7 +24,7 @@ from smtpcore.testing.conformance._scripts import (
     serves,
 )
 from smtpcore.testing.conformance._stage import SOON, Cases, Stage
-from smtpcore.testing.peer import Line, Peer, steps
+from smtpcore.testing.peer import Line, Peer, demand, steps
 
 CASES: Final = Cases()
 
@@ -120,8 +120,8 @@ async def out_of_a_source_that_breaks(stage: Stage) -> None:
 
 def no_final_dot(peer: Peer) -> None:
     heard = peer.lines[0].heard
-    assert b"QUIT" not in heard, "QUIT after half a message"
-    assert b"\r\n.\r\n" not in heard, "half a message was ended as if it were whole"
+    demand(b"QUIT" not in heard, "QUIT after half a message")
+    demand(b"\r\n.\r\n" not in heard, "half a message was ended as if it were whole")
 
 
 CASES.add(

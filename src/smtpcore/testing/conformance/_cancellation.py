@@ -10,7 +10,7 @@ from typing import Final
 from smtpcore.testing.conformance._adapter import Need
 from smtpcore.testing.conformance._scripts import ABORTED, BEGINS_TO_READ, IN_PIECES, broken_off, told, up_to
 from smtpcore.testing.conformance._stage import Cases, Stage
-from smtpcore.testing.peer import Line, Peer, steps
+from smtpcore.testing.peer import Line, Peer, demand, steps
 
 CASES: Final = Cases()
 
@@ -32,7 +32,7 @@ def now_cancel(line: Line) -> None:
 
 
 def closed(peer: Peer) -> None:
-    assert peer.lines[0].saw_close, "the connection was left open"
+    demand(peer.lines[0].saw_close, "the connection was left open")
 
 
 for _stage, _story in (

@@ -24,7 +24,7 @@ from smtpcore.testing.conformance._scripts import (
     taken,
 )
 from smtpcore.testing.conformance._stage import SOON, Cases, Stage
-from smtpcore.testing.peer import PATIENCE, Line, Script, steps
+from smtpcore.testing.peer import PATIENCE, Line, Script, demand, steps
 
 CASES: Final = Cases()
 
@@ -86,7 +86,7 @@ async def parked(stage: Stage) -> None:
     session = await stage.open()
     await stage.deliver(session)
     stage.peer.go.set()
-    assert await call(stage.adapter.wait, stage.peer.done), "the peer did not do its part"
+    demand(await call(stage.adapter.wait, stage.peer.done), "the peer did not do its part")
     await stage.deliver(session, b"second")
     await stage.quit(session)
 
@@ -101,7 +101,7 @@ def meanwhile(*then: Script) -> Script:
     def step(line: Line) -> None:
         line.serve("DOT")
         line.say("250 accepted 1")
-        assert line.go.wait(PATIENCE), "the caller did not get its report"
+        demand(line.go.wait(PATIENCE), "the caller did not get its report")
 
     return steps(step, *then, done)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from smtpcore.testing.conformance._stage import SOON, Act, Stage
-from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, steps
+from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, demand, steps
 
 # --- what peers do -------------------------------------------------------------------------------------------------
 
@@ -137,6 +137,6 @@ def bodies(*expected: bytes) -> Callable[[Peer], None]:
         bodies = [body for line in peer.lines for body in line.bodies]
         # Not compared in the assertion itself: nobody wants to see megabytes in a message.
         same = bodies == [body + b".\r\n" for body in expected]
-        assert same, f"the peer read other octets: {[len(body) for body in bodies]} of them"
+        demand(same, f"the peer read other octets: {[len(body) for body in bodies]} of them")
 
     return check
