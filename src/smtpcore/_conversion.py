@@ -418,7 +418,9 @@ class _Conversion:
                 content = binascii.a2b_base64(_slice(body).translate(None, _WHITE), strict_mode=True)
                 return _Span(content, 0, len(content))
             if header.encoding == "quoted-printable" and body.is_ascii:
-                content = binascii.a2b_qp(_slice(body))
+                # White space at the end of a line was added on the way (RFC 2045 §6.7 (3)).
+                lines = (line.rstrip(b" \t") for line in _slice(body).split(b"\r\n"))
+                content = binascii.a2b_qp(b"\r\n".join(lines))
                 return _Span(content, 0, len(content))
         said = _shown(header.encoding)
         raise self._failed(place, f"it is said to be {said}, and what it stands for cannot be told")

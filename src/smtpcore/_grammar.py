@@ -55,7 +55,8 @@ _SUB_DOMAIN: Final = f"[{_LET_DIG}](?:[{_LET_DIG}-]{{0,61}}[{_LET_DIG}])?"
 _DOMAIN: Final = re.compile(rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*")
 _NOT_ALLOWED: Final = re.compile(f"[^ -~{_BEYOND}]")
 _GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[\x21-\x5a\x5e-\x7e]+")
-_ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
+#: Without leading zeros: reports say it on, and there they are forbidden (RFC 3464 §2.3.4).
+_ENHANCED: Final = re.compile(r"([245](?:\.(?:0|[1-9][0-9]{0,2})){2})(?: |$)")
 #: A quotation mark need not be encoded and may be: Exim takes it for the beginning of a quoted string.
 _XTEXT_ENCODED: Final = re.compile(r"[^\x21\x23-\x2a\x2c-\x3c\x3e-\x7e]")
 _UTF8_ADDRESS_ENCODED: Final = re.compile(r"[^!-*,-<>-\[\]-~]")

@@ -153,6 +153,9 @@ def test_encoded_text_with_long_lines_is_encoded_again() -> None:
     converted = convert(quoted, STRICT)
     assert fits(converted, STRICT)
     assert content(converted) == content(quoted) == "\u00e9".encode() * 200 + b"\r\n"
+    # White space at the end of a line was never written by who encoded it (RFC 2045 §6.7 (3)).
+    padded = text(b"=C3=A9" * 200 + b" \t ", b"b=20 ", encoding=b"quoted-printable")
+    assert content(convert(padded, STRICT)) == "\u00e9".encode() * 200 + b"\r\nb \r\n"
     # Text in base64 stays so.
     wide = text(base64.b64encode(b"\0" * 3000), encoding=b"base64")
     converted = convert(wide, STRICT)
