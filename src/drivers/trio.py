@@ -7,6 +7,7 @@ about SMTP. The text of the pump is the same in all three drivers, but for ``awa
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -18,7 +19,6 @@ import trio
 
 from smtpcore import (
     DEFAULT_LIMITS,
-    Capabilities,
     CommandAnswered,
     ConnectionLost,
     DeliveryFailed,
@@ -27,8 +27,6 @@ from smtpcore import (
     Event,
     FileRange,
     Idle,
-    LocalProtocolError,
-    Mail,
     MailRefused,
     MailSent,
     NeedBody,
@@ -43,11 +41,11 @@ from smtpcore import (
     SessionError,
     Timeout,
     TlsFailed,
-    TlsInfo,
 )
 from smtpcore.drivers._connecting.dial_trio import dial
 from smtpcore.drivers._connecting.race import Way, prepare
 from smtpcore.drivers._session.bodies import AsyncBody, AsyncSource, make_async_body
+from smtpcore.drivers._session.conversation import Conversation
 from smtpcore.drivers._session.fitting import fit_async_body
 from smtpcore.drivers._session.options import (
     Machine,
@@ -59,7 +57,7 @@ from smtpcore.drivers._session.options import (
     remember_tls_failure,
     settled,
 )
-from smtpcore.drivers._session.outgoing import Block, Gathered, rest_of
+from smtpcore.drivers._session.outgoing import Block, rest_of
 from smtpcore.drivers._session.supply import Supply
 
 __all__ = ["Session", "connect", "connect_unix", "open_session", "send"]
@@ -152,7 +150,10 @@ async def _in_thread(read: Callable[[int], _T], offset: int) -> _T:
     return await trio.to_thread.run_sync(read, offset, abandon_on_cancel=True)
 
 
-class Session:
+_make_body = functools.partial(make_async_body, in_thread=_in_thread)
+
+
+class Session(Conversation[_Stream, AsyncBody, AsyncSource]):
     """An open session: any number of mails, one after the other.
 
     Made by :func:`connect` or :func:`open_session`; as an async context manager it ends with QUIT, or, when the block
@@ -160,45 +161,9 @@ class Session:
     """
 
     def __init__(self, stream: _Stream, machine: Machine, piece: int) -> None:
-        self._stream = stream
-        self._machine = machine
-        self._client = machine.client
-        self._wire = machine.wire
-        self._journal = machine.journal
-        self._progress = machine.progress
-        self._piece = piece
-        self._gathered = Gathered()
-        self._write_seconds = 0.0
-        self._write_deadline = 0.0
-        self._timeout: Timeout | None = None
-        self._deadline = 0.0
-        #: The bodies of the mails on their way.
-        self._bodies: dict[Mail, AsyncBody] = {}
-        self._busy = False
-        #: The mails that are sent one after the other, while they are.
-        self._supply: Supply[tuple[Envelope, AsyncSource]] | None = None
-        self._end: Disconnect | None = None
-        #: The answer to the latest mail, also when the call that sent it was interrupted.
-        self.last_report: Report | None = None
-        #: The answers to the mails that were on their way when the session was given up, in the order of the mails.
-        self.broken_off: tuple[Report, ...] = ()
+        super().__init__(stream, machine, _make_body, piece)
 
     # --- what users call -------------------------------------------------------------------------------------------
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the peer offers."""
-        return self._client.capabilities
-
-    @property
-    def tls(self) -> TlsInfo | None:
-        """What the TLS handshake agreed on, or ``None`` in clear."""
-        return self._client.tls
-
-    @property
-    def end(self) -> Disconnect | None:
-        """Why and how the session ended; ``None`` while it is open."""
-        return self._end
 
     async def send(
         self, message: AsyncSource, *, sender: str | None = None, recipients: Sequence[str] | str | None = None
@@ -208,7 +173,7 @@ class Session:
         Returns the report when at least one recipient accepted it; its outcomes say what happened to each. Raises
         ``DeliveryFailed``, which carries the report, when none did, ``LocalProtocolError`` for what may not go out.
         """
-        body = make_async_body(message, self._piece, _in_thread)
+        body = self._make_body(message, self._piece)
         report = await self._deliver(make_envelope(message, sender, recipients, body.facts), body)
         if isinstance(report, MailRefused):
             raise DeliveryFailed(report)
@@ -216,7 +181,7 @@ class Session:
 
     async def deliver(self, envelope: Envelope, message: AsyncSource) -> Report:
         """Send one mail and return its report, whatever it says; the envelope declares what is known of the body."""
-        return await self._deliver(envelope, make_async_body(message, self._piece, _in_thread))
+        return await self._deliver(envelope, self._make_body(message, self._piece))
 
     async def send_many(self, mails: Iterable[tuple[Envelope, AsyncSource]]) -> AsyncIterator[Report]:
         """Send mails one after the other and yield the report on each, in their order.
@@ -285,10 +250,6 @@ class Session:
             except BaseException:
                 self._abandon()
                 raise
-
-    def close(self) -> None:
-        """Close the connection at once, without QUIT."""
-        self._abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -360,29 +321,6 @@ class Session:
                     await self._flush()
                 return self._note(event)
 
-    def _check_not_busy(self) -> None:
-        if self._busy:
-            raise LocalProtocolError("the session is sending another mail: one session serves one caller at a time")
-
-    def _take_on(self, envelope: Envelope, body: AsyncBody) -> None:
-        """Take a mail on; an envelope that is refused leaves the session as it was."""
-        if self._end is not None:
-            raise self._end.error or ConnectionLost("the session has ended")
-        self._bodies[self._client.send(envelope)] = body
-        self.last_report = None
-
-    def _take_next(self, supply: Supply[tuple[Envelope, AsyncSource]]) -> None:
-        """Take the next mail on, or tell the client that there is none."""
-        pair = supply.take()
-        if pair is None:
-            self._client.no_mail()
-            return
-        try:
-            self._take_on(pair[0], make_async_body(pair[1], self._piece, _in_thread))
-        except Exception as error:
-            supply.spoilt(error)
-            self._client.no_mail()
-
     async def _let_go(self) -> None:
         """Close the bodies of mails that are answered, or never will be; all of them, whatever one of them raises."""
         self._busy = False
@@ -390,13 +328,6 @@ class Session:
         async with contextlib.AsyncExitStack() as bodies:
             while self._bodies:
                 bodies.push_async_callback(self._bodies.popitem()[1].close)
-
-    def _add_file(self, order: SendFile) -> None:
-        try:
-            self._gathered.add_file(order.data)
-            self._write_seconds = order.seconds
-        except OSError as error:
-            self._broken(error)
 
     async def _flush(self) -> bool:
         """Write what is gathered and what was left unsent, unless the peer speaks first; returns whether all is out."""
@@ -437,11 +368,6 @@ class Session:
             else:
                 self._wire.receive_eof()
         return False
-
-    def _broken(self, error: OSError) -> None:
-        """Write no more: behind octets that are missing a message would come to an end without them."""
-        self._gathered.clear()
-        self._wire.send_failed(error)
 
     async def _feed(self, need: NeedBody) -> None:
         """Hand the next piece of the body to the client."""
@@ -485,18 +411,6 @@ class Session:
             # So a peer that has left meanwhile is heard before MAIL is said.
             await self._hear_what_came()
 
-    def _note(self, event: Event) -> Event:
-        if self._journal is not None:
-            self._journal.note(event)
-        if isinstance(event, (MailSent, MailRefused)):
-            self.last_report = event
-        elif isinstance(event, Disconnect):
-            self._end = event
-            self._gathered.clear()
-            self._machine.remember(event)
-            self._stream.close()
-        return event
-
     async def _hear_what_came(self) -> None:
         """Read what arrived while nobody listened, so that an idle 421 is heard before MAIL is said."""
         try:
@@ -510,16 +424,6 @@ class Session:
             self._wire.receive_data(received)
         elif received is not None:
             self._wire.receive_eof()
-
-    def _abandon(self) -> None:
-        """Answer every mail without another word, and close the connection."""
-        if self._end is None:
-            self._client.abort()
-            reports: list[Report] = []
-            while not isinstance(event := self._note(self._client.next_event()), Disconnect):
-                if isinstance(event, (MailSent, MailRefused)):
-                    reports.append(event)
-            self.broken_off = tuple(reports)
 
 
 # --- connecting ----------------------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from smtpcore.drivers._session.conversation import Conversation
+
 #: What is alike under another name, and the few words in which the docstrings differ.
 WORDS = [
-    ("make_async_body(message, self._piece, _in_thread)", "make_body(message, self._piece)"),
-    ("make_async_body(pair[1], self._piece, _in_thread)", "make_body(pair[1], self._piece)"),
+    ("super().__init__(stream, machine, _make_body, piece)", "super().__init__(stream, machine, make_body, piece)"),
     ("fit_async_body", "fit_body"),
     ("AsyncBody", "Body"),
     ("AsyncSource", "Source"),
@@ -91,8 +92,26 @@ def test_the_async_drivers_are_the_same_but_for_their_streams() -> None:
     texts = {}
     for name in ("asyncio", "trio"):
         source = source_of(name)
-        texts[name] = source[source.index("class Session:") :]
+        texts[name] = source[source.index("class Session(") :]
     assert texts["asyncio"] == texts["trio"]
+
+
+def waiting_for_nothing(source: str, name: str) -> set[str]:
+    """The functions of a class of an async driver that never wait."""
+    parts = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    return {node.name for node in parts[name].body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_what_waits_for_nothing_is_said_once(name: str) -> None:
+    """It stands in the one class that the sessions of all drivers are made from."""
+    assert waiting_for_nothing(source_of(name), "Session") == {"__init__"}
+    shared = waiting_for_nothing(source_of("_session.conversation"), "Conversation")
+    assert {"close", "_take_on", "_note", "_abandon"} <= shared
+    for driver in ("blocking", name):
+        session = importlib.import_module(f"smtpcore.drivers.{driver}").Session
+        assert Conversation in session.__mro__
+        assert vars(session).keys() & shared == {"__init__"}
 
 
 def test_a_difference_is_found() -> None:
