@@ -194,11 +194,9 @@ def checked_window(window: int | None, settings: PoolSettings) -> int:
 def rewindable(message: _Source, piece: int) -> _Source:
     """The message in a form that gives the same octets at each attempt, if it has one; files from where they stand."""
     if isinstance(message, Message):
-        # Of whatever parameters its type has.
-        return cast("_Source", flatten(message))  # pyright: ignore[reportUnknownArgumentType]
+        return cast("_Source", flatten(message))  # pyright: ignore[reportUnknownArgumentType]  # of whatever parameters its type has
     if isinstance(message, (bytearray, memoryview)):
-        # Of whatever parameters its type has.
-        return cast("_Source", bytes(message))  # pyright: ignore[reportUnknownArgumentType]
+        return cast("_Source", bytes(message))  # pyright: ignore[reportUnknownArgumentType]  # of whatever parameters its type has
     if hasattr(message, "read") and not isinstance(message, io.TextIOBase):
         file = cast("BinaryIO", message)
         if file.seekable():

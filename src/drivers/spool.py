@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sqlite3
 import threading
 import time
@@ -47,6 +46,7 @@ from smtpcore.drivers._spool.operating import commanded, operate, wishes_after
 from smtpcore.drivers._spool.reserve import Reserve
 from smtpcore.drivers._spool.rows import UTF8_FOUND, dump, dump_options
 from smtpcore.drivers._spool.schema import HELD, REMOVED, SET_ASIDE, open_database, transaction
+from smtpcore.drivers._spool.seconds import check_seconds
 from smtpcore.relay import (
     Action,
     Bounce,
@@ -214,7 +214,8 @@ class Spool:
         """
         mails = _all_prepared(prepared)
         try:
-            _check_time(now)
+            # What is accepted at a time that is none could never fall due.
+            check_seconds("the time of acceptance", now)
             with self._guard(), self._keeping_the_reserve(), transaction(self._database):
                 accepted = tuple(self._insert(mail.envelope, mail.body, now) for mail in mails)
         except BaseException:
@@ -517,12 +518,6 @@ def _all_prepared(given: object) -> tuple[Prepared, ...]:
 def _discard(mails: Sequence[Prepared]) -> None:
     for mail in mails:
         mail.body.discard()
-
-
-def _check_time(now: object) -> None:
-    """What is accepted at a time that is none could never fall due."""
-    if not isinstance(now, (int, float)) or isinstance(now, bool) or not math.isfinite(now):
-        raise LocalProtocolError("the time of acceptance must be a finite number of seconds", now)
 
 
 def _known_to_the_dns(domain: str) -> str:

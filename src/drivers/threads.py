@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 from smtpcore import Envelope, SessionAborted, SessionError
 from smtpcore.drivers._connecting.interruptible import Interruptible
+from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched
 from smtpcore.drivers._relaying.owner import LOOKUPS, Owner
 from smtpcore.drivers._relaying.performing import Notice, Performing
@@ -36,8 +37,8 @@ from smtpcore.drivers._relaying.work import (
     way_to,
 )
 from smtpcore.drivers._session.bodies import Source
-from smtpcore.drivers._session.options import Options
-from smtpcore.drivers.blocking import Session, connect
+from smtpcore.drivers._session.options import Options, connect_seconds, settled
+from smtpcore.drivers.blocking import Session, connect, open_session
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import (
     DestinationView,
@@ -51,8 +52,6 @@ from smtpcore.relay import (
 )
 
 __all__ = ["LooksUp", "RelayService", "RelayStopped", "Submission"]
-
-_ANY_PORT: Final = 1
 
 
 class LooksUp(Protocol):
@@ -271,13 +270,20 @@ class _Session:
 
     def __init__(self, session_id: int, host: Host, how: Options | OptionsFor, first: Work) -> None:
         self.session_id = session_id
-        # A unix socket has no port, and its connection is made here; the driver asks for one nevertheless.
-        self.port = host.port or _ANY_PORT
-        self.where, options = way_to(host, how)
-        self.connection = Interruptible(options, host.path)
+        self._host = host
+        self._where, self._options = way_to(host, how)
+        self.connection = Interruptible(self._options)
         self.inbox = _Inbox(first)
         self.connected = False
         self.broken_off = False
+
+    def open(self) -> Session:
+        """Connect, and open the session; raises the ``SessionError`` that prevents it."""
+        if not self._host.path:
+            return connect(self._where, self._host.port, **self.connection.options)
+        # As ``connect_unix`` does, but over a connection that another thread can interrupt.
+        options = settled(self._options, Way(None, path=self._where))
+        return open_session(self.connection.dial_unix(self._where, connect_seconds(options)), **options)
 
     def break_off(self) -> None:
         """End it, from another thread."""
@@ -359,7 +365,7 @@ class _Sessions(Performing[_Session]):
 
     def _make_deliveries(self, session: _Session) -> SessionError | None:
         """Make the deliveries that come, until none will; returns what ended the session early, if anything did."""
-        with connect(session.where, session.port, **session.connection.options) as wire:
+        with session.open() as wire:
             session.connected = True
             while session.inbox.has_work():
                 self._deliver(session, wire)

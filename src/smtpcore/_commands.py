@@ -34,7 +34,7 @@ def checked_command(line: str, limits: Limits, *, secret: bool = False) -> Comma
 
     The error names the keyword alone, for what follows it may be a secret whatever the caller says.
     """
-    if not isinstance(line, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(line, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("a command must be a str", type(line))
     check_kind("secret", secret, bool)
     if not (line.isascii() and line.isprintable()):

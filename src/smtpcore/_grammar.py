@@ -144,8 +144,7 @@ def check_reverse_path(path: str) -> None:
 
 def check_forward_path(path: str) -> None:
     """Check what stands in ``RCPT TO:<...>``: a mailbox, or ``Postmaster`` without a domain (§4.1.1.3)."""
-    # Not every caller has a type checker.
-    if not (isinstance(path, str) and path.lower() == "postmaster"):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not (isinstance(path, str) and path.lower() == "postmaster"):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         check_mailbox(path)
 
 

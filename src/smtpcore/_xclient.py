@@ -110,8 +110,7 @@ class XForward:
     source: MailSource | Unavailable | None = None
 
     def __post_init__(self) -> None:
-        # Not every caller has a type checker.
-        if self.source is not None and not isinstance(self.source, (MailSource, Unavailable)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if self.source is not None and not isinstance(self.source, (MailSource, Unavailable)):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise LocalProtocolError("the source is a MailSource, or Unavailable", self.source)
         _check_attributes("XFORWARD", self.attributes)
         if any(text == Unavailable.FOR_NOW.value for _, text in self.attributes):
@@ -173,7 +172,6 @@ def _address(value: _Text) -> str | None:
 def _port(value: _Port) -> str | None:
     if value is None or isinstance(value, Unavailable):
         return value and value.value
-    # Not every caller has a type checker.
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST_PORT:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST_PORT:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError(f"a port is a number from 1 to {_LARGEST_PORT}", value)
     return str(value)

@@ -35,8 +35,7 @@ def mailbox_of(address: str | Address) -> str:
     if isinstance(address, Address):
         _check_ascii_mailbox(address.addr_spec)
         return address.addr_spec
-    # Not every caller has a type checker.
-    if not isinstance(address, str) or not address.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(address, str) or not address.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("an address must be a printable str, or an email.headerregistry.Address", address)
     header = _parsed("address", address)
     if len(header.addresses) != 1 or header.groups[0].display_name is not None:

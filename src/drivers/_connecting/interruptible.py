@@ -12,9 +12,18 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Sequence
 
 from smtpcore import SessionAborted
-from smtpcore.drivers._connecting.race import Address, Dialling, Way, check_socket, in_order, source_addresses
+from smtpcore.drivers._connecting.race import (
+    Address,
+    Dialling,
+    Way,
+    check_socket,
+    connect_failed,
+    in_order,
+    source_addresses,
+)
 from smtpcore.drivers._session.options import Options
 
 __all__ = ["Interruptible"]
@@ -27,14 +36,12 @@ class Interruptible:
     """Makes the connections of one session; whatever waits in them ends at once when it is interrupted.
 
     Looking a name up cannot be interrupted, nor can a ``connect`` callable of the user's, but by its own deadline.
-    With a ``path`` the connections are to that unix socket, whatever host is connected to.
     """
 
-    def __init__(self, options: Options, path: str = "") -> None:
-        self._path = path
+    def __init__(self, options: Options) -> None:
         self._sources = source_addresses(options.get("source_address", ()))
         self._connect = options.get("connect")
-        #: The options by which a session is connected through :meth:`_dial`.
+        #: The options by which a session with a host is connected through :meth:`_dial`.
         self.options: Options = {**options, "connect": self._dial}
         self.options.pop("source_address", None)
         self._lock = threading.Lock()
@@ -59,12 +66,23 @@ class Interruptible:
                 self._handle.close()
                 self._handle = None
 
+    def dial_unix(self, path: str, seconds: float) -> socket.socket:
+        """A connection to a unix socket, which the caller owns; raises ``ConnectFailed``, or ``SessionAborted``."""
+        way = Way(None, path=path)
+        try:
+            return self._watched(self._race(way, [Address.of_path(path)], seconds))
+        except OSError as error:
+            raise connect_failed(way, [("", error)]) from error
+
     def _dial(self, host: str, port: int, seconds: float) -> socket.socket:
         self.close()
         if self._connect is not None:
-            sock = check_socket(self._connect(host, port, seconds))
-        else:
-            sock = self._race(host, port, seconds)
+            return self._watched(check_socket(self._connect(host, port, seconds)))
+        found = in_order(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        return self._watched(self._race(Way(host, port), found, seconds))
+
+    def _watched(self, sock: socket.socket) -> socket.socket:
+        """A connection that can be interrupted from now on."""
         try:
             with self._lock:
                 self._check()
@@ -75,12 +93,8 @@ class Interruptible:
             raise
         return sock
 
-    def _race(self, host: str, port: int, seconds: float) -> socket.socket:
-        if self._path:
-            way, found = Way(None, path=self._path), [Address.of_path(self._path)]
-        else:
-            way, found = Way(host, port), in_order(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        dialling = Dialling(way, found, seconds, time.monotonic(), self._sources)
+    def _race(self, way: Way, addresses: Sequence[Address], seconds: float) -> socket.socket:
+        dialling = Dialling(way, addresses, seconds, time.monotonic(), self._sources)
         woken, wake = os.pipe()
         try:
             with self._lock:

@@ -212,8 +212,7 @@ def _family(source: str) -> int:
 
 def source_addresses(sources: str | Sequence[str]) -> tuple[str, ...]:
     """The option as a tuple; raises ``LocalProtocolError`` for what is no address, or two of one family."""
-    # Not every caller has a type checker.
-    if not isinstance(sources, (str, Sequence)):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(sources, (str, Sequence)):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("a source address is text, or a list of texts", sources)
     given = (sources,) if isinstance(sources, str) else tuple(sources)
     if len({_family(source) for source in given}) < len(given):

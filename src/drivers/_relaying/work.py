@@ -30,6 +30,7 @@ from smtpcore import (
 from smtpcore.drivers._connecting.race import Way
 from smtpcore.drivers._session.bodies import Body, Source, make_body
 from smtpcore.drivers._session.options import Options, make_envelope, rehearse_options
+from smtpcore.drivers._spool.seconds import check_seconds
 from smtpcore.drivers.spool import Prepared, Spool
 from smtpcore.relay import AnswerKind, Delivery, DomainResolved, Host, MxAnswer, RelaySettings
 
@@ -100,8 +101,7 @@ def check_service(
         raise LocalProtocolError("the settings must be RelaySettings", settings)
     if notice is not None and not callable(notice):
         raise LocalProtocolError("notice must be a function", notice)
-    if not isinstance(grace, (int, float)) or isinstance(grace, bool) or not grace >= 0:
-        raise LocalProtocolError("grace must be a number of seconds, 0 or more", grace)
+    check_seconds("grace", grace, least=0, endless=True)
     if resolver is not None and not callable(getattr(resolver, "resolve", None)):
         raise LocalProtocolError("the resolver must have a method resolve(domain)", resolver)
 

@@ -295,8 +295,7 @@ def make_body(source: object, piece: int) -> Body:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return MemoryBody(bytes(cast("bytes", source)), piece)
     if isinstance(source, Message):
-        # Of whatever parameters its type has.
-        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
+        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]  # of whatever parameters its type has
     if isinstance(source, Path):
         return FileBody(source, piece)
     if hasattr(source, "read"):

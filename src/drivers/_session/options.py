@@ -262,8 +262,7 @@ _KINDS: Final[dict[str, Any]] = {
 
 
 def _check_each(options: Options) -> None:
-    # Not every caller has a type checker.
-    if not isinstance(options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("options are a dict, with the names of options as keys", options)
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
@@ -291,8 +290,7 @@ def _check_way(way: Way) -> None:
         return
     if not isinstance(way.host, str) or not way.host:
         raise LocalProtocolError("a host is the name or the address of one", way.host)
-    # Not every caller has a type checker.
-    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
 
 

@@ -10,7 +10,6 @@ SQLite keeps what it is given: so every column is looked at before a machine see
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, Final, TypeVar
 from smtpcore import LocalProtocolError, MailOptions, check_forward_path, check_reverse_path
 from smtpcore.drivers._spool.bodies import is_body_name
 from smtpcore.drivers._spool.errors import Damaged
+from smtpcore.drivers._spool.seconds import are_seconds
 from smtpcore.drivers._spool.wishes import (
     mail_options_as_json,
     mail_options_of,
@@ -55,14 +55,16 @@ _T = TypeVar("_T")
 _NO_OPTIONS: Final = MailOptions()
 
 
-def _is(kind: type[_T] | tuple[type[_T], ...], what: str, value: Any) -> _T:
-    if (
-        not isinstance(value, kind)
-        or isinstance(value, bool)
-        or (isinstance(value, float) and not math.isfinite(value))
-    ):
+def _is(kind: type[_T], what: str, value: Any) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise Damaged(f"its {what} is {value!r}")
     return value
+
+
+def _seconds(what: str, value: Any) -> float:
+    if not are_seconds(value):
+        raise Damaged(f"its {what} is {value!r}")
+    return float(value)
 
 
 def mail_of(row: Sequence[Any]) -> StoredMail:
@@ -80,7 +82,7 @@ def mail_of(row: Sequence[Any]) -> StoredMail:
         size=size,
         eight_bit=bool(_is(int, "eight_bit", eight_bit)),
         leading_dots=bool(_is(int, "leading_dots", leading_dots)),
-        accepted_at=float(_is((int, float), "time of acceptance", accepted_at)),
+        accepted_at=_seconds("time of acceptance", accepted_at),
         longest_line=_is(int, "longest line", longest_line),
         binary=bool(_is(int, "binary", binary)),
         utf8_header=_is(int, "utf8_header", utf8_header) not in {0, UTF8_FOUND},
@@ -121,7 +123,7 @@ def job_of(row: Sequence[Any]) -> Job:
         job_id=job_id,
         mail_id=_is(int, "mail", mail_id),
         domain=_is(str, "domain", domain),
-        due_at=float(_is((int, float), "due time", due_at)),
+        due_at=_seconds("due time", due_at),
         attempts=attempts,
         recipients=_recipients_of(recipients),
     )
@@ -172,7 +174,7 @@ def readable(mail: Sequence[Any], job: Sequence[Any]) -> tuple[StoredMail, Job]:
         return value if isinstance(value, str) else "" if value is None else repr(value)
 
     def number(value: object) -> float:
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+        return float(value) if are_seconds(value) else 0.0
 
     _, reverse_path, size, eight_bit, leading_dots, accepted_at, longest_line, binary, utf8_header, options = mail
     job_id, mail_id, domain, due_at, attempts, recipients = job
