@@ -204,7 +204,9 @@ def test_several_mails_are_one_transaction(spool: Spool) -> None:
     assert len({fact.mail.mail_id for fact in accepted}) == len(spool) == 10
 
 
-@pytest.mark.parametrize("now", ["now", None, b"1", True, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "now", ["now", None, b"1", True, math.nan, math.inf, -math.inf, pytest.param(10**400, id="no float")]
+)
 def test_nothing_is_accepted_at_a_time_that_is_none(spool: Spool, now: Any) -> None:
     prepared = spool.prepare(Envelope("", ("you@far.example",)), [b"x" * LARGE])
     with pytest.raises(LocalProtocolError, match="the time of acceptance must be a finite number of seconds"):

@@ -6,12 +6,13 @@ routes (``relay``), and LMTP itself (``core``, ``drivers``).
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from relays import Kind, wait_until
+from relays import PATIENCE, Kind, wait_until
 
 from smtpcore import TlsPolicy
 from smtpcore.drivers.spool import Spool
@@ -95,3 +96,20 @@ def test_a_socket_that_is_not_there_yet_is_tried_again(kind: Kind, spool: Spool,
     early = notes[0]
     assert isinstance(early, Attempted)
     assert early.words == f"cannot connect to {path}: No such file or directory"
+
+
+def test_a_store_that_says_nothing_is_broken_off(kind: Kind, spool: Spool, tmp_path: Path) -> None:
+    path = str(tmp_path / "lmtp")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        relay = kind.make(spool, 24, route=Lmtp(path=path), grace=0.0)
+        relay.submit(BODY, sender="", recipients=MAILBOXES)
+        background = relay.start()
+        connection, _ = silent.accept()
+        with connection:
+            relay.stop()
+            assert background.ended() is None
+            connection.settimeout(PATIENCE)
+            assert connection.recv(1) == b""
+    assert [entry.job.attempts for entry in spool.list()] == [0]
