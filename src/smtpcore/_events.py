@@ -257,8 +257,7 @@ class BodyFacts:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            # Not every caller has a type checker.
-            if not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(self.size, int):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
                 raise LocalProtocolError("size must be a whole number or None", self.size)
             if not 0 <= self.size < _BEYOND_SIZE:
                 raise LocalProtocolError("a body has 0 octets or more, in 20 digits at most (RFC 1870 §3)", self.size)
@@ -301,7 +300,7 @@ class Envelope:
     def __post_init__(self) -> None:
         if isinstance(self.recipients, (str, bytes)):  # type: ignore[unreachable]  # callers without a type checker
             raise LocalProtocolError("recipients must be a sequence of mailboxes, not one", self.recipients)
-        if not isinstance(self.recipients, (tuple, list, Iterable)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.recipients, (tuple, list, Iterable)):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise LocalProtocolError("recipients must be a sequence of mailboxes, each a str", self.recipients)
         object.__setattr__(self, "recipients", tuple(self.recipients))
         if not self.recipients:

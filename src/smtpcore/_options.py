@@ -186,7 +186,7 @@ class RecipientOptions:
             self._check_original(self.original_recipient)
 
     def _check_kinds(self) -> None:
-        if isinstance(self.notify, (str, Notify)) or not isinstance(self.notify, Collection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(self.notify, (str, Notify)) or not isinstance(self.notify, Collection):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise LocalProtocolError("notify must be a list of Notify, such as [Notify.NEVER]", self.notify)
         for kind in self.notify:
             check_kind("each of notify", kind, Notify)
