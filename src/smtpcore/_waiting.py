@@ -71,7 +71,7 @@ class Waiting:
 
     def add(self, envelope: Envelope) -> Mail:
         """Raises ``LocalProtocolError`` for an envelope beyond the limits, and for a domain that has no A-labels."""
-        # Not every caller has a type checker; and what may be a whole message is not shown.
+        # What may be a whole message is not shown.
         if not isinstance(envelope, Envelope):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
             raise LocalProtocolError(f"an Envelope says where a mail goes, not a {type(envelope).__name__}")
         envelope.check_limits(self._limits)
