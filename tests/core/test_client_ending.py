@@ -139,7 +139,8 @@ def test_the_end_of_the_stream_ends_the_session(place: str) -> None:
     driver = at(place)
     driver.client.receive_eof()
     assert driver.run() == b""
-    check_end(driver, DisconnectReason.LOST, ConnectionLost)
+    end = check_end(driver, DisconnectReason.LOST, ConnectionLost)
+    assert "the peer closed the connection" in str(end.error)
     check_two_later(driver, place, in_doubt=place == "end of data")
 
 

@@ -148,6 +148,8 @@ def test_a_mail_whose_longest_line_would_be_too_long_is_refused_when_it_is_asked
     wishes: list[tuple[Envelope, str]] = [
         (mail(size=5, eight_bit=None), f"{PLAIN} SIZE=5 BODY=8BITMIME"),
         (mail(size=10**20 - 1, eight_bit=None), f"{PLAIN} SIZE={10**20 - 1} BODY=8BITMIME"),
+        (mail(binary=True), f"{PLAIN} BODY=BINARYMIME"),
+        (mail(require_tls=True), f"{PLAIN} REQUIRETLS"),
         (mail(returned=Return.FULL, envelope_id="x" * 90), f"{PLAIN} RET=FULL ENVID={'x' * 90}"),
         (mail("b" * 100 + "@b.example"), f"RCPT TO:<{'b' * 100}@b.example>"),
         (
