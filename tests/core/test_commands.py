@@ -254,6 +254,18 @@ def test_a_command_waits_for_the_end_of_a_transaction() -> None:
     assert len(answers(driver)) == 1
 
 
+def test_a_command_goes_ahead_of_a_mail_that_waits_for_a_reset() -> None:
+    driver = opened()
+    driver.give(ENVELOPE, b"x\r\n")
+    driver.give(ENVELOPE, b"y\r\n")
+    assert driver.run() == b"MAIL FROM:<a@b.example>\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"RCPT TO:<c@d.example>\r\n"
+    assert driver.hear(b"550 no\r\n") == b"RSET\r\n"
+    driver.client.command("NOOP")
+    assert driver.hear(b"250 ok\r\n") == b"NOOP\r\n"
+    assert driver.hear(b"250 ok\r\n") == b"MAIL FROM:<a@b.example>\r\n"
+
+
 def test_no_mail_is_asked_for_behind_a_command_unless_it_may_run_ahead() -> None:
     driver = opened("PIPELINING")
     driver.give(ENVELOPE, b"x\r\n")
