@@ -17,7 +17,6 @@ from weakref import WeakValueDictionary
 from smtpcore import (
     AuthDeclined,
     BodyFacts,
-    CredentialsUnavailable,
     Envelope,
     LocalProtocolError,
     Mail,
@@ -32,7 +31,7 @@ from smtpcore import (
     Verdict,
 )
 from smtpcore.drivers._session.bodies import AsyncSource, Rewindable, make_body
-from smtpcore.drivers._session.options import Options
+from smtpcore.drivers._session.options import Options, credentials_unavailable
 from smtpcore.mime import flatten
 from smtpcore.pool import PoolSettings, Retries
 from smtpcore.sasl import Circumstances, Mechanism, OAuthBearer, XOAuth2
@@ -100,7 +99,7 @@ class AskedCredentials:
         try:
             begun = [_begun(mechanism) for mechanism in self._ask(host)]
         except Exception as error:
-            raise CredentialsUnavailable(f"the function that gives the credentials: {type(error).__name__}") from error
+            raise credentials_unavailable(error) from error
         self._given = [content for _, content in begun]
         for given, refusal in self._refused:
             if given == self._given:

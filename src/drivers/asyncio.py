@@ -42,8 +42,8 @@ from smtpcore import (
     TlsFailed,
 )
 from smtpcore.drivers._connecting.dial_asyncio import dial
-from smtpcore.drivers._connecting.race import Way, prepare
-from smtpcore.drivers._session.bodies import AsyncBody, AsyncSource, make_async_body
+from smtpcore.drivers._connecting.race import Way, check_socket, prepare
+from smtpcore.drivers._session.bodies import AsyncBody, AsyncSource, check_message, make_async_body
 from smtpcore.drivers._session.conversation import Conversation
 from smtpcore.drivers._session.fitting import fit_async_body
 from smtpcore.drivers._session.options import (
@@ -534,6 +534,7 @@ async def open_session(sock: socket.socket, host: str | None = None, **options: 
 
     Raises the ``SessionError`` that kept the session from opening.
     """
+    sock = check_socket(sock, "open_session was given")
     try:
         machine = make_machine(options, host, prepare(sock, host), _log)
         stream = _Stream(sock)
@@ -553,5 +554,6 @@ async def send(
     **options: Unpack[Options],
 ) -> MailSent:
     """Connect, send one message, end the session: :func:`connect` and :meth:`Session.send` in one line."""
+    check_message(message)
     async with await connect(host, port, **options) as session:
         return await session.send(message, sender=sender, recipients=recipients)

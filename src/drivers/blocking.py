@@ -42,8 +42,8 @@ from smtpcore import (
     TlsFailed,
 )
 from smtpcore.drivers._connecting.dial_blocking import dial
-from smtpcore.drivers._connecting.race import Way, prepare
-from smtpcore.drivers._session.bodies import Body, Source, make_body
+from smtpcore.drivers._connecting.race import Way, check_socket, prepare
+from smtpcore.drivers._session.bodies import Body, Source, check_message, make_body
 from smtpcore.drivers._session.conversation import Conversation
 from smtpcore.drivers._session.fitting import fit_body
 from smtpcore.drivers._session.options import (
@@ -449,6 +449,7 @@ def open_session(sock: socket.socket, host: str | None = None, **options: Unpack
 
     Raises the ``SessionError`` that kept the session from opening.
     """
+    sock = check_socket(sock, "open_session was given")
     try:
         machine = make_machine(options, host, prepare(sock, host), _log)
         stream = _Stream(sock)
@@ -468,5 +469,6 @@ def send(
     **options: Unpack[Options],
 ) -> MailSent:
     """Connect, send one message, end the session: :func:`connect` and :meth:`Session.send` in one line."""
+    check_message(message)
     with connect(host, port, **options) as session:
         return session.send(message, sender=sender, recipients=recipients)

@@ -285,8 +285,9 @@ class Client:
     def send_body(self, chunk: bytes | bytearray | memoryview | FileRange) -> None:
         """Answer :class:`NeedBody` with the next octets of the body, or with none at its end.
 
-        Raises ``LocalProtocolError`` when no body is due, for bare CR or LF under ``LineEnds.REFUSE``, and for a range
-        of a file that has no octets, or where ``takes_file_ranges`` says no.
+        Raises ``LocalProtocolError`` when no body is due, for bare CR or LF under ``LineEnds.REFUSE``, for the end of
+        one that is declared canonical and does not end with CRLF, and for a range of a file that has no octets, or
+        where ``takes_file_ranges`` says no.
         """
         if isinstance(chunk, FileRange):
             self._turn.take_range(chunk, in_clear=self._opening.tls is None)
@@ -347,8 +348,7 @@ class Client:
         A body that goes in chunks is taken back; otherwise the connection is closed, for the body cannot be ended. Of a
         mail that was only asked about nothing has been said, and the session goes on.
         """
-        broken = BodyError(f"the body could not be read: {error}")
-        broken.__cause__ = error if isinstance(error, Exception) else None
+        broken = _broken_body(error)
         if self._waiting.need is not None:
             spoilt = error if isinstance(error, ConversionFailed) else broken
             self._ledger.begin(self._waiting.spoil(spoilt))
@@ -612,3 +612,11 @@ class Client:
             self._ending = end
         else:
             self._over = end
+
+
+def _broken_body(error: Exception | str) -> BodyError:
+    if isinstance(error, BodyError):
+        return error
+    broken = BodyError(f"the body could not be read: {error}")
+    broken.__cause__ = error if isinstance(error, Exception) else None
+    return broken

@@ -41,6 +41,7 @@ class Turn:
         "_limits",
         "_line_ends",
         "_line_normaliser",
+        "_tail",
         "_waiting",
         "mute",
         "transaction",
@@ -60,6 +61,8 @@ class Turn:
         self.mute = False
         self._encoder = DataEncoder(line_ends)
         self._line_normaliser = LineNormaliser(line_ends)
+        #: The last two octets of a body that is declared canonical; of a range of a file only its owner knows them.
+        self._tail = b""
 
     # --- speaking --------------------------------------------------------------------------------------------------
 
@@ -119,6 +122,8 @@ class Turn:
         """Take the next octets of the body, or none at its end; raises as :meth:`smtpcore.Client.send_body`."""
         transaction = self._body_due(at_end=not data)
         canonical = transaction.body.canonical
+        if canonical:
+            self._mind_the_end(transaction, data)
         if transaction.chunked:
             self._take_chunk(transaction, data, canonical)
             return
@@ -130,6 +135,16 @@ class Turn:
         transaction.body_offset += len(data)
         if encoded:
             self._connection.send_data(encoded)
+
+    def _mind_the_end(self, transaction: Transaction, data: bytes) -> None:
+        """See that what is declared canonical ends with a line end: the peer would wait for the dot that it has heard.
+
+        What is binary need not have lines, and goes in chunks only.
+        """
+        if data:
+            self._tail = data[-2:] if len(data) > 1 or not transaction.body_offset else self._tail[-1:] + data
+        elif transaction.body_offset and self._tail != b"\r\n" and not transaction.body.binary:
+            raise LocalProtocolError("a body that is declared canonical ends with CRLF", self._tail)
 
     def _take_chunk(self, transaction: Transaction, data: bytes, canonical: bool) -> None:
         if not transaction.body_offset:
@@ -151,6 +166,7 @@ class Turn:
             transaction.add_chunk(data)
         else:
             self._connection.send_data(data)
+        self._tail = b"\r\n"
         transaction.body_offset += data.octets
 
     def break_body_off(self, error: BodyError) -> bool:

@@ -364,6 +364,14 @@ def test_a_broken_body_closes_the_connection_without_the_final_dot(error: str | 
         assert outcome.error.__cause__ is (error if isinstance(error, OSError) else None)
 
 
+def test_an_error_that_is_one_of_a_body_already_is_the_outcome_as_it_is() -> None:
+    driver = at("body")
+    error = BodyError("somebody had enough of it")
+    driver.client.body_failed(error)
+    driver.run()
+    assert [outcome.error for outcome in driver.reports[0].outcomes] == [error] * 2
+
+
 # --- outcomes that stood already ------------------------------------------------------------------------------------
 
 

@@ -563,6 +563,55 @@ def test_an_empty_canonical_body_is_a_lone_dot() -> None:
     assert hear(driver, "250 ok", "250 ok", "354 go") == ["."]
 
 
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ("PIPELINING", "CHUNKING")])
+@pytest.mark.parametrize(
+    ("pieces", "ends"),
+    [
+        ([b"hello"], False),
+        ([b"hello\r\n", b"world"], False),
+        ([b"hello\n"], False),
+        ([b"hello\r"], False),
+        ([b"hello\r\n", b"\n"], False),
+        ([b"\n"], False),
+        ([b"hello\r", b"\n"], True),
+        ([b"hello", b"\r", b"\n"], True),
+        ([b"hello", b"\r\n"], True),
+        ([], True),
+    ],
+)
+def test_a_body_that_is_declared_canonical_ends_with_a_line_end(
+    extensions: tuple[str, ...], pieces: list[bytes], ends: bool
+) -> None:
+    """Behind anything else the dot is no line of its own, and the peer waits for another."""
+    driver = ready(*extensions)
+    # The mail before has left the end of a line, which is none of this one's.
+    give(driver, envelope(A, canonical=True), b"before\r\n")
+    go_on = ["250 ok", "250 ok"] if "CHUNKING" in extensions else ["250 ok", "250 ok", "354 go"]
+    hear(driver, *go_on)
+    hear(driver, "250 ok")
+    give(driver, envelope(A, canonical=True), None)
+    hear(driver, *go_on)
+    for piece in pieces:
+        driver.client.send_body(piece)
+        while isinstance(driver.client.next_event(), (SendBody, SendLine)):
+            pass
+    if ends:
+        driver.client.send_body(b"")
+        return
+    before = driver.client.snapshot()
+    with pytest.raises(LocalProtocolError, match="a body that is declared canonical ends with CRLF"):
+        driver.client.send_body(b"")
+    assert driver.client.snapshot() == before
+
+
+def test_a_binary_body_need_not_end_with_a_line_end() -> None:
+    driver = ready("CHUNKING", "BINARYMIME", "8BITMIME")
+    give(driver, envelope(A, binary=True), b"\0\1")
+    for _ in range(3):
+        hear(driver, "250 ok")
+    assert verdicts(driver) == [D]
+
+
 def test_line_ends_that_stand_alone_can_be_refused_and_nothing_has_changed_then() -> None:
     driver = ready("PIPELINING", line_ends=LineEnds.REFUSE)
     give(driver, envelope(A), None)

@@ -901,14 +901,14 @@ TEXT = b"Subject: x\r\n\r\n.dot\r\nlast"
 ON_THE_WIRE = b"Subject: x\r\n\r\n..dot\r\nlast\r\n.\r\n"
 
 
-def sends(make: Callable[[], Any], *, recipients: tuple[str, ...] = ()) -> Act:
+def sends(make: Callable[[], Any], *, recipients: tuple[str, ...] = (), **facts: Any) -> Act:
     """A caller who sends what ``make`` gives; what it opened it closes."""
 
     async def act(stage: Stage) -> None:
         session = await stage.open()
         message = make()
         try:
-            await stage.deliver(session, message, *recipients)
+            await stage.deliver(session, message, *recipients, **facts)
         finally:
             if hasattr(message, "close"):
                 message.close()
@@ -1103,14 +1103,9 @@ class Vanishes(io.RawIOBase):
 
 for _name, _make, _words in (
     ("an iterable that raises", lambda: Breaks(ValueError("no more")), "no more"),
-    (
-        "a path that is not there",
-        lambda: Path("/nowhere/at/all"),
-        "[Errno 2] No such file or directory: '/nowhere/at/all'",
-    ),
     ("a file that breaks", Vanishes, "[Errno 5] Input/output error"),
-    ("pieces of text", lambda: ["Hello."], "'Hello.': the pieces of a message must be bytes"),
-    ("pieces that are numbers", lambda: [5, 6], "5: the pieces of a message must be bytes"),
+    ("pieces of text", lambda: iter(["Hello."]), "'Hello.': the pieces of a message must be bytes"),
+    ("pieces that are numbers", lambda: iter([5, 6]), "5: the pieces of a message must be bytes"),
 ):
     scenario(
         f"{_name} instead of a message",
@@ -1129,6 +1124,28 @@ scenario(
 )
 
 
+def a_file_on_the_disk() -> Any:
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    file.write(b"Hello.\r\nlast")
+    file.seek(0)
+    return file
+
+
+for _name, _make, _tail in (
+    ("in memory", lambda: b"Hello.", "b'o.'"),
+    ("in pieces", lambda: iter([b"Hello.\r\n", b"\n"]), "b'\\n\\n'"),
+    ("in a file in memory", lambda: io.BytesIO(b"Hello.\r"), "b'.\\r'"),
+    ("in a file that the system could send", a_file_on_the_disk, "b'st'"),
+):
+    scenario(
+        f"octets that are declared canonical and do not end so, {_name}",
+        lambda line: line.serve(),
+        act=sends(_make, body=BodyFacts(canonical=True, eight_bit=False)),
+        story=broken(f"{_tail}: a body that is declared canonical ends with CRLF"),
+        check=no_final_dot,
+    )
+
+
 async def unsendable_then_good(stage: Stage, message: Any, **envelope: Any) -> None:
     session = await stage.open()
     try:
@@ -1137,6 +1154,18 @@ async def unsendable_then_good(stage: Stage, message: Any, **envelope: Any) -> N
         stage.note(f"{type(error).__name__}: {error}")
     await stage.deliver(session)
     await stage.quit(session)
+
+
+async def unsendable_before_connecting(stage: Stage) -> None:
+    """Nobody is connected to: the port is that of another peer, who would be missed by the play."""
+    nobody = {"host": "127.0.0.1", "port": 1, "sender": "a@here.example", "recipients": "b@there.example"}
+    messages: list[Any] = [Path("/nowhere/at/all"), Path("/"), ["Hello."], {}, 5, "Hello.", io.StringIO("Hello.")]
+    for message in messages:
+        try:
+            await call(stage.driver.module.send, message, **nobody)
+        except LocalProtocolError as error:
+            stage.note(f"raised {error.rule}")
+    await stage.quit(await stage.open())
 
 
 async def text_file_then_good(stage: Stage) -> None:
@@ -1150,6 +1179,22 @@ for _name, _message, _envelope, _words in (
     ("a str", "Hello.", {}, "'Hello.': a str may be text or the name of a file; give bytes or a pathlib.Path"),
     ("a file in memory of text", io.StringIO("Hello."), {}, "the file was opened as text; open it in binary mode"),
     ("nothing", None, {}, NO_MESSAGE),
+    ("a list of texts", [b"Hello.", "you"], {}, "'you': the pieces of a message must be bytes"),
+    ("a tuple of numbers", (5, 6), {}, "5: the pieces of a message must be bytes"),
+    ("a dict", {"Subject": "x"}, {}, f"{{'Subject': 'x'}}: {NO_MESSAGE}"),
+    (
+        "a path that is not there",
+        Path("/nowhere/at/all"),
+        {},
+        "'/nowhere/at/all': the message cannot be read: No such file or directory",
+    ),
+    (
+        "a path that cannot be",
+        Path("no\0where"),
+        {},
+        "'no\\x00where': the message cannot be read: embedded null byte",
+    ),
+    ("a directory", Path("/"), {}, "'/': a directory is no message"),
     ("a number", 5, {}, f"5: {NO_MESSAGE}"),
     ("no sender", b"Hello.", {"sender": None}, "give the sender: only email.message objects have a header that says"),
     (
@@ -1185,6 +1230,22 @@ for _name, _message, _envelope, _words in (
         options={"limits": Limits(recipients=4)},
         story=SENT.replace("open", f"open\n    LocalProtocolError: {_words}"),
     )
+scenario(
+    "what is no message: refused before anybody is connected to",
+    lambda line: line.serve(),
+    act=unsendable_before_connecting,
+    story=f"""
+        raised the message cannot be read: No such file or directory
+        raised a directory is no message
+        raised the pieces of a message must be bytes
+        raised {NO_MESSAGE}
+        raised {NO_MESSAGE}
+        raised a str may be text or the name of a file; give bytes or a pathlib.Path
+        raised the file was opened as text; open it in binary mode
+        open
+        end quit clean
+    """,
+)
 scenario(
     "a text file: refused, and the session goes on",
     lambda line: line.serve(),
@@ -1276,6 +1337,27 @@ def _serve_socket(sock: socket.socket) -> None:
     sock.close()
 
 
+async def over_no_socket(stage: Stage) -> None:
+    for given in ("localhost", None, 5):
+        try:
+            await call(stage.driver.module.open_session, given, **stage.options)
+        except LocalProtocolError as error:
+            stage.note(f"raised {error}")
+    await stage.quit(await stage.open())
+
+
+scenario(
+    "what is no socket",
+    lambda line: line.serve(),
+    act=over_no_socket,
+    story="""
+        raised 'localhost': open_session was given no connected socket
+        raised open_session was given no connected socket
+        raised 5: open_session was given no connected socket
+        open
+        end quit clean
+    """,
+)
 scenario(
     "a session over a pair of Unix sockets",
     lambda line: line.serve(),

@@ -115,7 +115,9 @@ def test_octets_that_change_afterwards() -> None:
 
 def test_a_path_is_opened_when_needed_and_closed(tmp_path: Path) -> None:
     path = tmp_path / "message"
+    path.write_bytes(b"before")
     body = make_body(path, 4)
+    path.unlink()
     path.write_bytes(b"123456")
     assert read(body) == [b"1234", b"56"]
     assert read(body) == [b"1234", b"56"]

@@ -427,14 +427,21 @@ def test_large_messages_that_fit_are_only_looked_at(driver: Driver) -> None:
     assert line.bodies == [SEVEN_BIT + DOT]
 
 
+class Unreadable(io.BytesIO):
+    """A file on a disk that is broken."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(5, "Input/output error")
+
+
 @pytest.mark.parametrize("facts", [BodyFacts(), BodyFacts(eight_bit=True)], ids=["looked at", "converted"])
 def test_a_source_that_breaks_ahead_leaves_the_session_open(driver: Driver, facts: BodyFacts) -> None:
-    line, report = deliver(driver, lambda: Path("/nowhere/at/all"), facts=facts)
+    line, report = deliver(driver, Unreadable, facts=facts)
     assert isinstance(report, MailRefused)
     (outcome,) = report.outcomes
     assert outcome.verdict is Verdict.LATER
     assert isinstance(outcome.error, BodyError)
-    assert isinstance(outcome.error.__cause__, FileNotFoundError)
+    assert str(outcome.error.__cause__) == "[Errno 5] Input/output error"
     assert sum(command.startswith(b"MAIL") for command in line.commands) == 1
 
 

@@ -22,7 +22,7 @@ class Pieces:
     """A source that keeps its own count of being closed, and fails at it."""
 
     def __init__(self, number: int, closed: list[int]) -> None:
-        self._pieces = iter([b"Hello."])
+        self._pieces = iter([b"Hello.\r\n"])
         self._number = number
         self._closed = closed
 
@@ -57,7 +57,7 @@ def test_bodies_that_cannot_be_closed_keep_no_other_open(driver: Driver) -> None
 
     def mails() -> Iterator[tuple[Envelope, Any]]:
         for number in range(3):
-            yield replace(envelope(), body=BodyFacts(size=6, eight_bit=False, canonical=True)), Pieces(number, closed)
+            yield replace(envelope(), body=BodyFacts(size=8, eight_bit=False, canonical=True)), Pieces(number, closed)
         host.go.set()
 
     async def play() -> None:

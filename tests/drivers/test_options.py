@@ -11,15 +11,17 @@ import importlib.util
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.message import EmailMessage
 from typing import Any
 
 import pytest
 
 from smtpcore import (
+    AuthDeclined,
     BodyFacts,
     Client,
+    CredentialsUnavailable,
     Disconnect,
     DisconnectReason,
     Envelope,
@@ -233,6 +235,33 @@ def test_credentials_for_the_host_that_is_connected_to() -> None:
         make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "peer.example", NOWHERE)
     make_machine({"credentials": credentials, "tls": TlsPolicy.NEVER}, "other.example", NOWHERE)
     assert asked == ["peer.example", "peer.example", "other.example"]
+
+
+def test_what_a_function_for_credentials_raises_is_named_and_not_quoted() -> None:
+    def locked(host: str | None) -> list[Plain]:
+        raise KeyError("open sesame")
+
+    calls: list[Callable[[], object]] = [
+        lambda: settled({"credentials": locked}, WAY),
+        lambda: make_machine({"credentials": locked}, "peer.example", NOWHERE),
+    ]
+    for call in calls:
+        with pytest.raises(CredentialsUnavailable, match="the function that gives the credentials: KeyError") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, KeyError)
+        assert "sesame" not in str(caught.value)
+        assert not caught.value.retryable
+
+
+def test_an_error_of_a_session_comes_out_of_a_function_for_credentials_as_it_is() -> None:
+    refused = AuthDeclined("refused an hour ago")
+
+    def known(host: str | None) -> list[Plain]:
+        raise refused
+
+    with pytest.raises(AuthDeclined) as caught:
+        settled({"credentials": known}, WAY)
+    assert caught.value is refused
 
 
 FACTS = BodyFacts(size=5)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smtpcore import Envelope, SessionAborted, Stage
+from smtpcore import BodyError, Envelope, SessionAborted, Stage
 from smtpcore.sasl import Plain
 
 from .peers import EXTENSIONS, Line, Peer, trusting_context
@@ -180,7 +180,10 @@ def test_progress_that_raises_aborts_the_mail(driver: Driver) -> None:
         session = await call(driver.module.connect, "127.0.0.1", port, progress=stop)
         report = await call(session.deliver, ENVELOPE, [b"x" * 60_000] * 10)
         assert report.stage is Stage.BODY_BEGUN
-        assert {outcome.error.__cause__ for outcome in report.outcomes} == {enough}
+        for outcome in report.outcomes:
+            assert isinstance(outcome.error, BodyError)
+            assert str(outcome.error) == "the progress function raised RuntimeError: enough"
+            assert outcome.error.__cause__ is enough
         assert isinstance(session.end.error, SessionAborted)
 
     with Peer(lambda line: line.serve()) as peer:

@@ -67,6 +67,21 @@ def test_where_to(make: Callable[..., object], host: object, port: object, named
         make(host, port)
 
 
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "host", ["localhost:8025", "smtp://localhost", "[::1]", "[::1]:25", "localhost/", "1.2.3.4:25"]
+)
+def test_more_than_a_host(make: Callable[..., object], host: str) -> None:
+    with pytest.raises(LocalProtocolError, match="the port is given apart"):
+        make(host)
+
+
+@pytest.mark.parametrize("made", [pool.Pool, blocking_pool.Pool])
+@pytest.mark.parametrize("host", ["::1", "2001:db8::1", "fe80::1%eth0", "192.0.2.1", "mail.example.", "under_score"])
+def test_names_and_addresses_are_hosts(made: Any, host: str) -> None:
+    made(host)
+
+
 @pytest.mark.parametrize("made", [pool.Pool, blocking_pool.Pool])
 @pytest.mark.parametrize(
     ("settings", "words"),

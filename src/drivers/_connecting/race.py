@@ -246,20 +246,20 @@ class Ends:
     peer: str
 
 
-def check_socket(made: object) -> socket.socket:
-    """What a ``connect`` callable gave, as a socket of the standard library.
+def check_socket(made: object, source: str = "the connect callable gave") -> socket.socket:
+    """What ``source`` names, the ``connect`` callable or a caller, gave for a socket, as one of the standard library.
 
     A trio socket gives its descriptor up. Raises ``LocalProtocolError`` for what is neither, and for a socket that is
     inside TLS already: the session's own TLS needs the bare one.
     """
     if isinstance(made, ssl.SSLSocket):
         made.close()
-        raise LocalProtocolError("the connect callable gave a socket inside TLS; give the bare one")
+        raise LocalProtocolError(f"{source} a socket inside TLS; give the bare one")
     if isinstance(made, socket.socket):
         return made
     if hasattr(made, "detach") and hasattr(made, "getpeername"):
         return socket.socket(fileno=cast("Any", made).detach())
-    raise LocalProtocolError("the connect callable gave no connected socket", made)
+    raise LocalProtocolError(f"{source} no connected socket", made)
 
 
 def prepare(sock: socket.socket, host: str | None) -> Ends:

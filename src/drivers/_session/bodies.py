@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, TypeVar, cast
@@ -29,6 +29,7 @@ __all__ = [
     "MemoryBody",
     "Rewindable",
     "Source",
+    "check_message",
     "facts_of",
     "make_async_body",
     "make_body",
@@ -47,6 +48,11 @@ _RANGE: Final = 8 * 2**20
 
 #: The empty line behind a header, with the end of the line before it; an empty header ends at once.
 _HEADER_END: Final = re.compile(rb"(?>^|\r\n|\r|\n)(?=[\r\n])")
+
+_LINE_END: Final = b"\r\n"
+
+#: What can be read, besides files; an email object is none of the others.
+_READABLE: Final = (bytes, bytearray, memoryview, Message, Iterable, AsyncIterable)
 
 _T = TypeVar("_T")
 
@@ -163,8 +169,6 @@ class FileBody:
         #: How many octets there are from there on, once ranges of them are given.
         self._size: int | None = None
         self._begun = False
-        if isinstance(self._file, io.TextIOBase):
-            raise LocalProtocolError("the file was opened as text; open it in binary mode")
         seekable = self._file is None or self._file.seekable()
         if self._file is not None and seekable:
             self._start = self._file.tell()
@@ -212,13 +216,21 @@ class FileBody:
 
 
 def _octets_behind(start: int, file: BinaryIO) -> int | None:
-    """How many octets of ``file`` lie behind ``start``; ``None`` if what it reads need not be what lies on the disk."""
+    """How many octets of ``file`` lie behind ``start``, if they may go as ranges.
+
+    ``None`` if what it reads need not be what lies on the disk, and if that does not end with a line end.
+    """
     # A wrapper, as of a compressed file, has the descriptor of what it wraps.
     raw: object = getattr(file, "raw", None) if type(file) is io.BufferedReader else file
     if type(raw) is not io.FileIO:
         return None
-    status = os.fstat(raw.fileno())
-    return max(0, status.st_size - start) or None if stat.S_ISREG(status.st_mode) else None
+    descriptor = raw.fileno()
+    status = os.fstat(descriptor)
+    octets = status.st_size - start if stat.S_ISREG(status.st_mode) else 0
+    # Ranges are not looked at by the core, which minds the end of what it sees.
+    if octets < len(_LINE_END) or os.pread(descriptor, len(_LINE_END), status.st_size - len(_LINE_END)) != _LINE_END:
+        return None
+    return octets
 
 
 class IterableBody:
@@ -295,16 +307,44 @@ def make_body(source: object, piece: int) -> Body:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return MemoryBody(bytes(cast("bytes", source)), piece)
     if isinstance(source, Message):
-        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]  # of whatever parameters its type has
-    if isinstance(source, Path):
-        return FileBody(source, piece)
-    if hasattr(source, "read"):
-        return FileBody(cast("BinaryIO", source), piece)
-    if isinstance(source, str):
-        raise LocalProtocolError("a str may be text or the name of a file; give bytes or a pathlib.Path", source)
+        # Of whatever parameters its type has.
+        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
+    check_message(source)
+    if isinstance(source, Path) or hasattr(source, "read"):
+        return FileBody(cast("Path | BinaryIO", source), piece)
     if isinstance(source, Iterable):
         return IterableBody(cast("Iterable[bytes]", source))
-    raise LocalProtocolError(
+    raise _not_a_message(source)
+
+
+def check_message(source: object) -> None:
+    """Raise ``LocalProtocolError`` for what is no message, as far as it shows before anything is read."""
+    if isinstance(source, Path):
+        _check_path(source)
+    elif isinstance(source, io.TextIOBase):
+        raise LocalProtocolError("the file was opened as text; open it in binary mode")
+    elif isinstance(source, str):
+        raise LocalProtocolError("a str may be text or the name of a file; give bytes or a pathlib.Path", source)
+    elif isinstance(source, (list, tuple)):
+        for given in cast("Sequence[object]", source):
+            octets_of(given)
+    elif isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, _READABLE)):
+        # Of whatever keys and values.
+        raise _not_a_message(source)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _check_path(path: Path) -> None:
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else error
+        raise LocalProtocolError(f"the message cannot be read: {words}", str(path)) from error
+    if is_directory:
+        raise LocalProtocolError("a directory is no message", str(path))
+
+
+def _not_a_message(source: object) -> LocalProtocolError:
+    return LocalProtocolError(
         "not a message: give bytes, a pathlib.Path, a binary file, an iterable of bytes, or an email object", source
     )
 

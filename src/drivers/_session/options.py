@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import ipaddress
 import logging
+import re
 import secrets
 import socket
 import ssl
@@ -19,10 +21,12 @@ from typing import Any, Final, TypedDict
 
 from smtpcore import (
     DEFAULT_LIMITS,
+    BodyError,
     BodyFacts,
     Client,
     ConnectionLost,
     Conversion,
+    CredentialsUnavailable,
     Disconnect,
     Envelope,
     Limits,
@@ -58,6 +62,7 @@ __all__ = [
     "check_options",
     "connect_seconds",
     "credentials_for",
+    "credentials_unavailable",
     "default_to_a_labels",
     "explained",
     "fallback_in_clear",
@@ -68,6 +73,8 @@ __all__ = [
     "settled",
 ]
 
+#: What is in no host name: the slip would otherwise end in a name that nobody knows.
+_MORE_THAN_A_HOST: Final = re.compile(r"[:/\[\]]")
 #: The port for implicit TLS, RFC 8314 §7.3.
 _IMPLICIT_TLS_PORT: Final = 465
 
@@ -163,7 +170,20 @@ def make_machine(options: Options, host: str | None, ends: Ends, logger: logging
         binds = any(mechanism.name.upper().endswith("-PLUS") for mechanism in credentials)
         wire = _with_tls(wire, client, context, options, host, binds=binds)
     lost_steps = options.get("lost_steps", KNOWN_LOST_STEPS)
-    return Machine(client, wire, journal, options.get("progress"), ends.peer, lost_steps, _fitting(options, limits))
+    progress = _named(options["progress"]) if "progress" in options else None
+    return Machine(client, wire, journal, progress, ends.peer, lost_steps, _fitting(options, limits))
+
+
+def _named(progress: Callable[[Mail, int, int | None], object]) -> Callable[[Mail, int, int | None], object]:
+    """The callback, with errors that say whose they are."""
+
+    def call(mail: Mail, octets: int, size: int | None) -> None:
+        try:
+            progress(mail, octets, size)
+        except Exception as error:
+            raise BodyError(f"the progress function raised {type(error).__name__}: {error}") from error
+
+    return call
 
 
 def _make_client(options: Options, credentials: Sequence[Mechanism], helo_name: str, pipelining: Pipelining) -> Client:
@@ -290,8 +310,21 @@ def _check_way(way: Way) -> None:
         return
     if not isinstance(way.host, str) or not way.host:
         raise LocalProtocolError("a host is the name or the address of one", way.host)
-    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
+    if _MORE_THAN_A_HOST.search(way.host) and not _is_ipv6(way.host):
+        raise LocalProtocolError(
+            "a host is the name or the address of one, without scheme and brackets; the port is given apart",
+            way.host,
+        )
+    # Not every caller has a type checker.
+    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 def rehearse_options(options: Options, way: Way) -> None:
@@ -327,9 +360,24 @@ def settled(options: Options, way: Way) -> Options:
 
 
 def credentials_for(options: Options, host: str | None) -> Sequence[Mechanism]:
-    """The mechanisms to use with ``host``; what a callable raises passes as it is."""
+    """The mechanisms to use with ``host``.
+
+    What a callable raises comes out as ``CredentialsUnavailable``, unless it is a ``SessionError`` already.
+    """
     credentials = options.get("credentials", ())
-    return credentials(host) if callable(credentials) else credentials
+    if not callable(credentials):
+        return credentials
+    try:
+        return credentials(host)
+    except SessionError:
+        raise
+    except Exception as error:
+        raise credentials_unavailable(error) from error
+
+
+def credentials_unavailable(error: Exception) -> CredentialsUnavailable:
+    """What is raised for an error of the function for credentials; its words may hold secrets."""
+    return CredentialsUnavailable(f"the function that gives the credentials: {type(error).__name__}")
 
 
 def _helo_name(local_address: str | None) -> str:
