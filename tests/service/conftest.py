@@ -1,17 +1,17 @@
-"""Makes the helpers of these tests importable to the tests beside them, and the fixtures that several share."""
+"""The fixtures that several tests of the service share.
 
-import sys
+What lives here: fixtures. What does not: the helpers behind them (``relays``, ``servers``).
+"""
+
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from relays import KINDS, Kind
-from servers import Server
-
 from smtpcore.drivers.spool import Spool
+
+from .relays import KINDS, Kind
+from .servers import Server
 
 
 @pytest.fixture(params=KINDS)

@@ -19,7 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smtpcore.drivers import service, threads
 from smtpcore.drivers.spool import Spool, SpoolUnusable
-from smtpcore.relay import Durable, Fate, Orders, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Attempted, Durable, Fate, Orders, RelaySettings, Schedule, SmartHost
 
 __all__ = ["KINDS", "PATIENCE", "Background", "Kind", "failing_to", "wait_until"]
 
@@ -130,7 +130,16 @@ class Kind:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def make(self, spool: Spool, port: int, *, notes: list | None = None, notice=None, options=None, **settings) -> Any:
+    def make(
+        self,
+        spool: Spool,
+        port: int,
+        *,
+        notes: list[Fate | Attempted] | None = None,
+        notice: Callable[[Any], object] | None = None,
+        options: Any = None,
+        **settings: Any,
+    ) -> Any:
         """A service that relays to ``port`` of this machine."""
         grace = settings.pop("grace", 10.0)
         resolver, route = settings.pop("resolver", None), settings.pop("route", SmartHost("127.0.0.1", port))

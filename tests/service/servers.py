@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 __all__ = ["Server", "raw_server"]
 
@@ -38,19 +38,24 @@ class Server:
         self.holding = threading.Event()
         self.refusal = "550 5.1.1 nobody of that name"
         self._deferred: set[str] = set()
+        self._mails: dict[Session, int] = {}
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    async def handle_MAIL(self, server, session, envelope, address, options) -> str:  # noqa: N802
-        session.mails = getattr(session, "mails", 0) + 1
-        if session.mails > self.mails_per_connection:
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        self._mails[session] = self._mails.get(session, 0) + 1
+        if self._mails[session] > self.mails_per_connection:
             return "421 4.3.2 that was enough"
         envelope.mail_from = address
         return "250 2.1.0 OK"
 
-    async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
         if address.startswith("nobody"):
             return self.refusal
         if address.startswith("later") and address not in self._deferred:
@@ -59,15 +64,18 @@ class Server:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
         if self.hold is not None:
             self.holding.set()
             await asyncio.to_thread(self.hold.wait, PATIENCE)
         self.encrypted.add(session.ssl is not None)
-        self.taken.append((envelope.mail_from.strip("<>"), envelope.rcpt_tos, envelope.content))
+        self.taken.append(((envelope.mail_from or "").strip("<>"), envelope.rcpt_tos, envelope.content))
         return "250 2.0.0 taken"
 
-    def _authenticate(self, server, session, envelope, mechanism, data) -> AuthResult:
+    def _authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object
+    ) -> AuthResult:
         users = self.users or {}
         known = isinstance(data, LoginPassword) and users.get(data.login.decode()) == data.password.decode()
         return AuthResult(success=known, handled=known)
@@ -76,14 +84,14 @@ class Server:
         outer = self
 
         class Counted(SMTP):
-            def connection_made(self, transport) -> None:
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 if not isinstance(transport.get_extra_info("sslcontext"), ssl.SSLContext):
                     outer.connections += 1
                     outer.open_connections += 1
                     outer.most_connections = max(outer.most_connections, outer.open_connections)
                 super().connection_made(transport)
 
-            def connection_lost(self, error) -> None:
+            def connection_lost(self, error: Exception | None) -> None:
                 outer.open_connections -= 1
                 super().connection_lost(error)
 
@@ -146,7 +154,8 @@ class raw_server:  # noqa: N801
 
     def __enter__(self) -> int:
         self._thread.start()
-        return self._listener.getsockname()[1]
+        port: int = self._listener.getsockname()[1]
+        return port
 
     def __exit__(self, *exception: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

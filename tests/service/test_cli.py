@@ -16,16 +16,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import trustme
-from servers import Server, raw_server
 
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
 from smtpcore.testing.peer import Line, Peer
+
+from .servers import Server, raw_server
 
 PASSWORD = "correct horse battery"
 DRIVERS = ("blocking", "asyncio", "trio")
@@ -79,10 +79,11 @@ def driver(request: pytest.FixtureRequest) -> list[str]:
 
 def port_of_nobody() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
-def test_all_delivered(server: Server, message: str, driver: list[str], capsys) -> None:
+def test_all_delivered(server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*SEND, *driver, "--port", str(server.port), "--to", "u@a.example", message]) == 0
     assert capsys.readouterr().out == "u@a.example: delivered: 250 2.0.0 taken\n"
     assert server.taken[-1] == (
@@ -93,7 +94,7 @@ def test_all_delivered(server: Server, message: str, driver: list[str], capsys) 
 
 
 def test_something_refused_for_good_goes_before_something_deferred(
-    server: Server, message: str, driver: list[str], capsys
+    server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipients = ["--to", "u@a.example", "--to", "nobody@a.example", "--to", f"later-{driver[1]}@a.example"]
     assert run([*SEND, *driver, "--port", str(server.port), *recipients, message]) == 69
@@ -104,13 +105,15 @@ def test_something_refused_for_good_goes_before_something_deferred(
     ]
 
 
-def test_something_to_be_tried_again(server: Server, message: str, driver: list[str], capsys) -> None:
+def test_something_to_be_tried_again(
+    server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     to = ["--to", "u@a.example", "--to", f"later2-{driver[1]}@a.example"]
     assert run([*SEND, *driver, "--port", str(server.port), *to, message]) == 75
     assert "later: 450" in capsys.readouterr().out
 
 
-def test_a_host_that_is_not_there(message: str, driver: list[str], capsys) -> None:
+def test_a_host_that_is_not_there(message: str, driver: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*SEND, *driver, "--port", str(port_of_nobody()), "--to", "u@a.example", message]) == 75
     assert "cannot connect to 127.0.0.1" in capsys.readouterr().out
 
@@ -133,7 +136,9 @@ def store_of_mailboxes(line: Line) -> None:
 
 
 @pytest.mark.parametrize("unix", [True, False], ids=["unix socket", "TCP"])
-def test_a_store_of_mailboxes(tmp_path: Path, message: str, driver: list[str], unix: bool, capsys: Any) -> None:
+def test_a_store_of_mailboxes(
+    tmp_path: Path, message: str, driver: list[str], unix: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(tmp_path / "lmtp") if unix else None
     with Peer(store_of_mailboxes, path=path) as peer:
         at = ["--socket", path] if path else ["--host", "127.0.0.1", "--port", str(peer.port)]
@@ -147,7 +152,7 @@ def test_a_store_of_mailboxes(tmp_path: Path, message: str, driver: list[str], u
 
 @pytest.mark.parametrize(("flags", "port"), [([], 25), (["--lmtp"], 24), (["--lmtp", "--port", "2424"], 2424)])
 def test_the_port_where_none_is_given(
-    message: str, flags: list[str], port: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    message: str, flags: list[str], port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nobody(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "no such host")
@@ -157,14 +162,21 @@ def test_the_port_where_none_is_given(
     assert f"cannot connect to mx.example:{port}: " in capsys.readouterr().out
 
 
-def test_a_unix_socket_where_nobody_listens(tmp_path: Path, message: str, driver: list[str], capsys: Any) -> None:
+def test_a_unix_socket_where_nobody_listens(
+    tmp_path: Path, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     socket = str(tmp_path / "nobody")
     assert run(["send", "--socket", socket, "--from", "", "--to", "u@a.example", *driver, message]) == 75
     assert f"cannot connect to {socket}" in capsys.readouterr().out
 
 
 def test_a_certificate_behind_a_unix_socket(
-    tmp_path: Path, authority: trustme.CA, ca_file: str, message: str, driver: list[str], capsys: Any
+    tmp_path: Path,
+    authority: trustme.CA,
+    ca_file: str,
+    message: str,
+    driver: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("mx.example").configure_cert(context)
@@ -193,12 +205,14 @@ def test_a_certificate_behind_a_unix_socket(
         (["--socket", "x", "--user", "me"], "--host says whose"),
     ],
 )
-def test_a_server_that_is_not_named_well(flags: list[str], words: str, message: str, capsys: Any) -> None:
+def test_a_server_that_is_not_named_well(
+    flags: list[str], words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["send", *flags, "--to", "u@a.example", message]) == 64
     assert words in capsys.readouterr().err
 
 
-def test_a_peer_that_breaks_the_protocol(message: str, driver: list[str], capsys) -> None:
+def test_a_peer_that_breaks_the_protocol(message: str, driver: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with raw_server(lambda connection: connection.sendall(b"hello, who are you?\r\n")) as port:
         assert run([*SEND, *driver, "--port", str(port), "--to", "u@a.example", message]) == 76
     assert "not a reply line" in capsys.readouterr().out
@@ -209,7 +223,7 @@ def test_a_greeting_that_refuses(message: str, driver: list[str]) -> None:
         assert run([*SEND, *driver, "--port", str(port), "--to", "u@a.example", message]) == 75
 
 
-def test_a_peer_that_says_nothing(message: str, driver: list[str], capsys) -> None:
+def test_a_peer_that_says_nothing(message: str, driver: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with raw_server(lambda connection: None) as port:
         arguments = ["--port", str(port), "--timeout-scale", "0.001", "--to", "u@a.example"]
         assert run([*SEND, *driver, *arguments, message]) == 75
@@ -217,7 +231,12 @@ def test_a_peer_that_says_nothing(message: str, driver: list[str], capsys) -> No
 
 
 def test_tls_and_credentials(
-    secure_server: Server, message: str, ca_file: str, password_file: str, driver: list[str], capsys
+    secure_server: Server,
+    message: str,
+    ca_file: str,
+    password_file: str,
+    driver: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--ca", ca_file, "--user", "me", "--password-file", password_file]
     to = ["--port", str(secure_server.port), "--to", "u@a.example"]
@@ -230,7 +249,12 @@ def test_tls_and_credentials(
 
 
 def test_credentials_that_are_refused(
-    secure_server: Server, message: str, ca_file: str, tmp_path: Path, driver: list[str], capsys
+    secure_server: Server,
+    message: str,
+    ca_file: str,
+    tmp_path: Path,
+    driver: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "wrong").write_text("not the password")
     options = ["--ca", ca_file, "--user", "me", "--password-file", str(tmp_path / "wrong")]
@@ -241,19 +265,25 @@ def test_credentials_that_are_refused(
     assert "not the password" not in printed.out + printed.err
 
 
-def test_a_certificate_of_somebody_else(secure_server: Server, message: str, driver: list[str], capsys) -> None:
+def test_a_certificate_of_somebody_else(
+    secure_server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--tls", "required", "--port", str(secure_server.port), "--to", "u@a.example"]
     assert run([*SEND, *driver, *arguments, message]) == 78
     assert "certificate was not accepted" in capsys.readouterr().out
 
 
-def test_tls_that_cannot_be_had(server: Server, message: str, driver: list[str], capsys) -> None:
+def test_tls_that_cannot_be_had(
+    server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--tls", "required", "--port", str(server.port), "--to", "u@a.example"]
     assert run([*SEND, *driver, *arguments, message]) == 78
     assert "does not offer STARTTLS" in capsys.readouterr().out
 
 
-def test_an_address_that_may_not_be_sent(server: Server, message: str, driver: list[str], capsys) -> None:
+def test_an_address_that_may_not_be_sent(
+    server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = server.connections
     arguments = ["--port", str(server.port), "--to", "u@a.example", "--to", "a b@x.example\r\nRSET", message]
     assert run([*SEND, *driver, *arguments]) == 65
@@ -267,7 +297,7 @@ def test_a_message_that_the_server_cannot_be_given(message: str, driver: list[st
     assert run(["send", "--host", "127.0.0.1", *driver, "--port", "1", "--to", "u@a.example", message]) == 65
 
 
-def test_a_file_that_is_not_there(driver: list[str], tmp_path: Path, capsys) -> None:
+def test_a_file_that_is_not_there(driver: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*SEND, *driver, "--port", "1", "--to", "u@a.example", str(tmp_path / "none")]) == 66
     assert "No such file" in capsys.readouterr().err
     assert run([*SEND, *driver, "--port", "1", "--to", "u@a.example", str(tmp_path)]) == 66
@@ -304,7 +334,7 @@ def test_what_an_old_server_is_given(
 
 
 def test_a_failure_that_no_command_names_is_not_taken_for_the_output(
-    message: str, monkeypatch: pytest.MonkeyPatch, capsys
+    message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from smtpcore.drivers._cli import send
 
@@ -321,7 +351,9 @@ def test_a_failure_that_no_command_names_is_not_taken_for_the_output(
         assert capsys.readouterr().err == words
 
 
-def test_a_message_of_several_authors_needs_a_sender(message: str, tmp_path: Path, capsys) -> None:
+def test_a_message_of_several_authors_needs_a_sender(
+    message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(message).write_bytes(b"From: a@x.example, b@x.example\nSubject: hi\n\nhi\n")
     add = ["queue", "add", "--spool", str(tmp_path / "spool"), "--to", "u@a.example"]
     assert run([*add, message]) == 65
@@ -353,7 +385,7 @@ def test_a_message_of_several_authors_needs_a_sender(message: str, tmp_path: Pat
         ["queue", "list"],
     ],
 )
-def test_bad_usage(arguments: list[str], capsys) -> None:
+def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 64
     printed = capsys.readouterr()
     assert "Error" in printed.err
@@ -361,7 +393,9 @@ def test_bad_usage(arguments: list[str], capsys) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\nsecond line\n"])
-def test_a_password_file_without_a_password(content: str, message: str, tmp_path: Path, capsys) -> None:
+def test_a_password_file_without_a_password(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").write_text(content)
     options = ["--user", "me", "--password-file", str(tmp_path / "empty")]
     assert run([*SEND, *options, "--to", "u@a.example", message]) == 66
@@ -372,7 +406,9 @@ def test_a_password_file_without_a_password(content: str, message: str, tmp_path
     assert "--password-file" in capsys.readouterr().err
 
 
-def test_json_is_one_object_of_a_fixed_shape(server: Server, message: str, driver: list[str], capsys) -> None:
+def test_json_is_one_object_of_a_fixed_shape(
+    server: Server, message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--json", "--port", str(server.port), "--to", "u@a.example", "--to", "nobody@a.example"]
     assert run([*SEND, *driver, *arguments, message]) == 69
     assert json.loads(capsys.readouterr().out) == {
@@ -406,7 +442,9 @@ def test_json_is_one_object_of_a_fixed_shape(server: Server, message: str, drive
     assert shown["error"]["type"] == "LocalProtocolError"
 
 
-def test_standard_input_and_the_sender_of_the_header(server: Server, message: str, monkeypatch) -> None:
+def test_standard_input_and_the_sender_of_the_header(
+    server: Server, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Input:
         buffer = io.BytesIO(Path(message).read_bytes())
 
@@ -416,7 +454,9 @@ def test_standard_input_and_the_sender_of_the_header(server: Server, message: st
     assert server.taken[-1][0] == "somebody@home.example"
 
 
-def test_what_a_server_says_cannot_play_with_the_terminal(message: str, driver: list[str], capsys) -> None:
+def test_what_a_server_says_cannot_play_with_the_terminal(
+    message: str, driver: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with raw_server(lambda connection: connection.sendall(b"554 \x1b[2J\x1b]0;gotcha\x07 no\r\n")) as port:
         assert run([*SEND, *driver, "--port", str(port), "--trace", "--to", "u@a.example", message]) == 75
     printed = capsys.readouterr()
@@ -425,7 +465,9 @@ def test_what_a_server_says_cannot_play_with_the_terminal(message: str, driver: 
     assert "\\x1b[2J" in printed.err
 
 
-def test_a_queue_is_filled_shown_and_relayed(server: Server, message: str, tmp_path: Path, capsys) -> None:
+def test_a_queue_is_filled_shown_and_relayed(
+    server: Server, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spool = str(tmp_path / "spool")
     arguments = ["--from", "me@home.example", "--to", "u@a.example", "--to", "nobody@b.example"]
     assert run(["queue", "add", "--spool", spool, *arguments, message]) == 0
@@ -445,7 +487,7 @@ def test_a_queue_is_filled_shown_and_relayed(server: Server, message: str, tmp_p
     assert capsys.readouterr().out == ""
 
 
-def test_queue_errors_have_their_statuses(message: str, tmp_path: Path, capsys) -> None:
+def test_queue_errors_have_their_statuses(message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spool = str(tmp_path / "spool")
     assert run(["queue", "add", "--spool", spool, "--to", "bad", message]) == 65
     assert run(["queue", "add", "--spool", spool, "--to", "u@a.example", str(tmp_path / "none")]) == 66
@@ -456,7 +498,9 @@ def test_queue_errors_have_their_statuses(message: str, tmp_path: Path, capsys) 
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
-def test_a_relay_runs_until_it_is_told_to_stop(backend: str, tmp_path: Path, server: Server, capsys) -> None:
+def test_a_relay_runs_until_it_is_told_to_stop(
+    backend: str, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     program = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"
     arguments = ["relay", "--spool", str(tmp_path), "--smarthost", f"127.0.0.1:{server.port}"]
     with subprocess.Popen(
@@ -506,7 +550,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return hide
 
 
-def test_without_the_libraries_of_the_command_line_they_are_named(without: Callable[[str], None], capsys) -> None:
+def test_without_the_libraries_of_the_command_line_they_are_named(
+    without: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     without("click")
     assert run(["queue", "list"]) == 78
     assert capsys.readouterr().err == (
@@ -515,7 +561,7 @@ def test_without_the_libraries_of_the_command_line_they_are_named(without: Calla
 
 
 def test_trio_that_is_not_installed_is_no_driver_and_no_backend(
-    without: Callable[[str], None], tmp_path: Path, capsys
+    without: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without("trio")
     assert run([*SEND, "--to", "u@a.example", "--driver", "trio", "-"]) == 64

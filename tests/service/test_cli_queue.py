@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from servers import Server
 
 from smtpcore import Envelope, MailOptions, MailSource, XForward
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
+
+from .servers import Server
 
 PROGRAM = [sys.executable, "-c", "from smtpcore.drivers.cli import main; main()"]
 
@@ -73,11 +73,13 @@ def listed(capsys: pytest.CaptureFixture[str], spool: Path, *arguments: str) -> 
         (["--state", "active", "--state", "waiting", "2"], [(2, "anna@home.example")]),
     ],
 )
-def test_filters(arguments: list[str], expected: list[tuple[int, str]], spool: Path, capsys: Any) -> None:
+def test_filters(
+    arguments: list[str], expected: list[tuple[int, str]], spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert listed(capsys, spool, *arguments) == expected
 
 
-def test_lines_for_people_and_for_scripts(spool: Path, capsys: Any) -> None:
+def test_lines_for_people_and_for_scripts(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, *_ = out(capsys, "list", "--spool", spool)
     assert first == "1 <anna@home.example> -> <u@a.example> 44 octets, 0 attempts, due now"
     row = json.loads(out(capsys, "list", "--json", "--spool", spool, 2)[0])
@@ -97,7 +99,7 @@ def test_lines_for_people_and_for_scripts(spool: Path, capsys: Any) -> None:
     }
 
 
-def test_a_mail_is_shown_whole(spool: Path, capsys: Any) -> None:
+def test_a_mail_is_shown_whole(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = out(capsys, "show", "--spool", spool, 1)
     assert lines[0] == "mail 1 from <anna@home.example>, 44 octets"
     assert lines[1].endswith(", 1h 0m ago")
@@ -110,7 +112,7 @@ def test_a_mail_is_shown_whole(spool: Path, capsys: Any) -> None:
     assert lines[-4:] == ["  header:", "    Subject: café \\x1b[2J", "    X-Long: a", "     b"]
 
 
-def test_a_mail_is_shown_whole_to_scripts(spool: Path, capsys: Any) -> None:
+def test_a_mail_is_shown_whole_to_scripts(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = out(capsys, "show", "--json", "--spool", spool, 3)
     shown = json.loads(line)
     (job,) = shown.pop("jobs")
@@ -126,11 +128,11 @@ def test_a_mail_is_shown_whole_to_scripts(spool: Path, capsys: Any) -> None:
     assert (job["domain"], job["state"]) == ("a.example", "waiting")
 
 
-def test_a_mail_without_a_header(spool: Path, capsys: Any) -> None:
+def test_a_mail_without_a_header(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out(capsys, "show", "--spool", spool, 2)[-1] == "  header:"
 
 
-def test_what_is_asked_for_a_mail_is_kept_and_shown(tmp_path: Path, capsys: Any) -> None:
+def test_what_is_asked_for_a_mail_is_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = tmp_path / "message.eml"
     message.write_bytes(b"Subject: gr\xc3\xb6\xc3\x9fe\n\nx\n")
     spool = tmp_path / "spool"
@@ -163,7 +165,7 @@ def test_what_is_asked_for_a_mail_is_kept_and_shown(tmp_path: Path, capsys: Any)
     assert lines.count("      notify: SUCCESS,DELAY") == 2
 
 
-def test_the_client_that_a_mail_came_from_is_shown(tmp_path: Path, capsys: Any) -> None:
+def test_the_client_that_a_mail_came_from_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spike = XForward(name="spike.example", address="192.0.2.1", source=MailSource.REMOTE)
     with Spool(tmp_path / "spool") as spool:
         envelope = Envelope("", ("u@a.example",), options=MailOptions(forwarded=spike))
@@ -186,7 +188,7 @@ def test_the_client_that_a_mail_came_from_is_shown(tmp_path: Path, capsys: Any) 
     ],
 )
 def test_what_may_not_be_asked_is_not_queued(
-    flags: list[str], status: int, words: str, tmp_path: Path, capsys: Any
+    flags: list[str], status: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "message.eml").write_bytes(b"x\n")
     command = ["queue", "add", "--spool", str(tmp_path / "spool"), "--from", "", "--to", "u@a.example", *flags]
@@ -196,7 +198,9 @@ def test_what_may_not_be_asked_is_not_queued(
         assert len(spool) == 0
 
 
-def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_spool_may_be_named_by_the_environment(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SMTPCORE_SPOOL", str(spool))
     assert len(out(capsys, "list")) == 5
 
@@ -215,30 +219,34 @@ def test_the_spool_may_be_named_by_the_environment(spool: Path, monkeypatch: pyt
         (["show", "7"], 66, "smtpcore: there is no mail 7 in the queue"),
     ],
 )
-def test_what_makes_no_sense(arguments: list[str], status: int, words: str, spool: Path, capsys: Any) -> None:
+def test_what_makes_no_sense(
+    arguments: list[str], status: int, words: str, spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["queue", *arguments, "--spool", str(spool)]) == status
     assert words in capsys.readouterr().err
 
 
-def test_a_spool_that_may_not_be_looked_into(tmp_path: Path, capsys: Any) -> None:
+def test_a_spool_that_may_not_be_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # A name that is too long is refused by the system whoever asks, as a directory of others is for most.
     assert run(["queue", "list", "--spool", str(tmp_path / ("x" * 300))]) == 66
     assert capsys.readouterr().err.endswith("x: File name too long\n")
 
 
 @pytest.mark.parametrize("command", ["list", "show", "hold", "release", "retry", "remove"])
-def test_a_filter_that_nothing_fits_is_said_and_is_no_error(command: str, spool: Path, capsys: Any) -> None:
+def test_a_filter_that_nothing_fits_is_said_and_is_no_error(
+    command: str, spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["queue", command, "--spool", str(spool), "--sender", "nobody@*"]) == 0
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "no mail in the queue fits\n")
 
 
-def states(capsys: Any, spool: Path) -> list[tuple[int, str]]:
+def states(capsys: pytest.CaptureFixture[str], spool: Path) -> list[tuple[int, str]]:
     rows = [json.loads(line) for line in out(capsys, "list", "--json", "--spool", spool)]
     return list(dict.fromkeys((row["queue_id"], row["state"]) for row in rows))
 
 
-def test_mails_are_held_released_and_removed(spool: Path, capsys: Any) -> None:
+def test_mails_are_held_released_and_removed(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out(capsys, "hold", "--spool", spool, "--recipient", "v@*") == ["1 held"]
     assert states(capsys, spool) == [(1, "held"), (2, "waiting"), (3, "waiting")]
     assert out(capsys, "list", "--spool", spool, "--domain", "b.example")[0].endswith(" 0 attempts, held")
@@ -258,7 +266,7 @@ def test_mails_are_held_released_and_removed(spool: Path, capsys: Any) -> None:
     assert states(capsys, spool) == []
 
 
-def test_what_is_held_is_not_relayed_and_what_is_retried_is(tmp_path: Path, capsys: Any) -> None:
+def test_what_is_held_is_not_relayed_and_what_is_retried_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     later = f"later-{tmp_path.name}@a.example"
     directory = tmp_path / "spool"
     with Spool(directory) as spool:
@@ -277,7 +285,7 @@ def test_what_is_held_is_not_relayed_and_what_is_retried_is(tmp_path: Path, caps
     assert states(capsys, directory) == []
 
 
-def test_a_relay_at_work_takes_the_wish_in(tmp_path: Path, capsys: Any) -> None:
+def test_a_relay_at_work_takes_the_wish_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "spool"
     later = f"later-{tmp_path.name}@a.example"
     with Spool(directory) as spool, Server() as server:
@@ -301,7 +309,9 @@ def test_a_relay_at_work_takes_the_wish_in(tmp_path: Path, capsys: Any) -> None:
                 relay.kill()
 
 
-def test_a_damaged_mail_is_shown_with_what_is_wrong_and_keeps_nobody_else(spool: Path, capsys: Any) -> None:
+def test_a_damaged_mail_is_shown_with_what_is_wrong_and_keeps_nobody_else(
+    spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     database = sqlite3.connect(spool / "spool.db")
     with database:
         database.execute("UPDATE job SET recipients = 'nonsense' WHERE mail_id = 1")

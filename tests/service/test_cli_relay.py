@@ -17,16 +17,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
-from relays import wait_until
-from servers import Server
 
 from smtpcore import Envelope
 from smtpcore.drivers.cli import run
 from smtpcore.drivers.spool import Spool
+
+from .relays import wait_until
+from .servers import Server
 
 PROGRAM = [sys.executable, "-c", "from smtpcore.drivers.cli import main; main()"]
 SUMMARY = "1 delivered, 0 bounced, 0 expired, 1 discarded.*; 1 deferrals"
@@ -48,7 +48,9 @@ def configure(folder: Path, port: int, more: str = "") -> str:
     return str(path)
 
 
-def test_every_attempt_and_fate_is_a_line_with_the_queue_id(spool: Path, tmp_path: Path, capsys: Any) -> None:
+def test_every_attempt_and_fate_is_a_line_with_the_queue_id(
+    spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "relay.log"
     with Server() as server:
         path = configure(tmp_path, server.port, f'[logging]\nfile = "{log}"\nformat = "json"\n')
@@ -81,7 +83,7 @@ def test_the_log_goes_to_standard_error_where_no_file_is_named(spool: Path, tmp_
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio", "threads"])
 def test_credentials_and_certificates_come_from_the_configuration(
-    backend: str, spool: Path, tmp_path: Path, capsys: Any
+    backend: str, spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -137,7 +139,9 @@ def test_a_log_that_was_renamed_is_begun_anew(spool: Path, tmp_path: Path) -> No
     assert "event=fate" not in log.read_text()
 
 
-def test_a_log_that_cannot_be_written_is_said_at_once(spool: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_log_that_cannot_be_written_is_said_at_once(
+    spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = configure(tmp_path, 25, f'[logging]\nfile = "{tmp_path}"\n')
     assert run(["relay", "--config", path, "--once"]) == 66
     assert capsys.readouterr().err == f"smtpcore: {tmp_path}: Is a directory\n"

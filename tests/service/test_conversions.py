@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from relays import Kind
 
 from smtpcore import Conversion, TlsPolicy
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, FixedHosts, SmartHost
 from smtpcore.testing.peer import Line, Peer
+
+from .relays import Kind
 
 HEADER = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: "
 LONG = HEADER + b"7bit\r\n\r\n" + b"x" * 999 + b"\r\n"

@@ -15,20 +15,22 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 import sniffio
-from relays import PATIENCE, Kind, failing_to, wait_until
-from servers import Server
 
 from smtpcore.drivers.service import RelayService, RelayStopped
 from smtpcore.drivers.spool import Spool, SpoolUnusable
-from smtpcore.relay import Fate, FateKind, Forget, RelaySettings, Schedule, SmartHost
+from smtpcore.relay import Attempted, Fate, FateKind, Forget, RelaySettings, Schedule, SmartHost
 from smtpcore.testing.peer import Line, Peer
 
+from .relays import PATIENCE, Kind, failing_to, wait_until
+from .servers import Server
 
-def submit(relay, *recipients: str, sender: str = ""):
+
+def submit(relay: Any, *recipients: str, sender: str = "") -> Any:
     return relay.submit(b"Subject: hi\n\nhi\n", sender=sender, recipients=recipients or ["u@a.example"])
 
 
@@ -102,7 +104,7 @@ def test_a_mail_submitted_before_the_relay_runs_has_its_fate_told(kind: Kind, se
 
 
 def test_nothing_is_kept_of_a_submission_that_was_let_go(kind: Kind, server: Server, spool: Spool) -> None:
-    told: list = []
+    told: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=told)
     held, let_go = submit(relay), submit(relay)
     gone = weakref.ref(getattr(let_go, "_inner", let_go))
@@ -135,7 +137,7 @@ def test_waiting_has_a_bound(kind: Kind, server: Server, spool: Spool) -> None:
 
 
 def test_every_recipient_is_called_back_once(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     with kind.make(spool, server.port, notes=notes) as relay:
         submissions = [submit(relay, f"u{n}@a.example", f"nobody{n}@b.example") for n in range(20)]
         for submission in submissions:
@@ -144,21 +146,27 @@ def test_every_recipient_is_called_back_once(kind: Kind, server: Server, spool: 
     assert told == sorted((s.queue_id, recipient) for s in submissions for recipient in s.recipients)
 
 
-def test_a_callback_that_fails_harms_nobody(kind: Kind, server: Server, spool: Spool, caplog) -> None:
-    def notice(event) -> None:
+def test_a_callback_that_fails_harms_nobody(
+    kind: Kind, server: Server, spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def notice(event: Fate) -> None:
         raise ZeroDivisionError(event.recipient)
 
     with kind.make(spool, server.port, notice=notice) as relay:
         for number in range(3):
             assert [fate.kind for fate in submit(relay, f"u{number}@a.example").fates(PATIENCE)] == [FateKind.DELIVERED]
     logged = [record for record in caplog.records if record.exc_info]
-    assert sorted(str(r.exc_info[1]) for r in logged) == ["u0@a.example", "u1@a.example", "u2@a.example"]
+    assert sorted(str(record.exc_info and record.exc_info[1]) for record in logged) == [
+        "u0@a.example",
+        "u1@a.example",
+        "u2@a.example",
+    ]
 
 
 def test_a_callback_may_submit_and_stop(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
 
-    def notice(event) -> None:
+    def notice(event: Fate) -> None:
         notes.append(event)
         relay.stop()
 
@@ -170,10 +178,10 @@ def test_a_callback_may_submit_and_stop(kind: Kind, server: Server, spool: Spool
 
 
 def test_async_callbacks_come_on_the_event_loop(server: Server, spool: Spool) -> None:
-    libraries: list = []
+    libraries: list[str] = []
     settings = RelaySettings(reporting_mta="relay.example")
 
-    def notice(event) -> None:
+    def notice(_: object) -> None:
         libraries.append(sniffio.current_async_library())
 
     async def main() -> None:
@@ -190,7 +198,7 @@ def test_async_callbacks_come_on_the_event_loop(server: Server, spool: Spool) ->
 
 
 def test_mails_submitted_at_once_share_commits_and_none_is_lost(kind: Kind, server: Server, spool: Spool) -> None:
-    submissions: list = []
+    submissions: list[Any] = []
     with kind.make(spool, server.port) as relay:
 
         def fill(name: str) -> None:
@@ -263,10 +271,10 @@ def test_after_the_block_nothing_is_accepted(kind: Kind, server: Server, spool: 
 
 
 def test_what_stops_the_relay_reaches_the_user_of_the_block(
-    kind: Kind, server: Server, spool: Spool, monkeypatch
+    kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
-    done: list = []
+    done: list[bool] = []
     with pytest.raises(SpoolUnusable, match="full"), kind.make(spool, server.port) as relay:  # noqa: PT012
         submission = submit(relay)
         with pytest.raises(SpoolUnusable, match="full"):
@@ -280,7 +288,7 @@ def test_what_stops_the_relay_reaches_the_user_of_the_block(
 
 
 def test_an_error_of_the_block_comes_before_that_of_the_relay(
-    kind: Kind, server: Server, spool: Spool, monkeypatch
+    kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012

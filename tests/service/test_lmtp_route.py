@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relays import PATIENCE, Kind, wait_until
 
 from smtpcore import TlsPolicy
 from smtpcore.drivers.spool import Spool
-from smtpcore.relay import Attempted, FateKind, Lmtp, Schedule
+from smtpcore.relay import Attempted, Fate, FateKind, Lmtp, Schedule
 from smtpcore.sasl import Plain
 from smtpcore.testing.peer import Line, Peer
+
+from .relays import PATIENCE, Kind, wait_until
 
 MAILBOXES = ["anna@here.example", "boris@here.example", "nobody@here.example"]
 BODY = b"Subject: to a mailbox\r\n\r\nHello.\r\n"
@@ -80,7 +81,7 @@ def test_each_mailbox_has_its_fate(kind: Kind, spool: Spool, tmp_path: Path, uni
 
 def test_a_socket_that_is_not_there_yet_is_tried_again(kind: Kind, spool: Spool, tmp_path: Path) -> None:
     path = tmp_path / "lmtp"
-    notes: list[Any] = []
+    notes: list[Fate | Attempted] = []
     schedule = Schedule(delays=(0.05,))
     relay = kind.make(
         spool, 24, route=Lmtp(path=str(path)), notes=notes, schedule=schedule, rest=0.05, longest_rest=0.1

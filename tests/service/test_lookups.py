@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-
-from relays import PATIENCE, Kind, wait_until
-from servers import Server
+from typing import Any
 
 from smtpcore.drivers._relaying.owner import LOOKUPS
 from smtpcore.drivers.spool import Spool
@@ -26,6 +24,9 @@ from smtpcore.relay import (
     Schedule,
 )
 
+from .relays import PATIENCE, Kind, wait_until
+from .servers import Server
+
 
 def found(domain: str) -> DomainResolved:
     """A domain without MX records, whose own address is this machine's."""
@@ -33,7 +34,7 @@ def found(domain: str) -> DomainResolved:
     return DomainResolved(domain, MxAnswer(AnswerKind.NO_DATA), ((domain, address),), 60.0)
 
 
-def world(kind: Kind, spool: Spool, server: Server, answer: Callable[[str], DomainResolved], **settings):
+def world(kind: Kind, spool: Spool, server: Server, answer: Callable[[str], DomainResolved], **settings: Any) -> Any:
     resolver = kind.look_up_with(answer)
     return kind.make(spool, server.port, route=Mx(server.port), resolver=resolver, **settings)
 
@@ -85,8 +86,8 @@ def test_only_so_many_domains_are_looked_up_at_once(kind: Kind, server: Server, 
 
 
 def test_a_resolver_that_fails_puts_mail_off(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
-    failed: list = []
+    notes: list[Fate | Attempted] = []
+    failed: list[str] = []
 
     def fails(domain: str) -> DomainResolved:
         if domain == "broken.example":

@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from servers import Server
 
 from smtpcore import Envelope
 from smtpcore.drivers.progress import Progress
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, DestinationView, Fate, FateKind, NextHop
+
+from .servers import Server
 
 SUMMARY = r"1 delivered, 0 bounced, 0 expired, 1 discarded.*; {} deferrals"
 PROGRAM = "import sys; from smtpcore.drivers.cli import run; sys.exit(run(sys.argv[1:]))"

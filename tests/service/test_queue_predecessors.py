@@ -15,15 +15,17 @@ import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from relays import PATIENCE, Kind, wait_until
-from servers import Server, raw_server
 
 from smtpcore import DEFAULT_LIMITS, LocalProtocolError
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind, Schedule
 from smtpcore.sasl import Plain
+
+from .relays import PATIENCE, Kind, wait_until
+from .servers import Server, raw_server
 
 MANY = [f"u{number}@{name}.example" for number in range(3) for name in "abc"]
 
@@ -54,7 +56,7 @@ def test_r1_r2_r3_messages_that_wait_cannot_be_walked_through(
 def test_r4_after_a_connection_that_failed_messages_stay_taken(threads: Kind, spool: Spool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = threads.make(spool, port, notes=notes, schedule=Schedule())
     relay.submit(b"hi\n", sender="", recipients=["u@a.example", "v@b.example"])
     background = relay.start()
@@ -106,7 +108,7 @@ def test_r9_an_exception_stops_the_relay_for_ever(threads: Kind, server: Server,
     def notice(_event: object) -> None:
         raise ZeroDivisionError("a callback")
 
-    def options(host: object) -> dict:
+    def options(host: object) -> dict[str, Any]:
         raise ZeroDivisionError("options")
 
     broken = threads.make(spool, server.port, options=options, schedule=Schedule())
@@ -151,8 +153,8 @@ def test_r12_a_bounce_is_no_message_that_a_program_could_read(threads: Kind, ser
     assert report["Message-ID"].startswith("<")
     assert report["Date"].datetime
     assert (report["MIME-Version"], report["Auto-Submitted"]) == ("1.0", "auto-replied")
-    text, status, original = report.iter_parts()
-    about, recipient = status.get_payload()  # type: ignore[misc]
+    text, status, original = cast("Iterator[Any]", report.iter_parts())
+    about, recipient = status.get_payload()
     assert about["Reporting-MTA"] == "dns; relay.example"
     assert recipient["Final-Recipient"] == "rfc822; nobody@a.example"
     assert (recipient["Action"], recipient["Status"]) == ("failed", "5.1.1")
@@ -199,7 +201,7 @@ def test_r13_the_envelope_is_code_that_is_run(threads: Kind, server: Server, spo
 
 
 def test_r21_a_silent_server_holds_its_place_for_ever(threads: Kind, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     options = {"limits": DEFAULT_LIMITS.scaled(0.001)}
     with raw_server(lambda connection: None) as port:
         relay = threads.make(spool, port, notes=notes, options=options, schedule=Schedule(), sessions=1)
@@ -211,7 +213,7 @@ def test_r21_a_silent_server_holds_its_place_for_ever(threads: Kind, spool: Spoo
 
 
 def test_r22_a_secret_for_each_peer_cannot_be_had(threads: Kind, spool: Spool) -> None:
-    asked: list = []
+    asked: list[str | None] = []
 
     def secret(host: str | None) -> list[Plain]:
         asked.append(host)
@@ -219,7 +221,7 @@ def test_r22_a_secret_for_each_peer_cannot_be_had(threads: Kind, spool: Spool) -
 
     with Server() as server:
         # Credentials are never said in clear: what is wanted is that they are asked for, and by whom.
-        notes: list = []
+        notes: list[Fate | Attempted] = []
         relay = threads.make(spool, server.port, notes=notes, options={"credentials": secret}, schedule=Schedule())
         relay.submit(b"hi\n", sender="", recipients="u@a.example")
         relay.run(once=True)
@@ -247,7 +249,7 @@ def test_r24_recipients_of_a_folded_header_are_lost_and_a_full_name_is_the_sende
         b"Bcc: d@d.example\nSubject: hi\n\nhi\n",
         policy=email.policy.default,
     )
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = threads.make(spool, server.port, notes=notes)
     relay.submit(message)
     relay.run(once=True)

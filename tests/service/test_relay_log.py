@@ -8,16 +8,18 @@ from __future__ import annotations
 import logging
 import re
 import socket
+from typing import Any
 
 import pytest
-from relays import PATIENCE, Kind
-from servers import Server, raw_server
 
 from smtpcore.drivers.spool import Spool
 
+from .relays import PATIENCE, Kind
+from .servers import Server, raw_server
+
 
 @pytest.fixture
-def log(caplog) -> pytest.LogCaptureFixture:
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO, "smtpcore.relay")
     return caplog
 
@@ -31,7 +33,7 @@ def relayed(kind: Kind, spool: Spool, port: int, *recipients: str, sender: str =
         relay.submit(b"Subject: private\n\nprivate\n", sender=sender, recipients=recipients).fates(PATIENCE)
 
 
-def test_a_fate_says_all_in_one_line(kind: Kind, server: Server, spool: Spool, log) -> None:
+def test_a_fate_says_all_in_one_line(kind: Kind, server: Server, spool: Spool, log: pytest.LogCaptureFixture) -> None:
     relayed(kind, spool, server.port, "u@a.example")
     (line,) = lines(log)
     assert re.fullmatch(
@@ -42,7 +44,9 @@ def test_a_fate_says_all_in_one_line(kind: Kind, server: Server, spool: Spool, l
     ), line
 
 
-def test_an_attempt_that_settles_nothing_has_a_line_of_its_own(kind: Kind, server: Server, spool: Spool, log) -> None:
+def test_an_attempt_that_settles_nothing_has_a_line_of_its_own(
+    kind: Kind, server: Server, spool: Spool, log: pytest.LogCaptureFixture
+) -> None:
     relayed(kind, spool, server.port, "later@a.example", "nobody@a.example")
     attempt, refusal, fate = sorted(lines(log), key=lambda line: ("attempt=2" in line, line))
     assert re.match(
@@ -54,13 +58,14 @@ def test_an_attempt_that_settles_nothing_has_a_line_of_its_own(kind: Kind, serve
     assert re.search(r"recipient=later@a\.example kind=delivered .* attempt=2 code=250 ", fate), fate
 
 
-def test_records_have_the_fields_too(kind: Kind, server: Server, spool: Spool, log) -> None:
+def test_records_have_the_fields_too(kind: Kind, server: Server, spool: Spool, log: pytest.LogCaptureFixture) -> None:
     relayed(kind, spool, server.port, "u@a.example")
+    record: Any
     (record,) = [record for record in log.records if record.name == "smtpcore.relay"]
     assert (record.queue_id, record.recipient, record.kind, record.code) == (1, "u@a.example", "delivered", 250)
 
 
-def test_a_host_that_is_down_is_told_for_each_mail(kind: Kind, spool: Spool, log) -> None:
+def test_a_host_that_is_down_is_told_for_each_mail(kind: Kind, spool: Spool, log: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     relay = kind.make(spool, port)
@@ -71,7 +76,7 @@ def test_a_host_that_is_down_is_told_for_each_mail(kind: Kind, spool: Spool, log
     assert all(re.search(r'verdict=later .* words="cannot connect to 127\.0\.0\.1:', line) for line in lines(log))
 
 
-def test_a_peer_cannot_forge_a_line(kind: Kind, spool: Spool, log) -> None:
+def test_a_peer_cannot_forge_a_line(kind: Kind, spool: Spool, log: pytest.LogCaptureFixture) -> None:
     def talk(connection: socket.socket) -> None:
         connection.sendall(b'554 5.0.0 no\rfate queue_id=7 "\x1b[2J\x00\r\n')
 
@@ -86,7 +91,9 @@ def test_a_peer_cannot_forge_a_line(kind: Kind, spool: Spool, log) -> None:
     assert line.endswith('"')
 
 
-def test_bodies_and_secrets_are_not_logged(kind: Kind, server: Server, spool: Spool, caplog) -> None:
+def test_bodies_and_secrets_are_not_logged(
+    kind: Kind, server: Server, spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     relayed(kind, spool, server.port, "u@a.example", "nobody@a.example", sender="me@home.example")
     assert server.taken
@@ -95,7 +102,9 @@ def test_bodies_and_secrets_are_not_logged(kind: Kind, server: Server, spool: Sp
     assert not any("private" in line for line in ours)
 
 
-def test_nothing_is_written_when_nobody_listens(kind: Kind, server: Server, spool: Spool, caplog) -> None:
+def test_nothing_is_written_when_nobody_listens(
+    kind: Kind, server: Server, spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING, "smtpcore.relay")
     relayed(kind, spool, server.port, "u@a.example", "later@a.example")
     assert lines(caplog) == []

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from relays import PATIENCE, Kind, wait_until
 
 from smtpcore import Pipelining
 from smtpcore.drivers.memory import HostMemory
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import Attempted, Fate, FateKind
+
+from .relays import PATIENCE, Kind, wait_until
 
 MAILS = 30
 TAKEN = b"250 2.0.0 taken\r\n"
@@ -109,7 +110,9 @@ def _answer(line: bytes) -> bytes:
     return {b"DATA": b"354 go on\r\n", b"HELP": b"214 no help\r\n", b"QUIT": b"221 bye\r\n"}.get(line, b"250 OK\r\n")
 
 
-def prepared(kind: Kind, spool: Spool, server: Pipelining2920, level: Pipelining, notes: list, **settings: Any) -> Any:
+def prepared(
+    kind: Kind, spool: Spool, server: Pipelining2920, level: Pipelining, notes: list[Fate | Attempted], **settings: Any
+) -> Any:
     """A relay with ``MAILS`` mails ahead of it; each body is its number. Its session always has some in store."""
 
     def gate(number: int) -> None:
@@ -137,7 +140,7 @@ def until_empty(relay: Any, spool: Spool) -> None:
     assert background.ended() is None
 
 
-def attempts(notes: list) -> list[Attempted]:
+def attempts(notes: list[Fate | Attempted]) -> list[Attempted]:
     return [note for note in notes if isinstance(note, Attempted)]
 
 
@@ -148,10 +151,10 @@ def on_their_way(relay: Any) -> int:
 def flights(kind: Kind, spool: Spool, level: Pipelining) -> int:
     """Round trips for all mails."""
     with Pipelining2920() as server:
-        notes: list = []
+        notes: list[Fate | Attempted] = []
         until_empty(prepared(kind, spool, server, level, notes), spool)
         assert sorted(server.taken) == everything()
-        assert [note.kind for note in notes] == [FateKind.DELIVERED] * MAILS
+        assert [note.kind if isinstance(note, Fate) else note for note in notes] == [FateKind.DELIVERED] * MAILS
         assert server.connections == 1
     return server.flights
 
@@ -173,7 +176,7 @@ def test_what_a_lost_session_leaves_is_recorded_mail_by_mail(kind: Kind, spool: 
             raise HangUp
         return TAKEN
 
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     with Pipelining2920(verdict) as server:
         until_empty(prepared(kind, spool, server, Pipelining.ACROSS, notes), spool)
     assert sorted(server.taken) == everything()
@@ -188,7 +191,7 @@ def test_what_a_lost_session_leaves_is_recorded_mail_by_mail(kind: Kind, spool: 
 
 def test_mails_whose_verdicts_lost_step_are_each_in_doubt(kind: Kind, spool: Spool) -> None:
     """A stray reply shifts the verdicts: what it may have shifted is not believed, and the peer is spoken to within."""
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     with Pipelining2920(lambda number: TAKEN * 2 if number == 5 else TAKEN) as server:
         until_empty(prepared(kind, spool, server, Pipelining.ACROSS, notes), spool)
     doubtful = [note for note in attempts(notes) if note.in_doubt]
@@ -211,7 +214,7 @@ def test_stopping_answers_for_all_that_is_under_way(kind: Kind, spool: Spool, gr
             raise HangUp
         return TAKEN
 
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     with Pipelining2920(verdict) as server:
         relay = prepared(kind, spool, server, Pipelining.ACROSS, notes, grace=grace)
         background = relay.start()

@@ -17,14 +17,15 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from relays import PATIENCE, Kind, failing_to, wait_until
-from servers import Server
 
 from smtpcore import Envelope, LocalProtocolError, TlsPolicy
 from smtpcore.drivers.service import RelayService
 from smtpcore.drivers.spool import Spool, SpoolLocked, SpoolUnusable
 from smtpcore.relay import Action, Attempted, Fate, FateKind, Forget, Operate, RelaySettings, Schedule, SmartHost
 from smtpcore.sasl import Plain
+
+from .relays import PATIENCE, Kind, failing_to, wait_until
+from .servers import Server
 
 
 def run_until_empty(relay: Any, spool: Spool) -> None:
@@ -35,7 +36,7 @@ def run_until_empty(relay: Any, spool: Spool) -> None:
     assert background.ended() is None
 
 
-def fates(notes: list) -> list[tuple[str, FateKind]]:
+def fates(notes: list[Fate | Attempted]) -> list[tuple[str, FateKind]]:
     return sorted((note.recipient, note.kind) for note in notes if isinstance(note, Fate))
 
 
@@ -76,7 +77,7 @@ def test_a_large_mail_is_sent_by_the_system(
 
 
 def test_what_is_refused_for_good_comes_back_to_its_sender(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes)
     relay.submit(b"Subject: hi\n\nhi\n", sender="me@home.example", recipients=["nobody@a.example", "u@a.example"])
     relay.submit(b"Subject: hi\n\nhi\n", sender="", recipients=["nobody@b.example"])
@@ -89,14 +90,14 @@ def test_what_is_refused_for_good_comes_back_to_its_sender(kind: Kind, server: S
     ]
     ((_, told, content),) = [mail for mail in server.taken if mail[0] == ""]
     assert told == ["me@home.example"]
-    bounce = email.message_from_bytes(content, policy=email.policy.default)
+    bounce: Any = email.message_from_bytes(content, policy=email.policy.default)
     status = list(bounce.iter_parts())[1].get_payload()[1]
     assert status["Final-Recipient"] == "rfc822; nobody@a.example"
     assert status["Diagnostic-Code"] == "smtp; 550 5.1.1 nobody of that name"
 
 
 def test_what_is_deferred_is_tried_again(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes)
     relay.submit(b"hi\n", sender="", recipients=["later@a.example", "u@a.example"])
     run_until_empty(relay, spool)
@@ -109,7 +110,7 @@ def test_what_is_deferred_is_tried_again(kind: Kind, server: Server, spool: Spoo
 def test_a_route_that_fails_defers_that_mail_and_no_other(
     kind: Kind, server: Server, spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     seen = threading.Event()
 
     class OwnRoute:
@@ -175,7 +176,7 @@ def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
     def refuse(host: str | None) -> list[Plain]:
         raise RuntimeError("the vault does not take hunter2")
 
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes, options={"credentials": refuse})
     relay.submit(b"hi\n", sender="me@a.example", recipients="u@a.example")
     background = relay.start()
@@ -199,7 +200,7 @@ def test_sessions_are_shared_and_limited(kind: Kind, server: Server, spool: Spoo
 
 
 def test_a_server_that_tires_costs_no_attempt(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     server.mails_per_connection = 3
     relay = kind.make(spool, server.port, notes=notes, sessions_per_next_hop=1)
     for number in range(10):
@@ -211,7 +212,7 @@ def test_a_server_that_tires_costs_no_attempt(kind: Kind, server: Server, spool:
 
 
 def test_a_smart_host_that_is_down_puts_everything_off(kind: Kind, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     relay = kind.make(spool, port, notes=notes, schedule=Schedule())
@@ -219,13 +220,13 @@ def test_a_smart_host_that_is_down_puts_everything_off(kind: Kind, spool: Spool)
         relay.submit(b"hi\n", sender="", recipients=f"u{number}@a.example")
     relay.run(once=True)
     assert len(spool) == 20
-    assert {note.attempts for note in notes} == {1}
+    assert {note.attempts if isinstance(note, Attempted) else None for note in notes} == {1}
     assert all("cannot connect" in entry.job.recipients[0].last_words for entry in spool.list())
 
 
 def test_stopping_breaks_off_what_hangs_and_loses_nothing(kind: Kind, server: Server, spool: Spool) -> None:
     server.hold = threading.Event()
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes, grace=0.1)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     background = relay.start()
@@ -235,12 +236,13 @@ def test_stopping_breaks_off_what_hangs_and_loses_nothing(kind: Kind, server: Se
     (entry,) = spool.list()
     assert not entry.active
     (attempt,) = notes
+    assert isinstance(attempt, Attempted)
     assert attempt.in_doubt
 
 
 def test_stopping_lets_what_is_on_its_way_finish(kind: Kind, server: Server, spool: Spool) -> None:
     server.hold = threading.Event()
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes, grace=30.0)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     background = relay.start()
@@ -327,7 +329,7 @@ def test_what_another_relay_did_before_this_one_ran_is_not_done_again(kind: Kind
 
 
 def test_a_wish_that_could_not_be_recorded_is_heeded_by_the_next_relay_over_the_same_spool_object(
-    kind: Kind, server: Server, spool: Spool, monkeypatch
+    kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = kind.make(spool, server.port).submit(b"hi\n", sender="", recipients="u@a.example")
     with Spool(spool.directory) as last:
@@ -349,7 +351,9 @@ def test_a_service_works_once(kind: Kind, server: Server, spool: Spool) -> None:
         relay.run(once=True)
 
 
-def test_what_cannot_be_recorded_stops_the_relay(kind: Kind, server: Server, spool: Spool, monkeypatch) -> None:
+def test_what_cannot_be_recorded_stops_the_relay(
+    kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     relay = kind.make(spool, server.port)
     relay.submit(b"hi\n", sender="", recipients="u@a.example")
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
@@ -359,7 +363,7 @@ def test_what_cannot_be_recorded_stops_the_relay(kind: Kind, server: Server, spo
 
 
 def test_a_lost_body_keeps_nobody_else(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     server.hold = threading.Event()
     relay = kind.make(spool, server.port, notes=notes, schedule=Schedule(), sessions=1)
     background = relay.start()
@@ -403,7 +407,7 @@ def test_a_submission_that_is_cancelled_is_whole_or_not_there(backend: str, spoo
 
 
 def test_an_operators_wish_reaches_a_relay_that_works(kind: Kind, server: Server, spool: Spool) -> None:
-    notes: list = []
+    notes: list[Fate | Attempted] = []
     relay = kind.make(spool, server.port, notes=notes, schedule=Schedule())
     later = relay.submit(b"hi\n", sender="", recipients="later@a.example")
     unwanted = relay.submit(b"hi\n", sender="", recipients="later-too@b.example")

@@ -7,8 +7,6 @@ What lives here: mails with options, in by ``accept`` and out over a real sessio
 from __future__ import annotations
 
 import pytest
-from relays import Kind
-from servers import Server
 
 from smtpcore import (
     BodyFacts,
@@ -22,6 +20,9 @@ from smtpcore import (
 from smtpcore.drivers.spool import Spool
 from smtpcore.relay import FateKind, FixedHosts, Lmtp, RoutingTable, SmartHost
 from smtpcore.testing.peer import Line, Peer
+
+from .relays import Kind
+from .servers import Server
 
 BODY = b"Subject: gr\xc3\xbc\xc3\x9fe\r\n\r\nHello.\r\n"
 ALL = ("DSN", "SMTPUTF8", "8BITMIME", "MT-PRIORITY", "SIZE")
