@@ -23,7 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Session
+from aiosmtpd.smtp import Envelope as SmtpEnvelope
 
 from smtpcore import Envelope
 from smtpcore.drivers.spool import Spool
@@ -69,7 +70,8 @@ class Server:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
         digest = hashlib.sha256(envelope.content).hexdigest()
         self.taken.update((digest, recipient) for recipient in envelope.rcpt_tos)
         self.mails += 1
@@ -201,8 +203,8 @@ def test_what_was_accepted_arrives_whatever_is_killed(tmp_path: Path) -> None:
         for lane, kills in enumerate(shares):
             (tmp_path / str(lane)).mkdir()
             running.append(lanes.submit(live_often, tmp_path / str(lane), kills, SEED + lane))
-        for lane in running:
-            print(lane.result())
+        for lived in running:
+            print(lived.result())
 
 
 @pytest.mark.crash

@@ -31,7 +31,17 @@ def public_names() -> set[str]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built pages; ``docs`` itself is not written to."""
     folder = tmp_path_factory.mktemp("pages")
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--builder", "html", DOCS, folder]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--quiet",
+        "--builder",
+        "html",
+        str(DOCS),
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -46,7 +56,8 @@ def test_every_public_name_has_its_place_in_the_reference(pages: Path) -> None:
 
 
 def drawn() -> dict[str, str]:
-    return runpy.run_path(str(DOCS / "machine" / "draw.py"))["drawn"]()
+    pictures: dict[str, str] = runpy.run_path(str(DOCS / "machine" / "draw.py"))["drawn"]()
+    return pictures
 
 
 def test_the_drawings_are_fresh() -> None:

@@ -132,7 +132,8 @@ def screened() -> Iterator[Postfix]:
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest) -> str:
     """Each service of the relay in turn, by the name of its driver."""
-    return request.param
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
@@ -225,4 +226,5 @@ DRIVERS = (Driver("blocking", _run_blocking), Driver("asyncio", _run_asyncio), D
 
 @pytest.fixture(params=DRIVERS, ids=lambda driver: driver.name)
 def driver(request: pytest.FixtureRequest) -> Driver:
-    return request.param
+    one: Driver = request.param
+    return one

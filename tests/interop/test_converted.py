@@ -67,7 +67,7 @@ def deliver(peer: Peer, driver: Driver, sender: str, extension: str, **options: 
     octets = message(binary=extension == "BINARYMIME")
 
     async def story(session: Any) -> Report:
-        report = await session.deliver(Envelope(sender, TO_ALICE, body=FACTS[extension]), octets)
+        report: Report = await session.deliver(Envelope(sender, TO_ALICE, body=FACTS[extension]), octets)
         await session.send(AFTER, sender=f"plain.{sender}", recipients=TO_ALICE)
         return report
 

@@ -56,7 +56,8 @@ def delivered(peer: Peer, driver: Driver, envelope: Envelope, message: bytes) ->
     dialogue: list[str] = []
 
     async def story(session: Any) -> Report:
-        return await session.deliver(envelope, message)
+        report: Report = await session.deliver(envelope, message)
+        return report
 
     report = driver.run(story, peer.clear, trace=dialogue.append, **peer.in_clear)
     assert [outcome.recipient for outcome in report.outcomes] == list(envelope.recipients)

@@ -87,7 +87,8 @@ def test_a_session_for_another_client_is_noted_as_its(
     peer: Peer, driver: Driver, sender: str, results: Results
 ) -> None:
     async def story(session: Any) -> Report:
-        return await session.deliver(Envelope(sender, to("alice", "nobody")), BODY)
+        report: Report = await session.deliver(Envelope(sender, to("alice", "nobody")), BODY)
+        return report
 
     spike = XClient(address="2001:db8::1", port=4711, helo="spike.example", protocol="LMTP", login="a+b")
     report = driver.run(story, peer.ends[Door.CLEAR], **peer.in_clear, xclient=spike)

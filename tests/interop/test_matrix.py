@@ -6,6 +6,7 @@ and what single servers do beside taking mail.
 
 from __future__ import annotations
 
+import functools
 import io
 import ssl
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_every_message_arrives(
     assert refused == {shape: rule.refusal for shape, rule in rules.items() if rule.refusal}
     accepted = {shape: sender for shape, sender in senders.items() if shape not in refused}
     for shape, sender in accepted.items():
-        wait_until(lambda sender=sender: peer.mails(sender), f"{shape!r} at {peer.name}")
+        wait_until(functools.partial(peer.mails, sender), f"{shape!r} at {peer.name}")
     wrong = {shape: found for shape, sender in accepted.items() if (found := _difference(peer, shape, sender))}
     assert not wrong
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.interop
 Mails = Sequence[tuple[Envelope, bytes]]
 #: Sends mails to a port of the loopback address over a pool; the reports are in the mails' order.
 Pooled = Callable[[int, Mails], list[Report]]
-OPTIONS: dict[str, Any] = {"tls": TlsPolicy.NEVER}
+OPTIONS: Any = {"tls": TlsPolicy.NEVER}
 SETTINGS: dict[str, Any] = {"sessions": 4, "retries": Retries(most=50, delays=(0.05,))}
 _numbers = itertools.count(1)
 

@@ -7,6 +7,7 @@ What lives here: refusals as administrators configure them. What does not: mail 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import ssl
 from collections.abc import Iterator, Mapping
@@ -122,7 +123,8 @@ def test_recipients_beyond_the_servers_limit_go_in_further_transactions(
     dialogue: list[str] = []
 
     async def story(session: Any) -> Report:
-        return await session.send(BODY, sender=sender, recipients=recipients)
+        report: Report = await session.send(BODY, sender=sender, recipients=recipients)
+        return report
 
     options = {**IN_CLEAR, "pipelining": pipelining, "trace": dialogue.append}
     report = driver.run(story, moody.ports["few recipients"], **options)
@@ -140,9 +142,10 @@ def test_a_recipient_who_is_deferred_among_good_ones(
     moody: Moody, driver: Driver, sender: str, results: Results
 ) -> None:
     async def story(session: Any) -> Report:
-        return await session.deliver(
+        report: Report = await session.deliver(
             Envelope(sender, tuple(f"{name}@{DOMAIN}" for name in ("alice", "bob", "nobody"))), BODY
         )
+        return report
 
     report = driver.run(story, moody.ports["greylisting"], **IN_CLEAR)
     assert [(verdict, code) for verdict, code, _ in verdicts(report)] == [
@@ -179,7 +182,8 @@ def test_a_session_for_another_client_is_judged_and_noted_as_its(
     outsider = f"somebody@{DOMAIN}.not"
 
     async def story(session: Any) -> Report:
-        return await session.deliver(Envelope(sender, (f"alice@{DOMAIN}", outsider)), BODY)
+        report: Report = await session.deliver(Envelope(sender, (f"alice@{DOMAIN}", outsider)), BODY)
+        return report
 
     report = driver.run(story, moody.ports["trusting"], **IN_CLEAR, xclient=spike)
     # This host may relay; the other may not.
@@ -224,7 +228,8 @@ def test_a_server_that_does_not_trust_us_with_another_client(
 
     async def story(session: Any) -> Report:
         envelope = Envelope(sender, (f"alice@{DOMAIN}",), options=MailOptions(forwarded=spike))
-        return await session.deliver(envelope, BODY)
+        report: Report = await session.deliver(envelope, BODY)
+        return report
 
     options = {**IN_CLEAR, "trace": dialogue.append}
     report = driver.run(story, moody.ports["small"], **options)
@@ -318,7 +323,7 @@ def test_a_421_while_mails_are_sent_across(moody: Moody, driver: Driver, sender:
     found = [verdicts(report)[0][0] for report in reports]
     assert found == [Verdict.DELIVERED] * 3 + [Verdict.LATER] * (len(reports) - 3)
     for path in senders[:3]:
-        wait_until(lambda path=path: moody.mails(path), f"the mail from {path}")
+        wait_until(functools.partial(moody.mails, path), f"the mail from {path}")
     assert not [path for path in senders[3:] if moody.mails(path)]
 
 
@@ -341,7 +346,7 @@ def test_too_large_a_mail_whose_size_is_known_is_refused_here(
 
     async def story(session: Any) -> Report:
         envelope = Envelope(sender, (f"alice@{DOMAIN}",), body=BodyFacts(size=len(large)))
-        report = await session.deliver(envelope, large)
+        report: Report = await session.deliver(envelope, large)
         await session.send(BODY, sender=sender, recipients=f"alice@{DOMAIN}")
         return report
 
@@ -359,7 +364,7 @@ def test_too_large_a_mail_of_unknown_size_is_refused_by_the_server(
     large = itertools.chain([BODY], itertools.repeat(b"x" * 70 + b"\r\n", 3000))
 
     async def story(session: Any) -> Report:
-        report = await session.deliver(Envelope(sender, (f"alice@{DOMAIN}",)), large)
+        report: Report = await session.deliver(Envelope(sender, (f"alice@{DOMAIN}",)), large)
         await session.send(BODY, sender=sender, recipients=f"alice@{DOMAIN}")
         return report
 
@@ -377,7 +382,8 @@ def test_postscreen_lets_us_through_at_the_second_attempt(screened: Postfix, dri
     """A greeting in two parts seconds apart, tests of manners, 450 to everything; whoever passed is let through."""
 
     async def story(session: Any) -> Report:
-        return await session.deliver(Envelope(SENDER, (f"alice@{DOMAIN}",)), BODY)
+        report: Report = await session.deliver(Envelope(SENDER, (f"alice@{DOMAIN}",)), BODY)
+        return report
 
     assert verdicts(driver.run(story, screened.port, **IN_CLEAR)) == [(Verdict.LATER, 450, "4.3.2")]
     assert verdicts(driver.run(story, screened.port, **IN_CLEAR))[0][:2] == (Verdict.DELIVERED, 250)
@@ -410,7 +416,7 @@ def guarded(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) 
             "smtpd_error_sleep_time": "0",
             "smtpd_relay_restrictions": "permit_sasl_authenticated,reject",
         }
-        listeners = ({}, {"smtpd_sasl_mechanism_filter": "plain"})
+        listeners: tuple[dict[str, str], ...] = ({}, {"smtpd_sasl_mechanism_filter": "plain"})
         with Postfix(settings, mailboxes=MAILBOXES, listeners=listeners) as server:
             yield server
 
@@ -483,7 +489,8 @@ def test_the_strongest_mechanism_is_taken(guarded: Postfix, trusting: ssl.SSLCon
 
 def test_no_mail_without_authentication(guarded: Postfix, trusting: ssl.SSLContext, driver: Driver) -> None:
     async def story(session: Any) -> Report:
-        return await session.deliver(Envelope(SENDER, (f"bob@{DOMAIN}",)), BODY)
+        report: Report = await session.deliver(Envelope(SENDER, (f"bob@{DOMAIN}",)), BODY)
+        return report
 
     report = driver.run(story, guarded.port, tls=TlsPolicy.REQUIRED, tls_context=trusting)
     assert [verdict for verdict, _, _ in verdicts(report)] == [Verdict.NEVER]

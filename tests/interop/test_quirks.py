@@ -114,7 +114,8 @@ def test_a_line_that_aiosmtpd_finds_too_long(peer: Peer, driver: Driver, sender:
 
     async def story(session: Any) -> Report:
         await session.send(fits, sender=sender, recipients=TO_ALICE)
-        return await session.deliver(Envelope(sender, TO_ALICE), exceeds)
+        report: Report = await session.deliver(Envelope(sender, TO_ALICE), exceeds)
+        return report
 
     report = driver.run(story, peer.clear, **peer.in_clear)
     (outcome,) = report.outcomes
@@ -242,7 +243,8 @@ def test_the_submitter_on_mail(
 
     async def story(session: Any) -> Report:
         options = MailOptions(submitter="first+last@elsewhere.example")
-        return await session.deliver(Envelope(sender, TO_ALICE, options=options), BODY)
+        report: Report = await session.deliver(Envelope(sender, TO_ALICE, options=options), BODY)
+        return report
 
     report = driver.run(story, peer.ends[Door.AUTH], trace=dialogue.append, **Way.AUTH_PLAIN.options(trusting))
     assert any(line.endswith(" AUTH=first+2Blast@elsewhere.example") for line in dialogue)

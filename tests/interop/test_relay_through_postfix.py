@@ -76,7 +76,9 @@ def test_every_message_through_starttls_and_auth(
         senders = {shape: f"{number}.{sender}" for number, shape in enumerate(MESSAGES)}
         mails = [(Envelope(senders[shape], TO_ALL), octets) for shape, octets in MESSAGES.items()]
         way = Way.AUTH_CRAM_MD5
-        relayed(spool, SmartHost("localhost", peer.ends[way.door]), mails, way.options(trusting))
+        port = peer.ends[way.door]
+        assert isinstance(port, int)
+        relayed(spool, SmartHost("localhost", port), mails, way.options(trusting))
         wait_until(
             lambda: all(len(peer.mails(path)) >= len(MAILBOXES) for path in senders.values()), "all mails, thrice each"
         )
@@ -86,7 +88,7 @@ def test_every_message_through_starttls_and_auth(
             if shape in peer.rules:
                 added = peer.rules[shape].added
                 assert added is not None
-                bodies = [added.sub(b"", body) for body in bodies]
+                bodies = tuple(added.sub(b"", body) for body in bodies)
             assert list(bodies) == [whole] * len(MAILBOXES), shape
             for name in MAILBOXES:
                 assert sum(b"Delivered-To: %s@" % name.encode() in trace for trace in traces) == 1, shape
@@ -189,6 +191,7 @@ def test_reports_are_asked_of_the_next_hop_or_written_here(
     number = sender.partition("@")[0]
     dialogue: list[str] = []
     options = {"tls": TlsPolicy.NEVER, "trace": dialogue.append}
+    assert isinstance(reporting.clear, int)
     relayed(spool, SmartHost("127.0.0.1", reporting.clear), [asking(number, returned)], options)
     offered = "DSN" in reporting.offers
     # What the relay writes itself goes the same way, behind the mail.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import functools
 import itertools
 import ssl
 from collections.abc import Iterator
@@ -81,8 +82,12 @@ def test_every_message_reaches_every_mailbox(
     assert [fate.kind for fate in fates] == [FateKind.DELIVERED] * len(TO_ALL) * len(mails)
     # Each fate has the words that were meant for this recipient.
     assert all(f"<{fate.recipient}>" in fate.words for fate in fates)
+
+    def everywhere(path: str) -> bool:
+        return len(store.mails(path)) >= len(TO_ALL)
+
     for shape, path in senders.items():
-        wait_until(lambda path=path: len(store.mails(path)) >= len(TO_ALL), f"{shape!r} in all mailboxes")
+        wait_until(functools.partial(everywhere, path), f"{shape!r} in all mailboxes")
         # Where a mail has several recipients it says of none to whom a copy went.
         bodies = [mail for _, mail in store.mails(path)]
         assert bodies == [canonical(MESSAGES[shape]).replace(b"\r\n", store.line_end)] * len(TO_ALL), shape

@@ -6,6 +6,7 @@ What lives here: AUTH with the only server here that checks SCRAM itself. What d
 
 from __future__ import annotations
 
+import functools
 import itertools
 import ssl
 from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ def test_messages_in_chunks_and_by_data(
         credentials = (ScramSha256(USER, PASSWORD),)
         driver.run(story, submission.port, credentials=credentials, chunking=chunking, **options)
         for shape, path in senders.items():
-            wait_until(lambda path=path: mails(path), f"{shape!r}")
+            wait_until(functools.partial(mails, path), f"{shape!r}")
             assert [mail for _, mail in mails(path)] == [canonical(messages[shape]).replace(b"\r\n", b"\n")], shape
         what = f"every message by {'BDAT' if chunking else 'DATA'}, passed on to Postfix, octet for octet"
         results.checked("submission", f"{NAME} {submission.version}", what, driver.name)

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Session
+from aiosmtpd.smtp import Envelope as SmtpEnvelope
 
 from ..core.ntlm_server import ntlm_challenge
 from ..drivers.peers import Line, Peer, authority, client_certificate, server_context
@@ -82,13 +84,16 @@ class Receiver:
     def __init__(self) -> None:
         self.contents: list[bytes] = []
 
-    async def handle_RCPT(self, server, session, envelope, address, rcpt_options) -> str:  # noqa: N802
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: SmtpEnvelope, address: str, rcpt_options: list[str]
+    ) -> str:
         if address.startswith("nobody"):
             return "550 5.1.1 There is nobody of that name here"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802
+        assert isinstance(envelope.content, bytes)
         self.contents.append(envelope.content)
         return "250 2.0.0 Taken"
 

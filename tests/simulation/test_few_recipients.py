@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from wide_world import moody_host
 
-from world import DAY, HOUR, MINUTE, Host, World
+from .wide_world import moody_host
+from .world import DAY, HOUR, MINUTE, Host, World
 
 
 def narrow(name: str, chance: random.Random) -> Host:

@@ -5,14 +5,16 @@ What lives here: what must be true at the end of such lives, and of some in part
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
-from wide_world import START, Names, WideWorld, moody_host, moody_names, moody_route
 
-from smtpcore import Verdict
-from smtpcore.relay import Action, FixedHosts, Mx, RoutingTable, SmartHost, Unroutable
-from world import DAY, HOUR, MINUTE, Host, with_settings
+from smtpcore import Mail, MailRefused, MailSent, Verdict
+from smtpcore.relay import Action, Delivery, FixedHosts, Mx, Route, RoutingTable, SmartHost, Unroutable
+
+from .wide_world import START, Names, WideWorld, moody_host, moody_names, moody_route
+from .world import DAY, HOUR, MINUTE, Host, with_settings
 
 
 def traffic(world: WideWorld, mails: int) -> None:
@@ -102,7 +104,7 @@ def names_of(domain: str, *hosts: tuple[int, str]) -> Names:
 
 
 def test_the_next_host_takes_it_in_the_same_attempt() -> None:
-    def hosts(name, chance):
+    def hosts(name: str, chance: random.Random) -> Host:
         return Host(name, chance, dead=[(0.0, 4e9)] if name == "first.example" else [])
 
     names = names_of("own0.example", (10, "first.example"), (20, "second.example"))
@@ -118,7 +120,7 @@ def test_the_next_host_takes_it_in_the_same_attempt() -> None:
 
 
 def test_a_host_that_was_set_aside_is_taken_back() -> None:
-    def hosts(name, chance):
+    def hosts(name: str, chance: random.Random) -> Host:
         return Host(name, chance, dead=[(START, START + 10 * MINUTE)] if name == "first.example" else [])
 
     names = names_of("own0.example", (10, "first.example"), (20, "second.example"))
@@ -128,7 +130,7 @@ def test_a_host_that_was_set_aside_is_taken_back() -> None:
     served: list[str] = []
     deliver = world._report
 
-    def report(host, delivery, mail):
+    def report(host: Host, delivery: Delivery, mail: Mail) -> MailSent | MailRefused:
         served.append(host.name)
         return deliver(host, delivery, mail)
 
@@ -189,7 +191,7 @@ def test_what_is_held_stays_until_it_is_released() -> None:
 
 
 def test_retry_wakes_a_host_that_rests() -> None:
-    def hosts(name, chance):
+    def hosts(name: str, chance: random.Random) -> Host:
         return Host(name, chance, dead=[(START, START + 20 * MINUTE)])
 
     names = names_of("own0.example", (10, "mx.own0.example"))
@@ -231,7 +233,7 @@ def test_a_resolver_that_never_answers_keeps_no_mail_for_ever() -> None:
 
 
 def test_a_slow_host_keeps_no_other_waiting() -> None:
-    def hosts(name, chance):
+    def hosts(name: str, chance: random.Random) -> Host:
         return Host(name, chance, slowness=400.0 if name == "mx.own0.example" else 1.0)
 
     names = names_of("own0.example", (10, "mx.own0.example"))
@@ -258,7 +260,7 @@ def test_routes_that_change_between_restarts_strand_nothing(seed: int) -> None:
     for number in range(6):
         names.mx[f"own{number}.example"] = [(10, "mx.provider.example")]
     world = WideWorld(seed, names, hosts=moody_host, crash_share=0.05)
-    routes = [
+    routes: list[Route] = [
         Mx(),
         SmartHost("smart.example"),
         SmartHost("mx.provider.example"),
@@ -326,7 +328,7 @@ def test_what_is_held_beyond_its_age_is_tried_before_it_expires() -> None:
 
 
 def test_a_fallback_that_is_dead_too_costs_time_and_nothing_else() -> None:
-    def hosts(name, chance):
+    def hosts(name: str, chance: random.Random) -> Host:
         return Host(name, chance, dead=[(START, START + (8 * HOUR if name == "last.example" else 30 * DAY))])
 
     world = WideWorld(13, names_of("own0.example", (10, "mx.own0.example")), hosts=hosts)

@@ -10,7 +10,8 @@ import random
 import pytest
 
 from smtpcore.relay import Schedule
-from world import DAY, HOUR, MINUTE, Host, World, with_settings
+
+from .world import DAY, HOUR, MINUTE, Host, World, with_settings
 
 
 def moody(name: str, chance: random.Random) -> Host:

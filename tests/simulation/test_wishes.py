@@ -10,10 +10,11 @@ import random
 from dataclasses import replace
 
 import pytest
-from wide_world import Names, WideWorld, moody_host, moody_names
 
 from smtpcore import DeliverBy, Envelope, MailOptions, Notify, RecipientOptions
-from world import DAY, HOUR, MINUTE, Host, World
+
+from .wide_world import Names, WideWorld, moody_host, moody_names
+from .world import DAY, HOUR, MINUTE, Host, World
 
 WISHES = (
     None,

@@ -34,7 +34,8 @@ from smtpcore.relay import (
     SmartHost,
     Unroutable,
 )
-from world import DAY, HOUR, MINUTE, Host, ModelSpool, World
+
+from .world import DAY, HOUR, MINUTE, Host, ModelSpool, World
 
 __all__ = ["Names", "WideSpool", "WideWorld", "moody_host", "moody_names", "moody_route"]
 

@@ -474,8 +474,8 @@ class World:
             self._later(seconds, SessionEnded(session_id, error))
             return
         if not host.can_take(mail):
-            error = ExtensionRequired("the peer does not offer REQUIRETLS", "5.7.30")
-            outcomes = tuple(Outcome(to, Verdict.NEVER, None, error) for to in mail.envelope.recipients)
+            unable = ExtensionRequired("the peer does not offer REQUIRETLS", "5.7.30")
+            outcomes = tuple(Outcome(to, Verdict.NEVER, None, unable) for to in mail.envelope.recipients)
             report = MailRefused(mail, outcomes, Stage.NOT_STARTED, Transcript())
             self._later(seconds, Reported(session_id, delivery.delivery_id, report))
             return

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -304,7 +305,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_driver_fails(name: str) -> None:
     before, after, caught_by = MUTANTS[name]
     assert TEXT.count(before) == 1
-    kept: list = []
+    kept: list[Any] = []
     adapter = adapter_for(TEXT.replace(before, after), KEPT=kept)
     for case in caught_by:
         with pytest.raises(Nonconformant, match=re.escape(case)):
