@@ -155,7 +155,8 @@ def test_behind_a_refused_reverse_path_no_octet_is_asked_for() -> None:
     driver = ready()
     driver.give(mail()[0], None)
     driver.run()
-    assert isinstance(driver.last, NeedBody)
+    asked = driver.last
+    assert isinstance(asked, NeedBody)
     hear(driver, "550 no")
     assert driver.last == Timeout(Verb.RCPT, 300.0)
 
@@ -167,7 +168,8 @@ def test_with_nobody_accepted_no_more_of_a_body_is_asked_for() -> None:
     driver.client.send_body(b"1\r\n")
     driver.client.send_body(b"2\r\n")
     assert driver.run() == b"BDAT 3\r\n1\r\n"
-    assert isinstance(driver.last, NeedBody)
+    asked = driver.last
+    assert isinstance(asked, NeedBody)
     assert hear(driver, "250 ok", "550 no") == b""
     assert driver.last == Timeout(Verb.BDAT, 600.0)
 
@@ -607,7 +609,12 @@ REPLY = st.sampled_from([None, None, None, None, "450 not now", "550 never", "45
     pipelining=st.sampled_from(Pipelining),
 )
 def test_outcomes_and_octets_are_those_of_data(
-    bodies: list[bytes], replies: list[Any], known: bool, piece: int, split: int, pipelining: Pipelining
+    bodies: list[bytes],
+    replies: list[tuple[str | None, str | None, str | None, str | None]],
+    known: bool,
+    piece: int,
+    split: int,
+    pipelining: Pipelining,
 ) -> None:
     """Each mail has two recipients, and the peer says the same of each, however the octets travel."""
 

@@ -429,7 +429,8 @@ def test_quit_ends_an_idle_session() -> None:
     driver = idle()
     driver.client.quit()
     assert driver.run() == b"QUIT\r\n"
-    assert driver.last == Timeout(Verb.QUIT, 5.0)
+    waiting = driver.last
+    assert waiting == Timeout(Verb.QUIT, 5.0)
     assert driver.hear(b"221 bye\r\n") == b""
     assert driver.last == Disconnect(DisconnectReason.QUIT, None, clean=True)
 
@@ -597,7 +598,8 @@ def test_neither_rset_nor_mail_is_said_while_a_line_arrives() -> None:
     driver.give(MAIL, b"")
     driver.run()
     driver.hear(b"250 ok\r\n550 no\r\n550 no\r\n554 no\r\n")
-    assert isinstance(driver.last, Idle)
+    before = driver.last
+    assert isinstance(before, Idle)
     driver.hear(b"421 b")
     driver.give(MAIL, b"")
     assert driver.run() == b""

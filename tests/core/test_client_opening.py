@@ -293,7 +293,8 @@ def test_a_failed_handshake_ends_the_session(error: str | Exception) -> None:
 
 def test_implicit_tls_comes_before_the_greeting() -> None:
     driver = opened(tls=TlsPolicy.IMPLICIT)
-    assert isinstance(driver.last, BeginTls)
+    first = driver.last
+    assert isinstance(first, BeginTls)
     driver.client.tls_started(INFO)
     assert driver.run() == b""
     assert driver.last == Timeout(Verb.CONNECT, 300.0)

@@ -386,7 +386,8 @@ def test_ntlm_by_a_library() -> None:
 
         def start(self) -> bytes | None:
             self._context = self._new_context()
-            return self._context.step()
+            token: bytes | None = self._context.step()
+            return token
 
         def answer(self, challenge: bytes) -> bytes:
             return self._context.step(challenge) or b""

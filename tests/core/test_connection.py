@@ -103,6 +103,11 @@ class Naive:
         self.answered = 0
         self.full = self.pipelining = self.body = self.ended = False
 
+    @property
+    def waits_for_others(self) -> bool:
+        """No reply can come: TLS begins, or all is over."""
+        return self.state in {State.TLS, State.CLOSED}
+
     def may(self, verb: Verb) -> bool:
         if self.state is State.CLOSED or self.body or self.ended or self.full:
             return False
@@ -236,7 +241,7 @@ def test_a_connection_is_what_the_naive_one_is(implicit_tls: bool, steps: list[t
             if naive.ended:
                 refused(connection, connection.receive_data, b"250 ok\r\n")
                 continue
-            if naive.state in {State.TLS, State.CLOSED}:
+            if naive.waits_for_others:
                 continue
             codes = [CONTENT.get(verb, 250) for verb in naive.waiting[:number]] if what == "content" else [number]
             # The end of a message is answered when it was said, or else early: not by contentment.
@@ -769,7 +774,8 @@ def test_what_ends_a_group_is_followed_by_nothing(verb: Verb) -> None:
 def test_a_group_runs_ahead_of_its_replies_and_a_refusal_needs_no_rollback() -> None:
     connection = opened()
     say(connection, Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.DATA)
-    assert connection.anticipated is State.DATA
+    anticipated = connection.anticipated
+    assert anticipated is State.DATA
     replies = heard(connection, b"250 ok\r\n550 no\r\n550 no\r\n554 nobody\r\n")
     assert [reply.command.verb for reply in replies] == [Verb.MAIL, Verb.RCPT, Verb.RCPT, Verb.DATA]
     assert connection.state is connection.anticipated is State.MAIL
@@ -989,7 +995,8 @@ def test_after_tls_the_session_begins_anew() -> None:
     assert connection.state is State.GREETED
     assert not connection.can_send(Verb.MAIL)
     implicit = Connection(implicit_tls=True)
-    assert implicit.state is State.TLS
+    before = implicit.state
+    assert before is State.TLS
     implicit.tls_started()
     assert implicit.state is State.CONNECTED
 
@@ -1000,7 +1007,8 @@ def test_a_deadline_runs_until_its_reply_is_whole() -> None:
     assert greeting is not None
     assert (greeting.waiting_for, greeting.seconds) == (Verb.CONNECT, 300)
     heard(connection, b"220-a")
-    assert connection.timeout is greeting
+    still = connection.timeout
+    assert still is greeting
     heard(connection, b"\r\n220 b\r\n")
     assert connection.timeout is None
     say(connection, Verb.EHLO)

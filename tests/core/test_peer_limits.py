@@ -282,7 +282,8 @@ def test_the_owner_may_still_end_the_session_or_ask_for_a_command() -> None:
     driver.client.command("NOOP")
     driver.run()
     driver.hear(b"250 ok\r\n")
-    assert isinstance(driver.last, Idle)
+    before = driver.last
+    assert isinstance(before, Idle)
     mail = driver.client.send(many(1)[0])
     driver.client.command("NOOP 1")
     assert driver.run() == b"NOOP 1\r\n"

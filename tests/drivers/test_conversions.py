@@ -143,7 +143,7 @@ def test_a_peer_with_8bitmime_gets_what_was_given(driver: Driver, source: Callab
 def test_an_email_object_is_sent_in_seven_bits(driver: Driver) -> None:
     async def story() -> Report:
         session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER)
-        report = await call(session.send, an_email(), sender="a@here.example", recipients="b@there.example")
+        report: Report = await call(session.send, an_email(), sender="a@here.example", recipients="b@there.example")
         await call(session.quit)
         return report
 

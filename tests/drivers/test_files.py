@@ -86,7 +86,8 @@ def deliver(driver: Driver, peer: Peer, *sources: Any, facts: Envelope | None = 
         await call(session.quit)
         return reports
 
-    return driver.run(story())
+    found: list[Report] = driver.run(story())
+    return found
 
 
 def error_of(driver: Driver, peer: Peer, path: Path) -> str:
@@ -95,7 +96,8 @@ def error_of(driver: Driver, peer: Peer, path: Path) -> str:
     async def story() -> Report:
         limits = Limits(deadlines=Deadlines(last_words=0.1))
         session = await call(driver.module.connect, "127.0.0.1", peer.port, tls=TlsPolicy.NEVER, limits=limits)
-        return await call(session.deliver, envelope(path.stat().st_size), path)
+        report: Report = await call(session.deliver, envelope(path.stat().st_size), path)
+        return report
 
     report = driver.run(story())
     assert isinstance(report, MailRefused)

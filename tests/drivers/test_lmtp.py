@@ -48,7 +48,7 @@ def test_each_mailbox_has_its_verdict(driver: Driver, unix: bool, tmp_path: Path
             session = await call(module.connect_unix, path, **options)
         else:
             session = await call(module.connect, "127.0.0.1", peer.port, **options)
-        report = await call(session.send, BODY, sender="me@here.example", recipients=MAILBOXES)
+        report: Report = await call(session.send, BODY, sender="me@here.example", recipients=MAILBOXES)
         await call(session.quit)
         return report
 

@@ -39,6 +39,7 @@ from smtpcore import (
     MailSent,
     PeerTimeout,
     Pipelining,
+    Report,
     SessionAborted,
     Stage,
     TlsPolicy,
@@ -861,7 +862,7 @@ def some_mails(count: int) -> Iterator[tuple[Any, bytes]]:
         yield envelope(f"user{number}@there.example"), b"mail %d" % number
 
 
-def recipient_of(report: Any) -> str:
+def recipient_of(report: Report) -> str:
     return report.outcomes[0].recipient.partition("@")[0]
 
 

@@ -121,7 +121,7 @@ def test_t22_a_connection_lost_in_the_body_is_told_twice_or_not_at_all(driver: D
 def test_t23_retries_follow_each_other_at_once() -> None:
     retries = Retries()
     assert retries.most == 5
-    assert Retries(spread=0.0).delays == retries.delays == (1, 2, 4, 8, 16)
+    assert Retries(spread=0.0).delays == retries.delays == (1.0, 2.0, 4.0, 8.0, 16.0)
     assert all(
         retries.delay(seed=0, number=1, attempts=attempts) > 0.9 * 2 ** (attempts - 1) for attempts in range(1, 6)
     )

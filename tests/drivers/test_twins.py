@@ -49,7 +49,8 @@ class _Synchronous(ast.NodeTransformer):
         return ast.For(target=node.target, iter=node.iter, body=node.body, orelse=node.orelse, lineno=0)
 
     def visit_Await(self, node: ast.Await) -> ast.AST:
-        return self.visit(node.value)
+        value: ast.AST = self.visit(node.value)
+        return value
 
 
 def pump(source: str, alike: Sequence[str] = ALIKE) -> dict[str, list[str]]:

@@ -53,7 +53,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ResolverSetti
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _start(configuration: Path, port: int) -> subprocess.Popen[bytes]:
