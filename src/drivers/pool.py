@@ -16,10 +16,15 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, S
 from types import ModuleType, TracebackType
 from typing import Protocol, Self, TypeAlias, Unpack
 
-import anyio
-import anyio.lowlevel
-import sniffio
-from anyio.abc import TaskGroup
+try:
+    import anyio
+    import anyio.lowlevel
+    import sniffio
+    from anyio.abc import TaskGroup
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the pool for asyncio and trio needs the extra smtpcore[pool]: {error}", name=error.name
+    ) from error
 
 from smtpcore import (
     DEFAULT_LIMITS,

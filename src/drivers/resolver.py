@@ -28,8 +28,8 @@ try:
     import dns.resolver
     from dns.rdataclass import RdataClass
     from dns.rdatatype import RdataType
-except ImportError as error:
-    raise ImportError(f"looking up names needs the extra smtpcore[relay]: {error}") from error
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"looking up names needs the extra smtpcore[relay]: {error}", name=error.name) from error
 
 __all__ = ["AsyncResolver", "Resolver", "ResolverSettings"]
 

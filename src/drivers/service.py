@@ -17,10 +17,13 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
-import anyio
-import anyio.to_thread
-import sniffio
-from anyio.abc import TaskGroup
+try:
+    import anyio
+    import anyio.to_thread
+    import sniffio
+    from anyio.abc import TaskGroup
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"the relay service needs the extra smtpcore[relay]: {error}", name=error.name) from error
 
 from smtpcore import Envelope, Report, SessionAborted, SessionError
 from smtpcore.drivers._relaying.fates import RelayStopped, Tally, Watched

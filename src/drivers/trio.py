@@ -15,7 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-import trio
+try:
+    import trio
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the driver for trio needs the extra smtpcore[trio]: {error}", name=error.name
+    ) from error
 
 from smtpcore import (
     DEFAULT_LIMITS,

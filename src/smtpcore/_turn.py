@@ -142,7 +142,9 @@ class Turn:
         What is binary need not have lines, and goes in chunks only.
         """
         if data:
-            self._tail = data[-2:] if len(data) > 1 or not transaction.body_offset else self._tail[-1:] + data
+            # A copy: a view would keep its owner from reusing what it shows.
+            tail = bytes(data[-2:])
+            self._tail = tail if len(tail) > 1 or not transaction.body_offset else self._tail[-1:] + tail
         elif transaction.body_offset and self._tail != b"\r\n" and not transaction.body.binary:
             raise LocalProtocolError("a body that is declared canonical ends with CRLF", self._tail)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -488,13 +486,3 @@ def test_a_system_without_name_servers_is_told(
     monkeypatch.setattr(dns.resolver.BaseResolver, "read_resolv_conf", nothing)
     with pytest.raises(LocalProtocolError, match="name_servers"):
         face()
-
-
-def test_without_dnspython_the_error_names_the_extra() -> None:
-    code = (
-        "import sys; sys.modules['dns'] = None\n"
-        "try:\n    import smtpcore.drivers.resolver\n"
-        "except ImportError as error:\n    print(error)"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "smtpcore[relay]" in ran.stdout

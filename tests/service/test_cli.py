@@ -225,7 +225,7 @@ def test_a_greeting_that_refuses(message: str, driver: list[str]) -> None:
 
 def test_a_peer_that_says_nothing(message: str, driver: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with raw_server(lambda connection: None) as port:
-        arguments = ["--port", str(port), "--timeout-scale", "0.001", "--to", "u@a.example"]
+        arguments = ["--port", str(port), "--timeout-scale", "0.004", "--to", "u@a.example"]
         assert run([*SEND, *driver, *arguments, message]) == 75
     assert "silent beyond the deadline" in capsys.readouterr().out
 
