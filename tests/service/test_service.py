@@ -184,9 +184,9 @@ def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
     relay.stop()
     assert background.ended() is None
     (attempt,) = notes
-    assert attempt.words == "unforeseen: RuntimeError"
+    assert attempt.words == "the function that gives the credentials: RuntimeError"
     (entry,) = spool.list()
-    assert [recipient.last_words for recipient in entry.job.recipients] == ["unforeseen: RuntimeError"]
+    assert [recipient.last_words for recipient in entry.job.recipients] == ["the function that gives the credentials: RuntimeError"]
 
 
 def test_sessions_are_shared_and_limited(kind: Kind, server: Server, spool: Spool) -> None:

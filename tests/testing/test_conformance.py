@@ -191,8 +191,8 @@ MUTANTS = {
 #: The same of the blocking driver, for what the driver of the docs does without.
 BLOCKING_MUTANTS = {
     "it sends a file but for its last octet": (
-        "self._gathered.add_file(order.data)",
-        "self._gathered.add_file(order.data.first(order.data.octets - 1))",
+        "self._add_file(event)",
+        "self._add_file(replace(event, data=event.data.first(event.data.octets - 1)))",
         ["a canonical file", "a canonical file in chunks"],
     ),
     "it sends files past TLS": (
