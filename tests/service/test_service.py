@@ -186,7 +186,9 @@ def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
     (attempt,) = notes
     assert attempt.words == "the function that gives the credentials: RuntimeError"
     (entry,) = spool.list()
-    assert [recipient.last_words for recipient in entry.job.recipients] == ["the function that gives the credentials: RuntimeError"]
+    assert [recipient.last_words for recipient in entry.job.recipients] == [
+        "the function that gives the credentials: RuntimeError"
+    ]
 
 
 def test_sessions_are_shared_and_limited(kind: Kind, server: Server, spool: Spool) -> None:
