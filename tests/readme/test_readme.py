@@ -50,10 +50,11 @@ PRINTS = {
     "background": r"safe on disk as 1\nboris@north\.example delivered 250 2\.0\.0 Taken\n",
     "scripted": r"one dialogue of 6 commands\n",
     "fuzzing": r"no answer confused it\n",
+    "peer": r"boris@north\.example later True the peer closed the connection\n",
     "blocking": r"boris@north\.example delivered 250 .*\nchen@south\.example delivered 250 ",
     "addresses": r"bounces@home\.example \('\"front desk\"@north\.example',\) 250 ",
     "asyncio": r"(250 2\.0\.0 Taken\n){3}",
-    "trio": r"Verdict\.NEVER 550 5\.1\.1 5\.1\.1 There is nobody of that name here",
+    "trio": r"nobody@north\.example never 5\.1\.1 550 5\.1\.1 There is nobody of that name here",
     "across": r"(\('boris@north\.example',\) delivered\n){3}",
     "another": r"boris@north\.example delivered: 250 .*\n.* does not offer XCLIENT with NAME ADDR\n",
     "command": r"250 OK\nFalse 500\n",
@@ -198,6 +199,7 @@ SEND_NOTHING = {
     "mailboxes",
     "scripted",
     "fuzzing",
+    "peer",
     *SERVERS,
 }
 

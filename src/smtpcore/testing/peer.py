@@ -273,7 +273,12 @@ def steps(*steps: Script) -> Script:
 
 
 class Peer:
-    """A listening socket, and one script for each connection that it takes; then it stops listening."""
+    """A listening socket, and one script for each connection that it takes; then it stops listening.
+
+    It listens on ``port`` of 127.0.0.1 (of ::1 for ``AF_INET6``), or on the unix socket ``path``. ``small_buffers``
+    asks the system for little room between the ends. A script that returns does not close the connection: the peer
+    waits until the client does. What a script raises, the context manager raises at its end.
+    """
 
     def __init__(
         self, *scripts: Script, small_buffers: bool = False, family: int = socket.AF_INET, path: str | None = None
