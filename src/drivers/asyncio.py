@@ -444,7 +444,8 @@ class Session(Conversation[_Stream, AsyncBody, AsyncSource]):
             if self._progress is not None and need.offset:
                 self._progress(need.mail, need.offset, need.mail.envelope.body.size)
             ranges = not body.in_memory and self._client.takes_file_ranges
-            octets = await body.read_range(need.offset) if ranges else await body.read(need.offset)
+            binary = need.mail.envelope.body.binary
+            octets = await body.read_range(need.offset, binary=binary) if ranges else await body.read(need.offset)
             if self._end is None:
                 self._client.send_body(octets)
                 if octets and body.ends_at(need.offset + len(octets)):
@@ -532,7 +533,8 @@ async def _connect(way: Way, options: Options) -> Session:
 async def open_session(sock: socket.socket, host: str | None = None, **options: Unpack[Options]) -> Session:
     """Open a session over a connected socket, which the session owns from now on; ``host`` is whose name TLS verifies.
 
-    Raises the ``SessionError`` that kept the session from opening.
+    Raises the ``SessionError`` that kept the session from opening, and ``LocalProtocolError`` for what is no connected
+    socket, or one inside TLS, which is closed.
     """
     sock = check_socket(sock, "open_session was given")
     try:

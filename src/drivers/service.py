@@ -36,6 +36,7 @@ from smtpcore.drivers._relaying.work import (
     check_service,
     checked_options,
     close_body,
+    log_cause,
     lookup_failed,
     prepare,
     prepare_with,
@@ -362,6 +363,7 @@ class _Sessions(Performing[_Session]):
             with session.scope:
                 error = await self._make_deliveries(session)
         except SessionError as failure:
+            log_cause(f"session {session.session_id}", failure)
             error = failure
         except Exception as failure:
             error = SessionAborted(unforeseen(f"session {session.session_id}", failure))

@@ -345,8 +345,9 @@ class Client:
     def body_failed(self, error: Exception | str = "") -> None:
         """The source of the body that is due broke, or what was asked about a body cannot be answered.
 
-        A body that goes in chunks is taken back; otherwise the connection is closed, for the body cannot be ended. Of a
-        mail that was only asked about nothing has been said, and the session goes on.
+        A ``BodyError`` is told as it is, another error as the cause of one. A body that goes in chunks is taken back;
+        otherwise the connection is closed, for the body cannot be ended. Of a mail that was only asked about nothing
+        has been said, and the session goes on.
         """
         broken = _broken_body(error)
         if self._waiting.need is not None:

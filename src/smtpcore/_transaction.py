@@ -35,7 +35,6 @@ __all__ = ["Transaction"]
 
 _DATA: Final = Command(Verb.DATA, b"DATA")
 
-
 #: Lines that are kept of a reply which is for one recipient: there may be thousands of them in one mail.
 _KEPT_LINES: Final = 16
 

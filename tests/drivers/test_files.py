@@ -56,7 +56,7 @@ def takes_chunks(line: Line) -> None:
 
 def serve_chunks(line: Line, *, greet: bool = True) -> None:
     """Serve to the end of the session; each message in chunks is one body."""
-    said = line.serve("BDAT", greet=greet, extensions=("PIPELINING", "CHUNKING"))
+    said = line.serve("BDAT", greet=greet, extensions=("PIPELINING", "CHUNKING", "8BITMIME", "BINARYMIME"))
     body = b""
     while said.startswith(b"BDAT"):
         _, octets, *last = said.split()
@@ -149,6 +149,19 @@ def test_the_system_sends_a_canonical_file(
     (body,) = peer.lines[0].bodies
     assert body.removesuffix(b".\r\n" if script is takes_data else b"") == LARGE
     assert sum(sent_by_the_system) == len(LARGE)
+
+
+@pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)
+def test_the_system_sends_a_binary_file_whatever_its_end(
+    driver: Driver, large: Path, sent_by_the_system: list[int]
+) -> None:
+    binary = LARGE[:-1]
+    large.write_bytes(binary)
+    with Peer(takes_chunks) as peer:
+        (report,) = deliver(driver, peer, large, facts=envelope(len(binary), binary=True))
+    assert isinstance(report, MailSent)
+    assert peer.lines[0].bodies == [binary]
+    assert sum(sent_by_the_system) == len(binary)
 
 
 @pytest.mark.parametrize("driver", DRIVERS, ids=lambda driver: driver.name)

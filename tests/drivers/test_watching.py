@@ -182,7 +182,7 @@ def test_progress_that_raises_aborts_the_mail(driver: Driver) -> None:
         assert report.stage is Stage.BODY_BEGUN
         for outcome in report.outcomes:
             assert isinstance(outcome.error, BodyError)
-            assert str(outcome.error) == "the progress function raised RuntimeError: enough"
+            assert str(outcome.error) == "the progress function raised RuntimeError"
             assert outcome.error.__cause__ is enough
         assert isinstance(session.end.error, SessionAborted)
 

@@ -252,6 +252,18 @@ def test_a_connect_callable_that_fails(driver: Driver, error: Exception, words: 
     )
 
 
+@pytest.mark.parametrize("host", ["localhost:25", "smtp://localhost", "localhost/", "[::1]", "[127.0.0.1]"])
+def test_what_is_more_than_a_host_is_refused_at_once(driver: Driver, host: str) -> None:
+    async def connect() -> None:
+        await call(driver.module.connect, host, 25)
+
+    with pytest.raises(LocalProtocolError, match="without scheme and brackets; the port is given apart"):
+        driver.run(connect())
+    # Where the driver makes no connection itself, it knows nothing of what a host is called.
+    refused = made(driver, lambda *_: 1 / 0)
+    assert "division by zero" in driver.run(failure(driver, host, 25, connect=refused))
+
+
 def test_a_connect_callable_may_say_it_in_our_words(driver: Driver) -> None:
     own = ConnectFailed("no way")
 

@@ -378,6 +378,7 @@ def test_a_message_of_several_authors_needs_a_sender(
         [*SEND, "--to", "u@a.example", "--timeout-scale", "0", "-"],
         [*SEND, "--to", "u@a.example", "--helo", "not a name", "-"],
         ["send", "--host", "localhost:2525", "--to", "u@a.example", "-"],
+        ["send", "--host", "[127.0.0.1]", "--to", "u@a.example", "-"],
         ["relay"],
         ["relay", "--spool", "x", "--smarthost", "host:99999"],
         ["relay", "--spool", "x", "--smarthost", "host:port"],

@@ -107,6 +107,7 @@ def test_a_store_that_says_nothing_is_broken_off(kind: Kind, spool: Spool, tmp_p
         relay = kind.make(spool, 24, route=Lmtp(path=path), grace=0.0)
         relay.submit(BODY, sender="", recipients=MAILBOXES)
         background = relay.start()
+        silent.settimeout(PATIENCE)
         connection, _ = silent.accept()
         with connection:
             relay.stop()

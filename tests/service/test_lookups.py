@@ -123,5 +123,7 @@ def test_leaving_does_not_wait_for_lookups(kind: Kind, server: Server, spool: Sp
             answered.set()
     answered.set()
     wait_until(lambda: kind.new_threads() == [])
-    (entry,) = spool.list()
-    assert not entry.active
+    entries = list(spool.list())
+    # Where the lookup was answered, the mail may have gone before the relay left.
+    assert len(entries) == 1 or kind.name != "threads"
+    assert not any(entry.active for entry in entries)

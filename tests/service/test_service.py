@@ -171,7 +171,7 @@ def test_options_that_let_no_session_begin_are_refused_at_once(kind: Kind, spool
 
 
 def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
-    kind: Kind, server: Server, spool: Spool
+    kind: Kind, server: Server, spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(host: str | None) -> list[Plain]:
         raise RuntimeError("the vault does not take hunter2")
@@ -189,6 +189,8 @@ def test_what_a_function_for_credentials_raises_is_named_and_not_quoted(
     assert [recipient.last_words for recipient in entry.job.recipients] == [
         "the function that gives the credentials: RuntimeError"
     ]
+    # Operators learn from the log what it was.
+    assert "hunter2" in caplog.text
 
 
 def test_sessions_are_shared_and_limited(kind: Kind, server: Server, spool: Spool) -> None:

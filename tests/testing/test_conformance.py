@@ -6,15 +6,17 @@ not: this project's drivers (``tests/drivers/test_conformance.py``).
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smtpcore.testing import peer
+from smtpcore.testing import conformance, peer
 from smtpcore.testing.conformance import CASES, Adapter, Case, Need, Nonconformant, cases_for, run_blocking
 
 from . import blocking_adapter
@@ -366,6 +368,13 @@ for name in ("a good mail", "a source of a body that breaks", "cancelled at DOT"
         "QUIT after half a message",
         "the connection was left open",
     ]
+
+
+def test_the_suite_demands_and_asserts_nothing() -> None:
+    rooms = Path(conformance.__file__).parent.glob("*.py")
+    nodes = {room.name: ast.walk(ast.parse(room.read_text(encoding="utf-8"))) for room in rooms}
+    assert len(nodes) > 10
+    assert [name for name, found in nodes.items() if any(isinstance(node, ast.Assert) for node in found)] == []
 
 
 def test_an_async_driver_needs_something_to_run_it() -> None:

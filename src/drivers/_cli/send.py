@@ -6,7 +6,6 @@ What lives here: its arguments, and what it prints. What does not: the sending.
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -17,6 +16,7 @@ from smtpcore import Conversion, LocalProtocolError, Outcome, Protocol
 from smtpcore.drivers._cli.exit_status import ExitStatus, exit_status
 from smtpcore.drivers._cli.sending import DRIVERS, Server, deliver
 from smtpcore.drivers._cli.shared import Stop, flags_of, make_envelope, open_message, session_flags, stop_for
+from smtpcore.drivers._session.options import is_host
 from smtpcore.drivers.configuration import ConfigurationError, read_session
 
 __all__ = ["send"]
@@ -28,12 +28,8 @@ _LMTP_PORT: Final = 24
 
 
 def _host(_context: click.Context, _parameter: click.Parameter, host: str | None) -> str | None:
-    """A host and a port in one word is the slip that would otherwise end in a name that nobody knows."""
-    if host is not None and ":" in host:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise click.BadParameter(f"{host!r} is not a host; the port is given with --port") from None
+    if host is not None and not is_host(host):
+        raise click.BadParameter(f"{host!r} is not a host; the port is given with --port")
     return host
 
 

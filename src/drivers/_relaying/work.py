@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 from smtpcore import (
     DEFAULT_LIMITS,
+    CredentialsUnavailable,
     Envelope,
     LocalProtocolError,
     Mail,
@@ -21,6 +22,7 @@ from smtpcore import (
     Protocol,
     Report,
     SessionAborted,
+    SessionError,
     SmtpError,
     Stage,
     TlsPolicy,
@@ -41,6 +43,7 @@ __all__ = [
     "check_service",
     "checked_options",
     "close_body",
+    "log_cause",
     "lookup_failed",
     "prepare",
     "prepare_with",
@@ -153,6 +156,12 @@ def unforeseen(what: str, error: Exception) -> str:
     """
     _log.error("%s failed in an unforeseen way", what, exc_info=error)
     return f"unforeseen: {type(error).__name__}{f': {error}' if isinstance(error, SmtpError) else ''}"
+
+
+def log_cause(what: str, error: SessionError) -> None:
+    """Log what a function for credentials raised, which the error only names."""
+    if isinstance(error, CredentialsUnavailable):
+        _log.error("%s: %s", what, error, exc_info=error)
 
 
 def lookup_failed(domain: str, error: Exception) -> DomainResolved:

@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from email.message import Message
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, TypeVar, cast
 
@@ -70,7 +71,8 @@ class Rewindable:
 class Body(Protocol):
     """A body that can be read: ``read(offset)`` is the next piece, empty at the end; ``offset`` 0 begins anew.
 
-    ``read_range(offset)`` does the same, but a file gives ranges of itself, if the system can send them.
+    ``read_range(offset, binary=...)`` does the same, but a file gives ranges of itself, if the system can send them and
+    it ends with a line end, which it need not where it is ``binary``.
     """
 
     @property
@@ -88,7 +90,7 @@ class Body(Protocol):
 
     def read(self, offset: int) -> bytes: ...
 
-    def read_range(self, offset: int) -> Block: ...
+    def read_range(self, offset: int, *, binary: bool) -> Block: ...
 
     def ends_at(self, offset: int) -> bool:
         """Whether it is known that nothing more comes after so many octets."""
@@ -118,7 +120,7 @@ class MemoryBody:
             return self._octets
         return self._octets[offset : offset + self._piece]
 
-    def read_range(self, offset: int) -> Block:
+    def read_range(self, offset: int, *, binary: bool) -> Block:
         return self.read(offset)
 
     def ends_at(self, offset: int) -> bool:
@@ -184,10 +186,10 @@ class FileBody:
             raise LocalProtocolError("reading the file gave no bytes; open it in binary mode", type(octets).__name__)
         return octets
 
-    def read_range(self, offset: int) -> Block:
+    def read_range(self, offset: int, *, binary: bool) -> Block:
         file = self._opened(offset)
         if not offset:
-            self._size = _octets_behind(self._start, file) if can_send_files else None
+            self._size = _octets_behind(self._start, file, binary=binary) if can_send_files else None
         if self._size is None:
             return self._octets_of(file)
         return FileRange(file, self._start + offset, min(self._size - offset, _RANGE))
@@ -215,10 +217,10 @@ class FileBody:
             self._file.close()
 
 
-def _octets_behind(start: int, file: BinaryIO) -> int | None:
+def _octets_behind(start: int, file: BinaryIO, *, binary: bool) -> int | None:
     """How many octets of ``file`` lie behind ``start``, if they may go as ranges.
 
-    ``None`` if what it reads need not be what lies on the disk, and if that does not end with a line end.
+    ``None`` if what it reads need not be what lies on the disk, and if that has no line end at its end and should.
     """
     # A wrapper, as of a compressed file, has the descriptor of what it wraps.
     raw: object = getattr(file, "raw", None) if type(file) is io.BufferedReader else file
@@ -227,8 +229,10 @@ def _octets_behind(start: int, file: BinaryIO) -> int | None:
     descriptor = raw.fileno()
     status = os.fstat(descriptor)
     octets = status.st_size - start if stat.S_ISREG(status.st_mode) else 0
+    if octets < len(_LINE_END):
+        return None
     # Ranges are not looked at by the core, which minds the end of what it sees.
-    if octets < len(_LINE_END) or os.pread(descriptor, len(_LINE_END), status.st_size - len(_LINE_END)) != _LINE_END:
+    if not binary and os.pread(descriptor, len(_LINE_END), status.st_size - len(_LINE_END)) != _LINE_END:
         return None
     return octets
 
@@ -252,7 +256,7 @@ class IterableBody:
             self._pieces = iter(self._source)
         return next((piece for piece in map(octets_of, self._pieces) if piece), b"")
 
-    def read_range(self, offset: int) -> Block:
+    def read_range(self, offset: int, *, binary: bool) -> Block:
         return self.read(offset)
 
     def ends_at(self, offset: int) -> bool:
@@ -277,7 +281,7 @@ class BodyReadAhead:
     def read(self, offset: int) -> bytes:
         return (self._body if self._beginning.ends_at(offset) else self._beginning).read(offset)
 
-    def read_range(self, offset: int) -> Block:
+    def read_range(self, offset: int, *, binary: bool) -> Block:
         return self.read(offset)
 
     def ends_at(self, offset: int) -> bool:
@@ -294,9 +298,13 @@ def _check_once(begun: bool) -> None:
 
 def octets_of(piece: object) -> bytes:
     """A piece as it was given, for ``bytes(5)`` would be five NULs; raises ``LocalProtocolError`` for what is none."""
+    _check_piece(piece)
+    return bytes(cast("bytes", piece))
+
+
+def _check_piece(piece: object) -> None:
     if not isinstance(piece, (bytes, bytearray, memoryview)):
         raise LocalProtocolError("the pieces of a message must be bytes", piece)
-    return bytes(cast("bytes", piece))
 
 
 def make_body(source: object, piece: int) -> Body:
@@ -327,7 +335,7 @@ def check_message(source: object) -> None:
         raise LocalProtocolError("a str may be text or the name of a file; give bytes or a pathlib.Path", source)
     elif isinstance(source, (list, tuple)):
         for given in cast("Sequence[object]", source):
-            octets_of(given)
+            _check_piece(given)
     elif isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, _READABLE)):
         # Of whatever keys and values.
         raise _not_a_message(source)  # pyright: ignore[reportUnknownArgumentType]
@@ -396,10 +404,10 @@ class AsyncBody:
                 return octets
         return b""
 
-    async def read_range(self, offset: int) -> Block:
+    async def read_range(self, offset: int, *, binary: bool) -> Block:
         if self._body is None or self._beginning is not None:
             return await self.read(offset)
-        return await self.in_thread(self._read_range, offset)
+        return await self.in_thread(partial(self._read_range, binary), offset)
 
     def ends_at(self, offset: int) -> bool:
         return self._body is not None and self._body.ends_at(offset)
@@ -409,9 +417,9 @@ class AsyncBody:
         assert self._body is not None
         return self._in_turn(self._body.read, offset)
 
-    def _read_range(self, offset: int) -> Block:
+    def _read_range(self, binary: bool, offset: int) -> Block:
         assert self._body is not None
-        return self._in_turn(self._body.read_range, offset)
+        return self._in_turn(partial(self._body.read_range, binary=binary), offset)
 
     def _in_turn(self, read: Callable[[int], _T], offset: int) -> _T | bytes:
         try:

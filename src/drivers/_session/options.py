@@ -38,6 +38,7 @@ from smtpcore import (
     Pipelining,
     Protocol,
     SessionError,
+    SmtpError,
     TlsFailed,
     TlsPolicy,
     XClient,
@@ -66,6 +67,7 @@ __all__ = [
     "default_to_a_labels",
     "explained",
     "fallback_in_clear",
+    "is_host",
     "make_envelope",
     "make_machine",
     "rehearse_options",
@@ -93,7 +95,7 @@ class Options(TypedDict, total=False):
     #: The name that the certificate must be for; default: the host that was connected to.
     tls_server_name: str
     #: SASL mechanisms in order of preference, or what gives them for the host that is connected to; where there are
-    #: any, no mail goes out without authentication.
+    #: any, no mail goes out without authentication. What a function raises comes out as ``CredentialsUnavailable``.
     credentials: Sequence[Mechanism] | Callable[[str | None], Sequence[Mechanism]]
     #: The client that the session is held for (XCLIENT); a server that does not take all its attributes gets no mail.
     xclient: XClient
@@ -181,7 +183,7 @@ def _named(progress: Callable[[Mail, int, int | None], object]) -> Callable[[Mai
         try:
             progress(mail, octets, size)
         except Exception as error:
-            raise BodyError(f"the progress function raised {type(error).__name__}: {error}") from error
+            raise BodyError(f"the progress function raised {type(error).__name__}") from error
 
     return call
 
@@ -295,8 +297,8 @@ def _check_each(options: Options) -> None:
 
 def check_options(options: Options, way: Way) -> None:
     """Raise ``LocalProtocolError`` for a host or port that is none, and for options that do not exist or do not fit."""
-    _check_way(way)
     _check_each(options)
+    _check_way(way, is_for_a_function="connect" in options)
     if "source_address" in options:
         source_addresses(options["source_address"])
         if "connect" in options or way.path is not None:
@@ -305,12 +307,12 @@ def check_options(options: Options, way: Way) -> None:
         raise LocalProtocolError("the connect option is for hosts; open_session takes any connected socket")
 
 
-def _check_way(way: Way) -> None:
+def _check_way(way: Way, *, is_for_a_function: bool) -> None:
     if way.path is not None:
         return
     if not isinstance(way.host, str) or not way.host:
         raise LocalProtocolError("a host is the name or the address of one", way.host)
-    if _MORE_THAN_A_HOST.search(way.host) and not _is_ipv6(way.host):
+    if not is_for_a_function and not is_host(way.host):
         raise LocalProtocolError(
             "a host is the name or the address of one, without scheme and brackets; the port is given apart",
             way.host,
@@ -320,9 +322,12 @@ def _check_way(way: Way) -> None:
         raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
 
 
-def _is_ipv6(host: str) -> bool:
+def is_host(text: str) -> bool:
+    """Whether it may be a host's name, or its address, with no port, scheme or brackets."""
+    if not _MORE_THAN_A_HOST.search(text):
+        return True
     try:
-        return ipaddress.ip_address(host).version == 6
+        return ipaddress.ip_address(text).version == 6
     except ValueError:
         return False
 
@@ -362,14 +367,14 @@ def settled(options: Options, way: Way) -> Options:
 def credentials_for(options: Options, host: str | None) -> Sequence[Mechanism]:
     """The mechanisms to use with ``host``.
 
-    What a callable raises comes out as ``CredentialsUnavailable``, unless it is a ``SessionError`` already.
+    What a callable raises comes out as ``CredentialsUnavailable``, unless it is an ``SmtpError`` already.
     """
     credentials = options.get("credentials", ())
     if not callable(credentials):
         return credentials
     try:
         return credentials(host)
-    except SessionError:
+    except SmtpError:
         raise
     except Exception as error:
         raise credentials_unavailable(error) from error

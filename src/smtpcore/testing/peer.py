@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-__all__ = ["EXTENSIONS", "PATIENCE", "Closed", "Line", "Peer", "Script", "steps"]
+__all__ = ["EXTENSIONS", "PATIENCE", "Closed", "Line", "Peer", "Script", "demand", "steps"]
 
 #: How long a script waits before it gives the test up; no test comes near it unless something is wrong.
 PATIENCE: Final = 5.0

@@ -7,13 +7,13 @@ driver's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from smtpcore import BodyFacts, Envelope, TlsPolicy
-from smtpcore.testing.certificates import server_context
 from smtpcore.testing.conformance._adapter import Need, call
 from smtpcore.testing.conformance._scripts import (
     BEGINS_TO_READ,
@@ -28,11 +28,15 @@ from smtpcore.testing.conformance._scripts import (
     says,
     sends,
     taken,
+    within_tls,
 )
 from smtpcore.testing.conformance._stage import SOON, Act, Cases, Stage
-from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, steps
+from smtpcore.testing.peer import EXTENSIONS, Line, Script, demand, steps
 
 CASES: Final = Cases()
+
+#: There is no dot behind chunks.
+chunks: Final = functools.partial(bodies, dot=b"")
 
 OFFERS_CHUNKS: Final = (*EXTENSIONS, "CHUNKING")
 
@@ -51,7 +55,7 @@ def cut(octets: bytes) -> tuple[bytes, ...]:
 def to_chunk(line: Line) -> None:
     """Serve up to the first chunk, whose octets are left to be read."""
     said = line.serve("BDAT", extensions=OFFERS_CHUNKS)
-    assert said.startswith(b"BDAT"), "the message came in no chunks"
+    demand(said.startswith(b"BDAT"), "the message came in no chunks")
 
 
 def octets_of(line: Line) -> bytes:
@@ -95,33 +99,15 @@ def refuses_a_chunk(line: Line) -> None:
     try:
         to_chunk(line)
         line.say("552 5.3.4 too big")
-        assert not line.gone(SOON), "the client did not bring the chunk to its end"
+        demand(not line.gone(SOON), "the client did not bring the chunk to its end")
         octets_of(line)
     finally:
         line.done.set()
     while line.line().startswith(b"BDAT"):
         octets_of(line)
         line.say("503 5.5.1 the message is refused")
-    assert line.commands[-1] == b"RSET", f"no RSET, but {line.commands[-1]!r}"
+    demand(line.commands[-1] == b"RSET", f"no RSET, but {line.commands[-1]!r}")
     line.say("250 reset")
-
-
-def within_tls(line: Line) -> None:
-    line.serve("STARTTLS", extensions=(*EXTENSIONS, "STARTTLS"))
-    line.say("220 go on")
-    assert line.tls(server_context()), "the client shook no hands"
-
-
-def chunks(*expected: bytes) -> Callable[[Peer], None]:
-    """The peer read these messages, in chunks."""
-
-    def check(peer: Peer) -> None:
-        bodies = [body for line in peer.lines for body in line.bodies]
-        # Not compared in the assertion itself: nobody wants to see megabytes in a message.
-        same = bodies == list(expected)
-        assert same, f"the peer read other octets: {[len(body) for body in bodies]} of them"
-
-    return check
 
 
 # --- messages in memory and in pieces --------------------------------------------------------------------------------
@@ -167,7 +153,7 @@ async def refused(stage: Stage, session: Any, message: Any, **facts: Any) -> Non
 
 async def then_sent(stage: Stage, session: Any) -> None:
     """Begin a second mail when the peer has the rest of the chunk that it refused."""
-    assert await call(stage.adapter.wait, stage.peer.done), "a refused chunk was not brought to its end"
+    demand(await call(stage.adapter.wait, stage.peer.done), "a refused chunk was not brought to its end")
     await stage.deliver(session, b"second")
     await stage.quit(session)
 

@@ -13,7 +13,7 @@ from smtpcore import Conversion
 from smtpcore.testing.conformance._adapter import Need
 from smtpcore.testing.conformance._scripts import SENT, bodies, say_421, sends, serves, taken
 from smtpcore.testing.conformance._stage import Act, Cases, Stage
-from smtpcore.testing.peer import PATIENCE, Line, Peer, Script
+from smtpcore.testing.peer import PATIENCE, Line, Peer, Script, demand
 
 CASES: Final = Cases()
 
@@ -92,7 +92,7 @@ conversion_case(
 
 def in_short_lines(peer: Peer) -> None:
     (body,) = peer.lines[0].bodies
-    assert body.startswith(LONG_IN_LINES), f"the peer read other octets: {body[:200]!r}"
+    demand(body.startswith(LONG_IN_LINES), f"the peer read other octets: {body[:200]!r}")
 
 
 conversion_case("long lines are converted", Line.serve, sends(LONG), SENT, check=in_short_lines)
@@ -141,7 +141,7 @@ def then_another(message: Any, **facts: Any) -> Act:
 
 def none_of_the_first(peer: Peer) -> None:
     said = [line.partition(b" ")[0] for line in peer.lines[0].commands]
-    assert said.count(b"MAIL") == 1, f"MAIL was to be said for the second mail only: {said}"
+    demand(said.count(b"MAIL") == 1, f"MAIL was to be said for the second mail only: {said}")
 
 
 AS_BROKEN: Final = "later: BodyError: the body could not be read: no more"
@@ -185,7 +185,7 @@ def has_enough_meanwhile(line: Line) -> None:
     line.say("220 peer.example ready")
     line.expect("EHLO")
     line.say("250 peer.example")
-    assert line.go.wait(PATIENCE), "nobody looked at the message"
+    demand(line.go.wait(PATIENCE), "nobody looked at the message")
     say_421(line)
     line.close()
     line.done.set()
@@ -196,7 +196,7 @@ async def slow_to_read(stage: Stage) -> None:
 
     def source() -> Iterator[bytes]:
         stage.peer.go.set()
-        assert stage.peer.done.wait(PATIENCE), "the peer did not do its part"
+        demand(stage.peer.done.wait(PATIENCE), "the peer did not do its part")
         yield EIGHT_BIT
 
     session = await stage.open()

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 from smtpcore import TlsPolicy, XClient
 from smtpcore.sasl import Login, ScramSha256
-from smtpcore.testing.certificates import server_context
 from smtpcore.testing.conformance._adapter import Need
-from smtpcore.testing.conformance._scripts import ONE_MAIL, REFUSED, SENT, says
+from smtpcore.testing.conformance._scripts import ONE_MAIL, REFUSED, SENT, says, within_tls
 from smtpcore.testing.conformance._stage import SOON, Cases
-from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, steps
+from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, demand, steps
 
 CASES: Final = Cases()
 
@@ -31,11 +30,9 @@ def to_auth(mechanism: str) -> Script:
     """Serve within TLS up to AUTH, whose line is left to be decided on."""
 
     def step(line: Line) -> None:
-        line.serve("STARTTLS", extensions=(*EXTENSIONS, "STARTTLS"))
-        line.say("220 go on")
-        assert line.tls(server_context()), "the client shook no hands"
+        within_tls(line)
         said = line.serve("AUTH", greet=False, extensions=(*EXTENSIONS, f"AUTH {mechanism}"))
-        assert said.startswith(f"AUTH {mechanism}".encode()), f"no authentication: {said!r}"
+        demand(said.startswith(f"AUTH {mechanism}".encode()), f"no authentication: {said!r}")
 
     return step
 
@@ -47,8 +44,8 @@ def challenge(line: Line, octets: bytes) -> bytes:
 
 
 def asks_for_name_and_password(line: Line) -> None:
-    assert challenge(line, b"Username:") == USER.encode(), "another user's name"
-    assert challenge(line, b"Password:") == PASSWORD.encode(), "another password"
+    demand(challenge(line, b"Username:") == USER.encode(), "another user's name")
+    demand(challenge(line, b"Password:") == PASSWORD.encode(), "another password")
 
 
 def welcomes(line: Line) -> None:
@@ -66,7 +63,7 @@ def scram(line: Line) -> None:
     said = base64.b64decode(line.commands[-1].rpartition(b" ")[2]).decode()
     bare = said.split(",", 2)[2]
     name, nonce = bare.split(",")
-    assert (name, nonce[:2]) == (f"n={USER}", "r="), f"no first message of SCRAM: {said}"
+    demand((name, nonce[:2]) == (f"n={USER}", "r="), f"no first message of SCRAM: {said}")
     first = f"{nonce}and-ours,s={base64.b64encode(b'salt').decode()},i=4096"
     final = challenge(line, first.encode()).decode()
     without_proof, _, proof = final.rpartition(",p=")
@@ -74,8 +71,11 @@ def scram(line: Line) -> None:
     salted = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), b"salt", 4096)
     key = _signature(salted, b"Client Key")
     mask = _signature(hashlib.sha256(key).digest(), signed)
-    assert base64.b64decode(proof) == bytes(a ^ b for a, b in zip(key, mask, strict=True)), "the proof is wrong"
-    assert challenge(line, b"v=" + base64.b64encode(_signature(_signature(salted, b"Server Key"), signed))) == b""
+    demand(base64.b64decode(proof) == bytes(a ^ b for a, b in zip(key, mask, strict=True)), "the proof is wrong")
+    demand(
+        challenge(line, b"v=" + base64.b64encode(_signature(_signature(salted, b"Server Key"), signed))) == b"",
+        "the last word of the server was not taken",
+    )
     welcomes(line)
 
 
@@ -121,14 +121,14 @@ OFFERS_XCLIENT: Final = (*EXTENSIONS, "XCLIENT NAME ADDR")
 def to_xclient(*then: Script) -> Script:
     def step(line: Line) -> None:
         said = line.serve("XCLIENT", extensions=OFFERS_XCLIENT)
-        assert said == b"XCLIENT NAME=spike.example ADDR=192.0.2.1", f"another client: {said!r}"
+        demand(said == b"XCLIENT NAME=spike.example ADDR=192.0.2.1", f"another client: {said!r}")
 
     return steps(step, *then)
 
 
 def greeted_twice(peer: Peer) -> None:
     said = [line.partition(b" ")[0] for line in peer.lines[0].commands]
-    assert said == [b"EHLO", b"XCLIENT", b"EHLO", b"MAIL", b"RCPT", b"DATA", b"QUIT"], f"not in this order: {said}"
+    demand(said == [b"EHLO", b"XCLIENT", b"EHLO", b"MAIL", b"RCPT", b"DATA", b"QUIT"], f"not in this order: {said}")
 
 
 def hears_of_another(line: Line) -> None:

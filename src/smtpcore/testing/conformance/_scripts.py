@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from smtpcore.testing.certificates import server_context
 from smtpcore.testing.conformance._stage import SOON, Act, Stage
 from smtpcore.testing.peer import EXTENSIONS, Line, Peer, Script, demand, steps
 
@@ -130,13 +131,20 @@ def refused_early(text: str) -> str:
     return broken_off(error, "body", "never", f"552 {text}")
 
 
-def bodies(*expected: bytes) -> Callable[[Peer], None]:
-    """The peer read these messages, as they stand on the wire, without their final dots."""
+def within_tls(line: Line) -> None:
+    """Serve up to a handshake that succeeds."""
+    line.serve("STARTTLS", extensions=(*EXTENSIONS, "STARTTLS"))
+    line.say("220 go on")
+    demand(line.tls(server_context()), "the client shook no hands")
+
+
+def bodies(*expected: bytes, dot: bytes = b".\r\n") -> Callable[[Peer], None]:
+    """The peer read these messages, as they stand on the wire, without their final dots; in chunks there is none."""
 
     def check(peer: Peer) -> None:
         bodies = [body for line in peer.lines for body in line.bodies]
-        # Not compared in the assertion itself: nobody wants to see megabytes in a message.
-        same = bodies == [body + b".\r\n" for body in expected]
+        # Not shown: nobody wants to see megabytes in a message.
+        same = bodies == [body + dot for body in expected]
         demand(same, f"the peer read other octets: {[len(body) for body in bodies]} of them")
 
     return check
