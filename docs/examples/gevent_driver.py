@@ -63,8 +63,8 @@ class Session:
     def deliver(self, envelope: smtpcore.Envelope, message: bytes | Iterable[bytes]) -> smtpcore.Report | None:
         if isinstance(message, bytes):
             message = [message[start : start + BLOCK] for start in range(0, len(message), BLOCK)]
-        self._client.send(envelope)
         self._body = iter(message)
+        self._client.send(envelope)
         self._exchange(b"", 0.0, on_timeout=lambda: None)  # an idle 421 is heard before MAIL is said
         self.run()
         return self.last_report

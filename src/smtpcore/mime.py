@@ -142,7 +142,10 @@ def without_blind_copies(message: Message[Any, Any]) -> Message[Any, Any]:
 
 
 def flatten(message: Message[Any, Any]) -> bytes:
-    """The octets of a message, with CRLF line ends and without blind copies; folded as it was, signatures intact."""
+    """The octets of a message, with CRLF line ends and without blind copies; folded as it was, signatures intact.
+
+    Raises ``LocalProtocolError`` for one that cannot be written, such as one with text beyond ASCII and no charset.
+    """
     octets = io.BytesIO()
     policy: Policy[Any]
     if isinstance(message.policy, EmailPolicy):
@@ -151,5 +154,9 @@ def flatten(message: Message[Any, Any]) -> bytes:
     else:
         # The old policy cannot tell what came folded; it leaves alone what is no longer than this (RFC 5322 §2.1.1).
         policy = message.policy.clone(linesep="\r\n", max_line_length=998)
-    BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(without_blind_copies(message))
+    try:
+        BytesGenerator(octets, mangle_from_=False, policy=policy).flatten(without_blind_copies(message))
+    except Exception as error:
+        # Of messages that were put together wrongly the library raises what it meets.
+        raise LocalProtocolError(f"the email object cannot be written: {type(error).__name__}: {error}") from error
     return octets.getvalue()

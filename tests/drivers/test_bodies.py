@@ -49,6 +49,20 @@ def read_async(source: Any, times: int = 1) -> list[bytes]:
     return asyncio.run(play())
 
 
+def test_files_that_are_closed_or_half_a_file_are_refused() -> None:
+    closed = io.BytesIO(b"x")
+    closed.close()
+    with pytest.raises(LocalProtocolError, match="the file cannot be read: ValueError: I/O operation on closed file"):
+        make_body(closed, 4)
+
+    class Half:
+        def read(self, octets: int = -1) -> bytes:
+            return b""
+
+    with pytest.raises(LocalProtocolError, match=r"the file cannot be read: AttributeError: .*seekable"):
+        make_body(Half(), 4)
+
+
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview, io.BytesIO])
 @pytest.mark.parametrize("octets", [b"", b"1", b"1234", b"12345", b"123456789"])
 def test_pieces_and_again(make: Callable[[bytes], Any], octets: bytes) -> None:

@@ -7,7 +7,7 @@ sessions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from email import message_from_bytes, policy
+from email import message_from_bytes, message_from_string, policy
 from email.header import Header
 from email.headerregistry import Address
 from email.message import EmailMessage, Message
@@ -237,6 +237,20 @@ def test_an_email_message_by_hand() -> None:
 
 
 # --- the octets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (message_from_string("Subject: x\n\nh\u00e4\n"), "UnicodeEncodeError"),
+        (message_from_string("To: a@x.example\n\n"), "HeaderParseError"),
+    ],
+)
+def test_what_cannot_be_written_is_told(message: Message[Any, Any], kind: str) -> None:
+    if kind == "HeaderParseError":
+        message["X-Note"] = "one\nBcc: b@x.example"
+    with pytest.raises(LocalProtocolError, match=f"the email object cannot be written: {kind}: "):
+        flatten(message)
 
 
 def test_blind_copies_are_left_out(parse: Parse) -> None:

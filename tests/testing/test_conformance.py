@@ -174,6 +174,11 @@ MUTANTS = {
         "if self._timeout is None or timeout.waiting_for is not self._timeout.waiting_for:",
         ["verdicts of LMTP that come one by one"],
     ),
+    "it takes a mail on before it looks at its message": (
+        "        self._body = iter(message)\n        self._client.send(envelope)\n",
+        "        self._client.send(envelope)\n        self._body = iter(message)\n",
+        ["a message that cannot be read"],
+    ),
     "it waits for ever": (
         "time.monotonic() + timeout.seconds",
         "time.monotonic() + 1000.0",

@@ -40,6 +40,17 @@ def test_a_client_that_says_something_else() -> None:
                 client.sendall(b"NOOP\r\n")
 
 
+def test_a_client_that_fails_when_the_peer_has_left_it() -> None:
+    with pytest.raises(ConnectionError) as caught:  # noqa: PT012, SIM117
+        with Peer(lambda line: line.expect("QUIT")) as peer:
+            with socket.create_connection(("127.0.0.1", peer.port)) as client:
+                client.sendall(b"NOOP\r\n")
+                assert client.recv(1) == b""
+                raise ConnectionError("the peer has gone")
+    (note,) = caught.value.__notes__
+    assert note == "The peer ended before, for its script expected something else: expected 'QUIT', got b'NOOP'"
+
+
 def test_a_client_that_resets() -> None:
     with Peer(Line.until_closed) as peer:
         client = Line(socket.create_connection(("127.0.0.1", peer.port)))

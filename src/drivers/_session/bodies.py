@@ -318,11 +318,21 @@ def make_body(source: object, piece: int) -> Body:
         # Of whatever parameters its type has.
         return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
     check_message(source)
-    if isinstance(source, Path) or hasattr(source, "read"):
-        return FileBody(cast("Path | BinaryIO", source), piece)
+    if isinstance(source, Path):
+        return FileBody(source, piece)
+    if hasattr(source, "read"):
+        return _body_of_file(cast("BinaryIO", source), piece)
     if isinstance(source, Iterable):
         return IterableBody(cast("Iterable[bytes]", source))
     raise _not_a_message(source)
+
+
+def _body_of_file(file: BinaryIO, piece: int) -> FileBody:
+    try:
+        return FileBody(file, piece)
+    except Exception as error:
+        # Closed, or none of which all is there: files may be anybody's.
+        raise LocalProtocolError(f"the file cannot be read: {type(error).__name__}: {error}") from error
 
 
 def check_message(source: object) -> None:

@@ -277,7 +277,8 @@ class Peer:
 
     It listens on ``port`` of 127.0.0.1 (of ::1 for ``AF_INET6``), or on the unix socket ``path``. ``small_buffers``
     asks the system for little room between the ends. A script that returns does not close the connection: the peer
-    waits until the client does. What a script raises, the context manager raises at its end.
+    waits until the client does. What a script raises, the context manager raises at its end; an expectation that was
+    not met is noted with the error of the client's side, if there is one.
     """
 
     def __init__(
@@ -307,7 +308,7 @@ class Peer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self.over.set()
         if kind is not None:
             # The test failed already: nobody will connect any more.
@@ -319,6 +320,8 @@ class Peer:
         self._thread.join()
         if kind is None and self._failure is not None:
             raise self._failure
+        if error is not None and isinstance(self._failure, AssertionError):
+            error.add_note(f"The peer ended before, for its script expected something else: {self._failure}")
 
     def _run(self) -> None:
         try:

@@ -30,7 +30,7 @@ CASES: Final = Cases()
 
 
 def read_slowly(line: Line) -> None:
-    line.read_slowly(b"\r\n.\r\n", 0.01)
+    line.read_slowly(b"\r\n.\r\n", 0.015)
 
 
 WORDY: Final = ("5.3.4 " + "x" * 3990,) * 500
@@ -101,7 +101,7 @@ for _how, _message in (("in memory", LARGE), ("in pieces", IN_PIECES)):
                 serves(greet=False),
             ),
             SENT,
-            {"data_block": 0.6},
+            {"data_block": 0.9},
         ),
     ):
         CASES.add(_name.format(_how), _script, sends(_message), _story, deadlines=_within)

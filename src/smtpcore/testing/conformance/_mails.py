@@ -6,8 +6,11 @@ does not: failures within a mail.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
+from smtpcore import Envelope
 from smtpcore.testing.conformance._adapter import Need, call
 from smtpcore.testing.conformance._scripts import (
     IN_PIECES,
@@ -24,7 +27,7 @@ from smtpcore.testing.conformance._scripts import (
     taken,
 )
 from smtpcore.testing.conformance._stage import SOON, Cases, Stage
-from smtpcore.testing.peer import PATIENCE, Line, Script, demand, steps
+from smtpcore.testing.peer import PATIENCE, Line, Peer, Script, demand, steps
 
 CASES: Final = Cases()
 
@@ -53,6 +56,38 @@ CASES.add(
     taken(5),
     check=bodies(*(b"..mail %d\r\n" % n for n in range(5))),
 )
+
+
+class Unreadable:
+    """A source of a body that gives not even an iterator."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise LookupError("there is nothing to be read")
+
+
+async def unreadable_then_another(stage: Stage) -> None:
+    """A message that cannot be read, and one for somebody else, where the driver goes on."""
+    session = await stage.open()
+    for recipient, message in (("first@there.example", Unreadable()), ("second@there.example", b"for the second")):
+        with contextlib.suppress(Exception):
+            await call(session.deliver, Envelope("a@here.example", (recipient,)), message)
+    session.close()
+
+
+def none_for_another(peer: Peer) -> None:
+    (line,) = peer.lines
+    bodies = iter(line.bodies)
+    recipients: list[bytes] = []
+    for command in line.commands:
+        if command.startswith(b"MAIL"):
+            recipients = []
+        elif command.startswith(b"RCPT"):
+            recipients.append(command)
+        elif command.startswith(b"DATA") and b"for the second" in next(bodies, b""):
+            demand(recipients == [b"RCPT TO:<second@there.example>"], f"a message went to others: {recipients}")
+
+
+CASES.add("a message that cannot be read", Line.serve, unreadable_then_another, "open", check=none_for_another)
 CASES.add(
     "a message out of pieces",
     Line.serve,
