@@ -148,7 +148,7 @@ class Adversary(RuleBasedStateMachine):
         #: What happened, for those who judge by the wire alone.
         self.events: list[Event] = []
         self.heard = b""
-        self.event: Event = Disconnect  # type: ignore[assignment]
+        self.event: Event = Disconnect  # type: ignore[assignment]  # until there is one
         self.turn()
 
     # --- the driver, and what must be true of each event ---

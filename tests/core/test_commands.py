@@ -113,9 +113,9 @@ def test_what_may_not_be_asked_for_changes_nothing(line: str, named: str) -> Non
 
 def test_a_command_that_is_no_text() -> None:
     with pytest.raises(LocalProtocolError, match="must be a str"):
-        opened().client.command(b"NOOP")  # type: ignore[arg-type]
+        opened().client.command(b"NOOP")  # type: ignore[arg-type]  # a wrong kind, on purpose
     with pytest.raises(LocalProtocolError, match="secret must be a bool"):
-        opened().client.command("NOOP", secret=1)  # type: ignore[arg-type]
+        opened().client.command("NOOP", secret=1)  # type: ignore[arg-type]  # a wrong kind, on purpose
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def fits(octets: bytes, form: BodyForm) -> bool:
 def leaves(message: Message[Any, Any]) -> list[tuple[str, bytes]]:
     """The type and the content of every part, as a reader decodes them."""
     return [
-        (part.get_content_type(), part.get_payload(decode=True))  # type: ignore[misc]
+        (part.get_content_type(), part.get_payload(decode=True))  # type: ignore[misc]  # the library's types are loose
         for part in message.walk()
         if not part.is_multipart()
     ]

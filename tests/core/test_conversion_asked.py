@@ -241,7 +241,7 @@ def test_facts_that_are_none_are_an_error() -> None:
     driver.give(mail(), None)
     driver.run()
     with pytest.raises(LocalProtocolError, match="must be a BodyFacts"):
-        driver.client.body_facts(None)  # type: ignore[arg-type]
+        driver.client.body_facts(None)  # type: ignore[arg-type]  # a wrong kind, on purpose
 
 
 def test_facts_that_nobody_asked_for_are_an_error() -> None:

@@ -128,11 +128,11 @@ def test_two_mails_with_one_envelope_are_two_mails() -> None:
 
 def test_an_envelope_keeps_what_it_was_made_of() -> None:
     recipients = ["a@b.example", "Postmaster", "a@b.example"]
-    envelope = Envelope("", recipients)  # type: ignore[arg-type]
+    envelope = Envelope("", recipients)  # type: ignore[arg-type]  # a wrong kind, on purpose
     recipients.clear()
     assert envelope.recipients == ("a@b.example", "Postmaster", "a@b.example")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        envelope.reverse_path = "x"  # type: ignore[misc]
+        envelope.reverse_path = "x"  # type: ignore[misc]  # what must not be possible
     with pytest.raises(LocalProtocolError):
         dataclasses.replace(envelope, reverse_path="a b")
 
@@ -195,7 +195,7 @@ def test_an_envelope_is_held_to_limits() -> None:
     with pytest.raises(LocalProtocolError, match=r"Limits\.recipients"):
         Envelope("", ("a@b.example",) * 3).check_limits(Limits(recipients=2))
     with pytest.raises(LocalProtocolError, match=r"^'5': size must be a whole number or None"):
-        BodyFacts(size="5")  # type: ignore[arg-type]
+        BodyFacts(size="5")  # type: ignore[arg-type]  # a wrong kind, on purpose
 
 
 @pytest.mark.parametrize("size", [-1, 10**20])

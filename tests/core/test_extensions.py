@@ -108,9 +108,9 @@ def test_what_is_not_offered_is_not_there() -> None:
 
 def test_capabilities_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
-        read("DSN").extensions["DSN"] = ()  # type: ignore[index]
+        read("DSN").extensions["DSN"] = ()  # type: ignore[index]  # what must not be possible
     with pytest.raises(TypeError):
-        NO_CAPABILITIES.extensions["DSN"] = ()  # type: ignore[index]
+        NO_CAPABILITIES.extensions["DSN"] = ()  # type: ignore[index]  # what must not be possible
     assert Client("x.example").capabilities == NO_CAPABILITIES
 
 

@@ -118,7 +118,7 @@ def test_an_illegal_mailbox_is_refused_and_named(mailbox: str) -> None:
 
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="must be a str"):
-        check_mailbox(b"a@b.example")  # type: ignore[arg-type]
+        check_mailbox(b"a@b.example")  # type: ignore[arg-type]  # a wrong kind, on purpose
 
 
 def test_the_null_reverse_path_and_postmaster_stand_alone() -> None:

@@ -47,7 +47,7 @@ def test_a_number_need_not_be_a_fraction_but_a_count_is_whole() -> None:
     assert PoolSettings(idle_seconds=5).idle_seconds == 5
     assert Schedule(warn_after=None).warn_after is None
     with pytest.raises(LocalProtocolError, match="sessions must be a whole number"):
-        PoolSettings(sessions=2.0)  # type: ignore[arg-type]
+        PoolSettings(sessions=2.0)  # type: ignore[arg-type]  # a wrong kind, on purpose
 
 
 @pytest.mark.parametrize("owner", [Retries, Schedule])

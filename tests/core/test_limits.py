@@ -31,8 +31,8 @@ def test_every_deadline_is_more_than_nothing(row: str) -> None:
 def test_every_bound_leaves_room_for_something(bound: str) -> None:
     least = 0 if bound == "transcript_lines" else 1
     with pytest.raises(LocalProtocolError, match=repr(bound)):
-        Limits(**{bound: least - 1})  # type: ignore[arg-type]
-    assert getattr(Limits(**{bound: least}), bound) == least  # type: ignore[arg-type]
+        Limits(**{bound: least - 1})  # type: ignore[arg-type]  # arguments by name
+    assert getattr(Limits(**{bound: least}), bound) == least  # type: ignore[arg-type]  # arguments by name
 
 
 @given(st.floats(0.01, 100))
@@ -48,9 +48,9 @@ def test_limits_are_values() -> None:
     assert Limits() == DEFAULT_LIMITS
     assert hash(Limits()) == hash(DEFAULT_LIMITS)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        DEFAULT_LIMITS.path = 1  # type: ignore[misc]
+        DEFAULT_LIMITS.path = 1  # type: ignore[misc]  # what must not be possible
     with pytest.raises(TypeError):
-        Limits(512)  # type: ignore[call-arg]
+        Limits(512)  # type: ignore[call-arg]  # a wrong kind, on purpose
 
 
 def test_no_default_is_narrower_than_the_rfc() -> None:

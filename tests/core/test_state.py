@@ -99,9 +99,9 @@ def test_what_is_anticipated_is_the_fold_over_every_queue_of_four() -> None:
 
 def test_tables_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
-        LEGAL[State.CLOSED] = frozenset(Verb)  # type: ignore[index]
+        LEGAL[State.CLOSED] = frozenset(Verb)  # type: ignore[index]  # what must not be possible
     with pytest.raises(TypeError):
-        LEADS[Verb.MAIL][3] = State.MAIL  # type: ignore[index]
+        LEADS[Verb.MAIL][3] = State.MAIL  # type: ignore[index]  # what must not be possible
 
 
 #: RFC 5321 §4.1.4, RFC 3207 §4.2, RFC 4954 §4 and Postfix on XCLIENT and XFORWARD, state by state.

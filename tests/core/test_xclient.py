@@ -251,8 +251,8 @@ def test_a_peer_that_no_longer_offers_it_in_the_middle() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Client("here.example", xclient="spike"),  # type: ignore[arg-type]
-        lambda: MailOptions(forwarded=SPIKE),  # type: ignore[arg-type]
+        lambda: Client("here.example", xclient="spike"),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: MailOptions(forwarded=SPIKE),  # type: ignore[arg-type]  # a wrong kind, on purpose
     ],
 )
 def test_what_is_no_value_of_its_kind_is_refused(make: Callable[[], object]) -> None:

@@ -70,7 +70,7 @@ class Server:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802  # aiosmtpd calls it by this name
         assert isinstance(envelope.content, bytes)
         digest = hashlib.sha256(envelope.content).hexdigest()
         self.taken.update((digest, recipient) for recipient in envelope.rcpt_tos)

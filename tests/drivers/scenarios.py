@@ -310,7 +310,7 @@ async def send_many_of_what_are_no_mails(stage: Stage) -> None:
     session = await stage.open()
     for mails in (5, [Envelope("a@here.example", TO)], [*numbered(1), (b"Hello.", Envelope("a@here.example", TO))]):
         try:
-            await stage.send_many(session, mails)  # type: ignore[arg-type]
+            await stage.send_many(session, mails)  # type: ignore[arg-type]  # a wrong kind, on purpose
         except LocalProtocolError as error:
             stage.note(f"raised {error}")
     try:
@@ -924,7 +924,7 @@ def a_path() -> Path:
 
 
 def a_file_in_the_middle() -> Any:
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # it outlives this function
     file.write(b"not this" + TEXT)
     file.seek(len(b"not this"))
     return file
@@ -1125,7 +1125,7 @@ scenario(
 
 
 def a_file_on_the_disk() -> Any:
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it outlives this function
     file.write(b"Hello.\r\nlast")
     file.seek(0)
     return file
@@ -1569,25 +1569,6 @@ def commands(*lines: str) -> Act:
     return act
 
 
-scenario(
-    "commands between mails",
-    lambda line: line.serve(
-        replies={"VRFY": "252-perhaps\n252 who knows", "X-WISH": "502 5.5.1 what", "NOOP": "250 ok"}
-    ),
-    act=commands("vrfy anna", "X-WISH come true", "QUIT", "NOOP"),
-    story="""
-        open
-        sent BODY_ENDED
-          b@there.example delivered: 250 accepted 1
-        vrfy anna: 252 perhaps / who knows
-        X-WISH come true: 502 5.5.1 what
-        QUIT: LocalProtocolError: 'QUIT': QUIT cannot be asked for: the session says it itself
-        NOOP: 250 ok
-        sent BODY_ENDED
-          b@there.example delivered: 250 accepted 2
-        end quit clean
-    """,
-)
 scenario(
     "421 to a command",
     steps(lambda line: line.serve("NOOP"), lambda line: line.say("421 going down"), Line.until_closed),

@@ -336,7 +336,7 @@ def test_cancelled_while_a_callable_connects(driver: Driver) -> None:
     assert left.is_set()
 
 
-class SlowPath(type(Path())):  # type: ignore[misc]
+class SlowPath(type(Path())):  # type: ignore[misc]  # the class that paths have here
     """A path on a file system that takes its time."""
 
     def __init__(self, *_: object) -> None:
@@ -440,7 +440,7 @@ def test_control_c_at_every_stage(stage: str) -> None:
     before = descriptors()
     session = None
     with Peer(script) as peer:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # the block as a whole raises
             sock = socket.create_connection(("127.0.0.1", peer.port))
             session = BLOCKING.module.open_session(sock, trace=lambda _: peer.go.set())
             session.deliver(ENVELOPE, b"Hello.")

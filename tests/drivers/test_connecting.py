@@ -192,7 +192,7 @@ def test_the_password_shows_nowhere(driver: Driver, echo: str) -> None:
     encoded = "AHVzZXIAY29ycmVjdCBob3JzZSBiYXR0ZXJ5IHN0YXBsZQ=="
 
     async def play(port: int) -> None:
-        with pytest.raises(Exception) as caught:  # noqa: PT011
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # whichever it is
             await call(
                 driver.module.connect,
                 "localhost",
@@ -261,7 +261,7 @@ def test_no_descriptor_is_left(driver: Driver) -> None:
 
     async def play(port: int) -> None:
         for _ in range(3):
-            with pytest.raises(Exception):  # noqa: B017, PT011
+            with pytest.raises(Exception):  # noqa: B017, PT011  # whichever it is
                 await call(driver.module.connect, "127.0.0.1", port)
 
     def descriptors() -> int:

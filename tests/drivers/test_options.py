@@ -58,7 +58,7 @@ CREDENTIALS = [Plain("user", "password")]
 
 def helo(local_address: str | None = "192.0.2.1", **options: Any) -> bytes:
     """The line with which a machine introduces itself."""
-    wire = make_machine({"tls": TlsPolicy.NEVER, **options}, "peer.example", Ends(local_address, "peer.example")).wire  # type: ignore[typeddict-item]
+    wire = make_machine({"tls": TlsPolicy.NEVER, **options}, "peer.example", Ends(local_address, "peer.example")).wire  # type: ignore[typeddict-item]  # arguments by name
     wire.receive_data(b"220 hello\r\n")
     event = wire.next_event()
     assert isinstance(event, SendLine)
@@ -108,7 +108,7 @@ def test_contradictions() -> None:
     with pytest.raises(LocalProtocolError, match="never said without TLS"):
         make_machine({"credentials": CREDENTIALS, "tls": TlsPolicy.NEVER}, "peer.example", NOWHERE)
     with pytest.raises(LocalProtocolError, match="no such option: timeout, user"):
-        make_machine({"user": "x", "timeout": 5}, "peer.example", NOWHERE)  # type: ignore[typeddict-unknown-key]
+        make_machine({"user": "x", "timeout": 5}, "peer.example", NOWHERE)  # type: ignore[typeddict-unknown-key]  # a wrong kind, on purpose
     for policy in (TlsPolicy.REQUIRED, TlsPolicy.IMPLICIT):
         with pytest.raises(LocalProtocolError, match="give tls_server_name"):
             make_machine({"tls": policy}, None, NOWHERE)
@@ -277,7 +277,7 @@ def email() -> EmailMessage:
 def test_the_envelope_as_given() -> None:
     envelope = make_envelope(b"x", "a@x.example", "b@x.example", FACTS)
     assert (envelope.reverse_path, envelope.recipients, envelope.body) == ("a@x.example", ("b@x.example",), FACTS)
-    assert make_envelope(b"x", "", (r for r in ["b@x.example"]), FACTS).reverse_path == ""  # type: ignore[arg-type]
+    assert make_envelope(b"x", "", (r for r in ["b@x.example"]), FACTS).reverse_path == ""  # type: ignore[arg-type]  # a wrong kind, on purpose
     given = make_envelope(email(), "a@x.example", ["b@x.example"], FACTS)
     assert (given.reverse_path, given.recipients) == ("a@x.example", ("b@x.example",))
 
@@ -351,7 +351,7 @@ def test_domains_beyond_ascii_are_written_by_the_idna_package_or_by_the_callers_
         return "own.example"
 
     def client(**options: Any) -> Client:
-        return make_machine({"tls": TlsPolicy.NEVER, **options}, None, Ends(None, "peer.example")).client  # type: ignore[typeddict-item]
+        return make_machine({"tls": TlsPolicy.NEVER, **options}, None, Ends(None, "peer.example")).client  # type: ignore[typeddict-item]  # arguments by name
 
     client(to_a_labels=own).send(envelope)
     assert asked == ["faß.example"]
@@ -376,4 +376,4 @@ def test_an_async_iterable_is_for_pools_on_event_loops() -> None:
     with pytest.raises(
         LocalProtocolError, match="pairs, not a async_generator; an async one is for a pool on an event"
     ):
-        iterator_of(mails())  # type: ignore[arg-type]
+        iterator_of(mails())  # type: ignore[arg-type]  # a wrong kind, on purpose

@@ -365,7 +365,7 @@ def test_leaving_while_the_greeting_is_awaited() -> None:
     with nothing_left(), Host(silent) as host:
         pool = blocking_pool("127.0.0.1", host.port, PATIENT)
         sender = threading.Thread(target=lambda: pool.deliver(envelope(), b"Hello."))
-        with pytest.raises(KeyError, match="mine"), pool:  # noqa: PT012
+        with pytest.raises(KeyError, match="mine"), pool:  # noqa: PT012  # the block as a whole raises
             sender.start()
             assert host.done.wait(10)
             raise KeyError("mine")

@@ -794,7 +794,7 @@ def test_what_foreign_code_raises_is_named_and_not_quoted(kind: Kind, caplog: py
     with Host(serve) as host:
         run(kind, play)
     (record,) = [record for record in caplog.records if record.exc_info]
-    assert str(record.exc_info[1]) == "the collector does not take hunter2"  # type: ignore[index]
+    assert str(record.exc_info[1]) == "the collector does not take hunter2"  # type: ignore[index]  # None would fail the test
 
 
 def test_no_thread_for_a_session(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -944,7 +944,7 @@ def test_an_input_that_breaks_loses_no_report(kind: Kind, way: str) -> None:
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port) as pool:
             reports = []
-            with pytest.raises(KeyError, match="torn"):  # noqa: PT012
+            with pytest.raises(KeyError, match="torn"):  # noqa: PT012  # the block as a whole raises
                 async for report in getattr(pool, way)(breaking()):
                     reports.append(report)
             assert len(reports) == 3
@@ -1053,7 +1053,7 @@ def test_what_is_cancelled_elsewhere_does_not_end_the_pool(kind: Kind) -> None:
     async def play() -> None:
         async with kind.pool("127.0.0.1", host.port, retries=QUICK) as pool:
             reports = []
-            with pytest.raises(asyncio.CancelledError):  # noqa: PT012
+            with pytest.raises(asyncio.CancelledError):  # noqa: PT012  # the block as a whole raises
                 async for report in pool.send_many(torn()):
                     reports.append(report)
             assert len(reports) == 2
@@ -1246,7 +1246,7 @@ def test_an_exception_in_the_block_drops_everything(kind: Kind) -> None:
         pool = kind.pool("127.0.0.1", host.port, sessions=1)
 
         async def use() -> None:
-            with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+            with pytest.raises(KeyError, match="mine"):  # noqa: PT012  # the block as a whole raises
                 async with pool:
                     await kind.until(lambda: pool.status.waiting == 1 and host.done.is_set())
                     raise KeyError("mine")

@@ -105,7 +105,7 @@ def octets(spool: Spool, mail_id: int) -> bytes:
 
 
 def perform(spool: Spool, *durable: object) -> tuple[Fact, ...]:
-    return spool.execute(Orders(tuple(durable)), SETTINGS, NOW).facts  # type: ignore[arg-type]
+    return spool.execute(Orders(tuple(durable)), SETTINGS, NOW).facts  # type: ignore[arg-type]  # whatever orders a test has
 
 
 def look(spool: Spool, until: float = NOW, limit: int = 100, known: tuple[str, ...] = ()) -> DomainsLoaded:
@@ -230,7 +230,7 @@ def test_octets_of_another_type_are_a_body_too(spool: Spool, body: Any) -> None:
 
 def test_what_is_no_envelope_is_told_and_not_shown(spool: Spool) -> None:
     with pytest.raises(LocalProtocolError, match="an Envelope says where a mail goes, not a bytes") as caught:
-        spool.prepare(b"hunter2", b"x")  # type: ignore[arg-type]
+        spool.prepare(b"hunter2", b"x")  # type: ignore[arg-type]  # a wrong kind, on purpose
     assert "hunter2" not in str(caught.value)
 
 

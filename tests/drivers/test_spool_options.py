@@ -254,7 +254,7 @@ def report_on(spool: Spool, envelope: Envelope, order: type[Bounce] | type[Confi
         about: object = Bounce(accepted.mail, (Failure("you@far.example", "5.1.1", None, "no", ""),))
     else:
         about = Confirmation(accepted.mail, (Success("you@far.example", True, "2.0.0", "250 ok", ""),))
-    (fact,) = spool.execute(Orders(durable=(about,)), SETTINGS, NOW).facts  # type: ignore[arg-type]
+    (fact,) = spool.execute(Orders(durable=(about,)), SETTINGS, NOW).facts  # type: ignore[arg-type]  # whatever orders a test has
     assert isinstance(fact, MailAccepted)
     assert fact.mail.reverse_path == ""
     return fact
@@ -399,7 +399,7 @@ def test_of_a_damaged_mail_everything_else_is_shown(spool: Spool, directory: Pat
     (entry,) = spool.list()
     empty = {"size": 0, "longest_line": None, "options": MailOptions()}[field]
     assert entry.problem
-    assert entry.mail == replace(accepted.mail, **{field: empty})  # type: ignore[arg-type]
+    assert entry.mail == replace(accepted.mail, **{field: empty})  # type: ignore[arg-type]  # arguments by name
 
 
 # --- from an earlier version ------------------------------------------------------------------------------------------

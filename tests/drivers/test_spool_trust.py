@@ -56,7 +56,7 @@ def add(spool: Spool, recipient: str = "you@far.example", body: bytes = b"hello\
 
 
 def execute(spool: Spool, *orders: object, effects: tuple[object, ...] = ()) -> Executed:
-    return spool.execute(Orders(orders, effects), SETTINGS, NOW)  # type: ignore[arg-type]
+    return spool.execute(Orders(orders, effects), SETTINGS, NOW)  # type: ignore[arg-type]  # whatever orders a test has
 
 
 def domains(spool: Spool) -> tuple[str, ...]:

@@ -359,7 +359,7 @@ def test_a_handshake_has_one_deadline() -> None:
 def test_a_connection_that_ends_in_the_handshake(fact: object, words: str) -> None:
     talk = Talk()
     talk.up_to_handshake()
-    fact(talk.floor)  # type: ignore[operator]
+    fact(talk.floor)  # type: ignore[operator]  # out of a table
     end = talk.turn()
     assert isinstance(end, Disconnect)
     assert isinstance(end.error, TlsFailed)
@@ -428,7 +428,7 @@ def test_no_body_is_asked_for_after_the_end(fact: object, reason: DisconnectReas
     talk.client.send_body(b"x" * 1_000)
     event = talk.floor.next_event()
     assert isinstance(event, SendBody)
-    fact(talk)  # type: ignore[operator]
+    fact(talk)  # type: ignore[operator]  # out of a table
     event = talk.turn()
     if reason is None:
         # The peer closed, and everything may be said as long as it is not heard.

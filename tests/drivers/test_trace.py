@@ -31,7 +31,7 @@ SECRET = base64.b64encode(b"\0user\0open sesame").decode()
 
 def traced(**options: object) -> tuple[Client, Traced, list[str]]:
     shown: list[str] = []
-    client = Client("here.example", tls=TlsPolicy.SECURED, **options)  # type: ignore[arg-type]
+    client = Client("here.example", tls=TlsPolicy.SECURED, **options)  # type: ignore[arg-type]  # arguments by name
     return client, Traced(client, shown.append), shown
 
 

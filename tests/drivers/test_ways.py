@@ -382,7 +382,7 @@ def test_a_client_certificate(driver: Driver, policy: TlsPolicy) -> None:
 
     def script(line: Line) -> None:
         secured(line, policy)
-        subjects.append(line._sock.getpeercert()["subjectAltName"])  # type: ignore[attr-defined]
+        subjects.append(line._sock.getpeercert()["subjectAltName"])  # type: ignore[attr-defined]  # within TLS it is such a socket
         line.serve(greet=policy is TlsPolicy.IMPLICIT)
 
     with Peer(script) as peer:

@@ -304,13 +304,13 @@ class _Handler:
         self.taken: list[tuple[str, bytes]] = []
         self._withheld = withheld
 
-    async def handle_EHLO(  # noqa: N802
+    async def handle_EHLO(  # noqa: N802  # aiosmtpd calls it by this name
         self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
         return [line for line in responses if line[4:].partition(" ")[0] not in self._withheld]
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802  # aiosmtpd calls it by this name
         self.taken.append((envelope.mail_from.strip("<>"), envelope.content))
         return "250 2.0.0 taken"
 

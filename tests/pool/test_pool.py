@@ -815,7 +815,7 @@ def test_a_number_is_used_once() -> None:
 )
 def test_a_setting_that_makes_no_sense_is_named(setting: dict[str, float]) -> None:
     with pytest.raises(LocalProtocolError, match=next(iter(setting))):
-        PoolSettings(**setting)  # type: ignore[arg-type]
+        PoolSettings(**setting)  # type: ignore[arg-type]  # arguments by name
 
 
 # --- the limits of a peer (RFC 9422) --------------------------------------------------------------------------------
@@ -904,7 +904,7 @@ def test_where_the_peer_answered_for_nobody_who_was_left_out_waits_and_comes_fir
 )
 def test_retries_that_make_no_sense(values: dict[str, object]) -> None:
     with pytest.raises(LocalProtocolError):
-        Retries(**values)  # type: ignore[arg-type]
+        Retries(**values)  # type: ignore[arg-type]  # arguments by name
 
 
 def test_delays_are_spread_by_a_hash() -> None:

@@ -428,7 +428,7 @@ def test_nobody_starves() -> None:
         noted.append(order.mail_id)
         answered(order)
 
-    world.answered = note  # type: ignore[method-assign]
+    world.answered = note  # type: ignore[method-assign]  # replaced for this test
     traffic(world, 200, 300.0)
     world.run()
     world.check_end()

@@ -85,7 +85,7 @@ class Receiver:
     def __init__(self) -> None:
         self.contents: list[bytes] = []
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd calls it by this name
         self, server: SMTP, session: Session, envelope: SmtpEnvelope, address: str, rcpt_options: list[str]
     ) -> str:
         if address.startswith("nobody"):
@@ -93,7 +93,7 @@ class Receiver:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: SmtpEnvelope) -> str:  # noqa: N802  # aiosmtpd calls it by this name
         assert isinstance(envelope.content, bytes)
         self.contents.append(envelope.content)
         return "250 2.0.0 Taken"

@@ -64,7 +64,7 @@ class Bench:
     """A machine on a bench: facts are made short to say, and the last batch of orders stays at hand."""
 
     def __init__(self, route: Route | None = None, **changes: object) -> None:
-        settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+        settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]  # arguments by name
         self.relay = Relay(settings, route or SmartHost("smart.example"))
         self.now = START
         self.orders = Orders()

@@ -155,14 +155,14 @@ def test_a_way_over_a_list_of_hosts_is_gone() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: FixedHosts("hub.example"),  # type: ignore[arg-type]
-        lambda: FixedHosts([HUB], HUB),  # type: ignore[arg-type]
-        lambda: Mx(fallback=["hub.example"]),  # type: ignore[list-item]
-        lambda: RoutingTable({}, HUB),  # type: ignore[arg-type]
-        lambda: RoutingTable({"far.example": "hub.example"}),  # type: ignore[dict-item]
-        lambda: RoutingTable(["far.example"]),  # type: ignore[arg-type]
-        lambda: SmartHost(25),  # type: ignore[arg-type]
-        lambda: SmartHost("hub.example", "25"),  # type: ignore[arg-type]
+        lambda: FixedHosts("hub.example"),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: FixedHosts([HUB], HUB),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: Mx(fallback=["hub.example"]),  # type: ignore[list-item]  # a wrong kind, on purpose
+        lambda: RoutingTable({}, HUB),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: RoutingTable({"far.example": "hub.example"}),  # type: ignore[dict-item]  # a wrong kind, on purpose
+        lambda: RoutingTable(["far.example"]),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: SmartHost(25),  # type: ignore[arg-type]  # a wrong kind, on purpose
+        lambda: SmartHost("hub.example", "25"),  # type: ignore[arg-type]  # a wrong kind, on purpose
         lambda: SmartHost("hub.example:25"),
         lambda: SmartHost("::1:x"),
     ],
@@ -246,7 +246,7 @@ class OwnRoute:
         self.ways = ways
 
     def way(self, domain: str) -> Way:
-        return self.ways[domain.partition(".")[0]]  # type: ignore[return-value]
+        return self.ways[domain.partition(".")[0]]  # type: ignore[return-value]  # a wrong kind, on purpose
 
 
 def test_a_route_that_fails_defers_that_mail_and_no_other() -> None:
@@ -380,7 +380,7 @@ def test_what_a_store_answers_for_each_recipient_is_their_fate() -> None:
         lambda: Lmtp("no host"),
         lambda: Lmtp("store.example", 0),
         lambda: Lmtp(path="/run/\0"),
-        lambda: Lmtp(path=Path("/run/lmtp")),  # type: ignore[arg-type]
+        lambda: Lmtp(path=Path("/run/lmtp")),  # type: ignore[arg-type]  # a wrong kind, on purpose
     ],
 )
 def test_what_is_no_store_is_refused(wrong: Callable[[], Lmtp]) -> None:

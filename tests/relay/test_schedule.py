@@ -60,7 +60,7 @@ def test_without_spread_the_rows_are_exact_and_the_last_repeats() -> None:
 )
 def test_a_schedule_that_makes_no_sense_is_refused(name: str, value: object) -> None:
     with pytest.raises(LocalProtocolError) as refused:
-        Schedule(**{name: value})  # type: ignore[arg-type]
+        Schedule(**{name: value})  # type: ignore[arg-type]  # arguments by name
     # Of delays the one that makes no sense is named, or all of them.
     parts = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
     assert any(refused.value.value is named for named in (value, *parts))
@@ -80,7 +80,7 @@ def test_a_schedule_that_makes_no_sense_is_refused(name: str, value: object) -> 
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(LocalProtocolError):
-        RelaySettings(**{"reporting_mta": "relay.example", **changes})  # type: ignore[arg-type]
+        RelaySettings(**{"reporting_mta": "relay.example", **changes})  # type: ignore[arg-type]  # arguments by name
 
 
 def test_rests_grow_and_are_bounded() -> None:

@@ -44,7 +44,7 @@ class Server:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    async def handle_MAIL(  # noqa: N802
+    async def handle_MAIL(  # noqa: N802  # aiosmtpd calls it by this name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self._mails[session] = self._mails.get(session, 0) + 1
@@ -53,7 +53,7 @@ class Server:
         envelope.mail_from = address
         return "250 2.1.0 OK"
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd calls it by this name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if address.startswith("nobody"):
@@ -64,7 +64,7 @@ class Server:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd calls it by this name
         assert isinstance(envelope.content, bytes)
         if self.hold is not None:
             self.holding.set()
@@ -130,7 +130,7 @@ class Server:
         self._thread.join()
 
 
-class raw_server:  # noqa: N801
+class raw_server:  # noqa: N801  # used like a function
     """A server that hands its one connection to ``talk``; ``with`` gives its port."""
 
     def __init__(self, talk: Callable[[socket.socket], None]) -> None:

@@ -242,7 +242,7 @@ def test_leaving_breaks_off_what_hangs_and_all_waits_in_the_spool(kind: Kind, se
 
 
 def test_an_error_of_the_block_passes_as_it_is(kind: Kind, server: Server, spool: Spool) -> None:
-    with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012  # the block as a whole raises
         submit(relay).fates(PATIENCE)
         raise ZeroDivisionError
     assert len(spool) == 0
@@ -251,7 +251,7 @@ def test_an_error_of_the_block_passes_as_it_is(kind: Kind, server: Server, spool
 def test_who_is_interrupted_does_not_wait(kind: Kind, server: Server, spool: Spool) -> None:
     server.hold = threading.Event()
     relay = kind.make(spool, server.port, grace=1e6)
-    with pytest.raises(KeyboardInterrupt), relay:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), relay:  # noqa: PT012  # the block as a whole raises
         submit(relay)
         assert server.holding.wait(PATIENCE)
         raise KeyboardInterrupt
@@ -275,7 +275,7 @@ def test_what_stops_the_relay_reaches_the_user_of_the_block(
 ) -> None:
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
     done: list[bool] = []
-    with pytest.raises(SpoolUnusable, match="full"), kind.make(spool, server.port) as relay:  # noqa: PT012
+    with pytest.raises(SpoolUnusable, match="full"), kind.make(spool, server.port) as relay:  # noqa: PT012  # the block as a whole raises
         submission = submit(relay)
         with pytest.raises(SpoolUnusable, match="full"):
             submission.fates(PATIENCE)
@@ -291,7 +291,7 @@ def test_an_error_of_the_block_comes_before_that_of_the_relay(
     kind: Kind, server: Server, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Spool, "execute", failing_to(Forget))
-    with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), kind.make(spool, server.port) as relay:  # noqa: PT012  # the block as a whole raises
         with pytest.raises(SpoolUnusable):
             submit(relay).fates(PATIENCE)
         raise ZeroDivisionError

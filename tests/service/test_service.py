@@ -118,7 +118,7 @@ def test_a_route_that_fails_defers_that_mail_and_no_other(
             if domain == "bad.example" and not seen.is_set():
                 raise LookupError("the table server does not take hunter2")
             if domain == "strange.example" and not seen.is_set():
-                return "hub.example"  # type: ignore[return-value]
+                return "hub.example"  # type: ignore[return-value]  # a wrong kind, on purpose
             return SmartHost("127.0.0.1", server.port)
 
     relay = kind.make(spool, server.port, notes=notes, route=OwnRoute())

@@ -134,7 +134,7 @@ def test_a_host_that_was_set_aside_is_taken_back() -> None:
         served.append(host.name)
         return deliver(host, delivery, mail)
 
-    world._report = report  # type: ignore[method-assign]
+    world._report = report  # type: ignore[method-assign]  # replaced for this test
     world.run()
     assert served[0] == "second.example"
     assert served[-1] == "first.example"

@@ -143,7 +143,7 @@ class WideWorld(World):
         self.wishes: list[tuple[float, Action, tuple[int, ...]]] = []
         #: Domains about which the resolver never says anything.
         self.hung: set[str] = set()
-        super().__init__(seed, **options)  # type: ignore[arg-type]
+        super().__init__(seed, **options)  # type: ignore[arg-type]  # arguments by name
 
     @property
     def wide_spool(self) -> WideSpool:
@@ -164,7 +164,7 @@ class WideWorld(World):
         if action is Action.REMOVE:
             self.removable.update(mail_ids)
         self.wishes.sort(key=lambda wish: wish[0])
-        self._later(max(0.0, at - self.now), None)  # type: ignore[arg-type]
+        self._later(max(0.0, at - self.now), None)  # type: ignore[arg-type]  # no fact: a moment to be woken at
 
     def _pass_time(self) -> None:
         super()._pass_time()

@@ -360,7 +360,7 @@ class World:
         """The wall clock jumps; what is on its way arrives as it would have."""
         self.now += seconds
         self._events = [(at + seconds, order, fact) for at, order, fact in self._events]
-        self.arrivals = [(at + seconds, *rest) for at, *rest in self.arrivals]  # type: ignore[misc]
+        self.arrivals = [(at + seconds, *rest) for at, *rest in self.arrivals]  # type: ignore[misc]  # the rest keeps its shape
         for host in self.hosts.values():
             host.dead = [(start + seconds, end + seconds) for start, end in host.dead]
             host.refuses_service = [(start + seconds, end + seconds) for start, end in host.refuses_service]
@@ -574,4 +574,4 @@ def with_settings(**changes: object) -> RelaySettings:
     settings = RelaySettings(
         reporting_mta="relay.example", schedule=Schedule(give_up_after=2 * DAY), sessions=6, sessions_per_next_hop=3
     )
-    return replace(settings, **changes)  # type: ignore[arg-type]
+    return replace(settings, **changes)  # type: ignore[arg-type]  # arguments by name

@@ -34,14 +34,14 @@ def test_a_line_one_thing_at_a_time() -> None:
 
 
 def test_a_client_that_says_something_else() -> None:
-    with pytest.raises(AssertionError, match="expected 'QUIT', got b'NOOP'"):  # noqa: PT012, SIM117
+    with pytest.raises(AssertionError, match="expected 'QUIT', got b'NOOP'"):  # noqa: PT012, SIM117  # the block as a whole raises
         with Peer(lambda line: line.expect("QUIT")) as peer:
             with socket.create_connection(("127.0.0.1", peer.port)) as client:
                 client.sendall(b"NOOP\r\n")
 
 
 def test_a_client_that_fails_when_the_peer_has_left_it() -> None:
-    with pytest.raises(ConnectionError) as caught:  # noqa: PT012, SIM117
+    with pytest.raises(ConnectionError) as caught:  # noqa: PT012, SIM117  # the block as a whole raises
         with Peer(lambda line: line.expect("QUIT")) as peer:
             with socket.create_connection(("127.0.0.1", peer.port)) as client:
                 client.sendall(b"NOOP\r\n")

@@ -54,7 +54,7 @@ class Host:
         """Of all mails taken, sorted."""
         return sorted(recipient for _, recipients, _ in self.taken for recipient in recipients)
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd calls it by this name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if address.startswith("nobody"):
@@ -64,7 +64,7 @@ class Host:
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd calls it by this name
         assert isinstance(envelope.content, bytes)
         await asyncio.to_thread(self.gate.wait, 30)
         self.encrypted.append(session.ssl is not None)

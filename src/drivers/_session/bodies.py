@@ -315,8 +315,7 @@ def make_body(source: object, piece: int) -> Body:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return MemoryBody(bytes(cast("bytes", source)), piece)
     if isinstance(source, Message):
-        # Of whatever parameters its type has.
-        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]
+        return MemoryBody(flatten(source), piece)  # pyright: ignore[reportUnknownArgumentType]  # of whatever parameters its type has
     check_message(source)
     if isinstance(source, Path):
         return FileBody(source, piece)
@@ -347,8 +346,7 @@ def check_message(source: object) -> None:
         for given in cast("Sequence[object]", source):
             _check_piece(given)
     elif isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, _READABLE)):
-        # Of whatever keys and values.
-        raise _not_a_message(source)  # pyright: ignore[reportUnknownArgumentType]
+        raise _not_a_message(source)  # pyright: ignore[reportUnknownArgumentType]  # of whatever keys and values
 
 
 def _check_path(path: Path) -> None:

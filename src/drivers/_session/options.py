@@ -317,8 +317,7 @@ def _check_way(way: Way, *, is_for_a_function: bool) -> None:
             "a host is the name or the address of one, without scheme and brackets; the port is given apart",
             way.host,
         )
-    # Not every caller has a type checker.
-    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(way.port, int) or isinstance(way.port, bool) or not 0 < way.port < 65_536:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without a type checker
         raise LocalProtocolError("a port is a number from 1 to 65535", way.port)
 
 

@@ -145,12 +145,12 @@ def serves_commands(line: Line) -> None:
 CASES.add(
     "commands between mails",
     serves_commands,
-    commands("VRFY anna", "X-WISH come true", "QUIT", "NOOP"),
+    commands("vrfy anna", "X-WISH come true", "QUIT", "NOOP"),
     """
         open
         sent BODY_ENDED
           b@there.example delivered: 250 accepted 1
-        VRFY anna: 252 perhaps / who knows
+        vrfy anna: 252 perhaps / who knows
         X-WISH come true: 502 5.5.1 what
         QUIT: LocalProtocolError: 'QUIT': QUIT cannot be asked for: the session says it itself
         NOOP: 250 ok
