@@ -8,6 +8,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+import tomllib
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def test_the_mutants_of_a_module() -> None:
         (DEFINITION, "Colour.RED", "Colour.GREEN"),
     }
     assert {mutant.function for mutant in mutants} == {None, "Light.next"}
+
+
+def test_what_is_explained_is_a_mutant_of_the_package() -> None:
+    sources = MUTATION.parent / "src" / "smtpcore"
+    mutants = runpy.run_path(str(MUTATION / "mutants.py"))
+    enumerated = mutants["enumerations"](sources)
+    found = {
+        mutant.change for path in sources.glob("*.py") for mutant in mutants["mutants_of"](path.read_text(), enumerated)
+    }
+    entries = tomllib.loads((MUTATION / "explained.toml").read_text())["mutant"]
+    assert [entry for entry in entries if (entry["line"], entry["before"], entry["after"]) not in found] == []
 
 
 def test_each_mutant_is_the_module_with_one_change() -> None:
